@@ -1,0 +1,5 @@
+"""`python -m usbferry`."""
+
+from .cli import main
+
+main()

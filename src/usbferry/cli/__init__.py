@@ -1,0 +1,38 @@
+"""The command line: one file per verb, each imported when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+from .. import __version__
+
+# verb -> one line of help; `usbferry.cli.VERB` has the click command `command`
+VERBS: Final = {
+    "serve": "Offer devices to other machines.",
+}
+
+
+class _Verbs(click.Group):
+    """Lists every verb without importing one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f".{cmd_name}", __name__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="usbferry")
+def main() -> None:
+    """Carry USB devices across machines: any device, to any user of it."""

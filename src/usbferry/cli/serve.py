@@ -1,0 +1,74 @@
+"""`usbferry serve`: offer devices over USB/IP until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+
+from ..device import DeviceError
+from ..registry import PROTOCOLS, load, open_source
+from ..server.catalog import Catalog, Offer
+from ..server.listen import Server, serving
+
+
+@click.command()
+@click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.option("--listen", default="127.0.0.1:3240", show_default=True, metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
+@click.option("-v", "--verbose", count=True, help="Say who comes and goes; twice: every transfer.")
+def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
+    """Offer the devices at each ADDRESS to other machines, over USB/IP.
+
+    \b
+    An ADDRESS is such as
+      virtual:zero                      the conformance device
+      virtual:disk?image=stick.img      a disk backed by a file
+    """
+    logging.basicConfig(
+        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)], format="%(levelname).1s %(name)s: %(message)s"
+    )
+    try:
+        run(serve(addresses, parse_endpoint(listen)))
+    except (DeviceError, ValueError, OSError) as error:
+        raise SystemExit(f"usbferry serve: {error}") from None
+
+
+def parse_endpoint(text: str, default_port: int = 3240) -> tuple[str, int]:
+    """HOST:PORT, [IPV6]:PORT, HOST or :PORT, the last for every interface. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, str(default_port)
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{text!r}: the port is a number up to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, on uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+
+
+async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    catalog = Catalog()
+    async with serving(catalog) as server:
+        for address in addresses:
+            for offer in await catalog.add(open_source(address)):
+                print(f"{offer.info}  ({address})", file=sys.stderr)
+        for host, port in await server.listen(*where, load({"usbip": PROTOCOLS["usbip"][0]}, "protocol", "usbip")):
+            print(f"listening on {host}:{port}", file=sys.stderr, flush=True)
+        await stop.wait()

@@ -1,0 +1,136 @@
+"""The one seam: a Source offers devices, a Device answers transfers. Every protocol, backend and tool meets here.
+
+A Device is opened for one claimant and belongs to one event loop. Its rules, which the conformance tests check:
+
+- `submit` answers with a Completion at once, or with a future that ends with exactly one Completion. At once only when
+  nothing earlier waits on that endpoint, so that completions of one (endpoint, stream) come in the order of submission.
+- The payload of an OUT transfer is lent until `submit` returns. Who answers with a future copies what it needs.
+- `cancel` asks. The future still ends, with CANCELLED and the bytes done, or with the real result. Nobody calls
+  `Future.cancel()` on it.
+- SET_CONFIGURATION, SET_INTERFACE, CLEAR_FEATURE(HALT) and reset are barriers: the Device holds later transfers of the
+  endpoints they touch until they end.
+- A device that stalls, times out or vanishes is a result, never an exception. After `gone` every submit gives GONE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .usb.info import DeviceInfo
+from .usb.transfer import Completion, Transfer
+from .usb.types import Status
+
+
+class ResetOutcome(Enum):
+    """What a port reset led to."""
+
+    SAME = "same"  # the same device, its configuration and alternate settings restored
+    GONE = "gone"  # it did not come back
+    ANOTHER = "another"  # something else enumerated in its place
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who holds a device: shown to people now, checked against permissions later."""
+
+    address: str  # "192.0.2.7:51234", or "local"
+    protocol: str = ""  # "usbip", "usbredir", "ferry", or "" for a caller in this process
+    identity: str | None = None  # an authenticated name
+    since: float = field(default_factory=time.time)  # seconds since the epoch
+
+
+class Device(ABC):
+    """One opened, exclusively claimed device. The module's rules bind every implementation."""
+
+    info: DeviceInfo
+    gone: asyncio.Future[str]
+    """Ends with the reason, in words, once the device has left for good; never by `close`."""
+
+    @abstractmethod
+    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
+        """Start one transfer."""
+
+    @abstractmethod
+    def cancel(self, transfer: Transfer) -> None:
+        """Ask for a pending transfer to end early; nothing happens when it has ended."""
+
+    @abstractmethod
+    def reset(self) -> asyncio.Future[ResetOutcome]:
+        """Reset the device as a port reset does: everything pending ends first, then settings are restored."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give the device back: cancel what is pending, reset it, release the claim. May be called twice."""
+
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Completion | asyncio.Future[Completion]:
+        """Set up `count` bulk streams on each endpoint. INVALID where the device has none."""
+        return Completion(Status.INVALID)
+
+    def free_streams(self, endpoints: tuple[int, ...]) -> Completion | asyncio.Future[Completion]:
+        """Undo `alloc_streams`."""
+        return Completion(Status.INVALID)
+
+    def suspend(self) -> None:
+        """The importer's system suspended the device."""
+
+    def resume(self) -> None:
+        """The importer's system woke the device."""
+
+
+class DeviceError(Exception):
+    """A device could not be opened. The text is one line that a user can act on."""
+
+
+class NotFound(DeviceError):
+    """No such device here."""
+
+
+class Unavailable(DeviceError):
+    """Not now: the server is closing, or full."""
+
+
+class Busy(DeviceError):
+    """Somebody holds it. `holder` says who, where that is known."""
+
+    def __init__(self, text: str, holder: Claimant | None = None) -> None:
+        super().__init__(text)
+        self.holder = holder
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What `Source.watch` tells: a device appeared (`info`) or left (None)."""
+
+    name: str
+    info: DeviceInfo | None
+
+
+class Source(ABC):
+    """A place where devices come from."""
+
+    address: str
+    """Its address as the user wrote it."""
+
+    @abstractmethod
+    async def list(self) -> list[DeviceInfo]:
+        """The devices there now, held or not, in a stable order."""
+
+    @abstractmethod
+    async def open(self, name: str, claimant: Claimant) -> Device:
+        """Claim and open one device, configured: the first configuration is set if none is.
+
+        Raises NotFound, Busy, or DeviceError with the reason.
+        """
+
+    async def watch(self) -> AsyncIterator[Change]:
+        """Tell every change from now on. A source whose devices never change tells nothing."""
+        return
+        yield  # makes this a generator
+
+    async def close(self) -> None:
+        """Let go of what the source holds; its devices are closed first."""

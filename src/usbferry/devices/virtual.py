@@ -1,0 +1,348 @@
+"""The base of every virtual device: declare descriptors, write handlers for what is not standard, and that is all.
+
+    class Echo(VirtualDevice):
+        descriptor = DeviceDescriptor(0x1209, 0x0001)
+        product = "Echo"
+
+        def interfaces(self):
+            return (Interface(0, endpoints=(self.bulk(0x01), self.bulk(0x81))),)
+
+        @endpoint(0x01)
+        def _take(self, transfer):
+            self.held = bytes(transfer.data)
+            self.kick(0x81)
+            return done(transfer)
+
+        @endpoint(0x81)
+        def _give(self, transfer):
+            return data(self.held) if self.held else None    # None is a NAK: asked again after `kick`
+
+A handler gets the transfer at the head of its endpoint's queue. Transfers of a device are answered in its event loop;
+work that may block goes to a thread, as a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Final, TypeVar
+
+from ..device import Device, ResetOutcome
+from ..usb.info import DeviceInfo
+from ..usb.setup import RequestType, Setup
+from ..usb.transfer import Completion, Transfer
+from ..usb.tree import (
+    Bos,
+    Companion,
+    Configuration,
+    DeviceDescriptor,
+    Endpoint,
+    Interface,
+    SuperSpeedCapability,
+    UsbExtension,
+)
+from ..usb.types import Speed, Status, TransferType
+from .chapter9 import Chapter9, Stall, strings_of
+from .clock import Clock, LoopClock
+from .pipe import Answer, Pipe
+
+Reply = bytes | None | asyncio.Future[bytes | None]
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CONTROL_PACKET: Final = {Speed.LOW: 8, Speed.SUPER: 9, Speed.SUPER_PLUS: 9}  # bMaxPacketSize0, 64 for the others
+_SUPER_BOS: Final = Bos((UsbExtension(0x02), SuperSpeedCapability(0, 0x0E, 1, 10, 2047)))
+
+
+def endpoint(address: int) -> Callable[[F], F]:
+    """Mark a method as the handler of an endpoint's transfers, in every setting that has the endpoint.
+
+    `method(transfer) -> Completion | Future[Completion] | None`.
+    """
+
+    def mark(method: F) -> F:
+        method._endpoint = address  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def request(request_type: int, code: int) -> Callable[[F], F]:
+    """Mark a method as the handler of one control request, standard ones included.
+
+    `method(setup, data) -> bytes | None | Future[bytes | None]` gives the data stage of an IN request, cut to its length
+    here, and nothing for OUT; it raises Stall to refuse. `data` is what an OUT request brought.
+    """
+
+    def mark(method: F) -> F:
+        method._request = (request_type, code)  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def done(transfer: Transfer) -> Completion:
+    """An OUT transfer taken whole."""
+    return Completion(Status.OK, b"", transfer.length)
+
+
+def data(payload: bytes | bytearray | memoryview) -> Completion:
+    """An IN transfer's bytes."""
+    return Completion(Status.OK, payload)
+
+
+class VirtualDevice(Chapter9, Device):
+    """A device that exists in this process. Subclasses declare; see the module's example."""
+
+    descriptor: DeviceDescriptor
+    manufacturer: str = "usbferry"
+    product: str = ""
+    serial: str = ""
+    strings: Mapping[int, str] = {}  # more of them, at 4 and up
+    speed: Speed = Speed.HIGH
+    bos: Bos | None = None  # at SuperSpeed there is a plain one by default
+
+    _endpoint_handlers: ClassVar[dict[int, str]] = {}
+    _request_handlers: ClassVar[dict[tuple[int, int], str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._endpoint_handlers = dict(cls._endpoint_handlers)
+        cls._request_handlers = dict(cls._request_handlers)
+        for name, value in vars(cls).items():
+            if hasattr(value, "_endpoint"):
+                cls._endpoint_handlers[value._endpoint] = name
+            if hasattr(value, "_request"):
+                cls._request_handlers[value._request] = name
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        names = (self.manufacturer, self.product, self.serial)
+        super().__init__(self._describe(names), strings_of(names, self.strings), self.bos or self._default_bos())
+        self._clock = clock
+        self._pipes: dict[int, Pipe] = {}
+        self._control_pipe: Pipe | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.is_open = False
+
+    # -- what a subclass declares -------------------------------------------------------------------------------------
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """The interfaces of the one configuration, alternate settings included, built for `self.speed`."""
+        return ()
+
+    def configurations(self) -> tuple[Configuration, ...]:
+        """Every configuration; by default one, with `interfaces`."""
+        return (Configuration(interfaces=self.interfaces()),)
+
+    def bulk(self, address: int, *, burst: int = 0, streams: int = 0) -> Endpoint:
+        """A bulk endpoint for `self.speed`; `burst` packets more than one, and 2**`streams` streams, at SuperSpeed."""
+        if self.speed >= Speed.SUPER:
+            return Endpoint(address, TransferType.BULK, 1024, companion=Companion(burst, streams))
+        return Endpoint(address, TransferType.BULK, 512 if self.speed is Speed.HIGH else 64)
+
+    def interrupt(self, address: int, size: int, interval: int) -> Endpoint:
+        """An interrupt endpoint of `size` bytes; `interval` is bInterval in the units of `self.speed`."""
+        companion = Companion(0, 0, size) if self.speed >= Speed.SUPER else None
+        return Endpoint(address, TransferType.INTERRUPT, size, interval, companion)
+
+    def isochronous(self, address: int, size: int, interval: int, *, attributes: int = 0) -> Endpoint:
+        """An isochronous endpoint of one packet of `size` bytes; `attributes` are the synchronisation and usage bits."""
+        companion = Companion(0, 0, size) if self.speed >= Speed.SUPER else None
+        return Endpoint(address, TransferType.ISOCHRONOUS | attributes, size, interval, companion)
+
+    # -- hooks --------------------------------------------------------------------------------------------------------
+
+    async def opened(self) -> None:
+        """The device was claimed, before anything is submitted. Raises DeviceError when it cannot serve."""
+
+    async def closed(self) -> None:
+        """The claim ended and nothing is pending any more."""
+
+    def was_reset(self) -> None:
+        """A port reset: forget half-done work. What the next host must not see goes here."""
+
+    def settings_changed(self) -> None:
+        """A configuration or an alternate setting came into force."""
+
+    def halt_cleared(self, address: int) -> None:
+        """CLEAR_FEATURE(ENDPOINT_HALT) came for an endpoint."""
+
+    # -- for handlers -------------------------------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> Clock:
+        """The device's time."""
+        if self._clock is None:
+            self._clock = LoopClock()
+        return self._clock
+
+    def kick(self, address: int) -> None:
+        """Ask an endpoint's handler again; nothing happens where the current settings lack the endpoint."""
+        pipe = self._pipes.get(address)
+        if pipe is not None:
+            pipe.kick()
+
+    def halt(self, address: int) -> None:
+        """Halt an endpoint: it stalls until the host clears it."""
+        self.set_halt(address, True)
+
+    def later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine for a handler, which returns the task. It is cancelled when the device closes."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def vanish(self, reason: str = "unplugged") -> None:
+        """Leave, as if unplugged: all that is pending ends with GONE."""
+        if self.is_open and not self.gone.done():
+            self._flush(Status.GONE, dead=True)
+            self.gone.set_result(reason)
+
+    # -- the seam -----------------------------------------------------------------------------------------------------
+
+    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
+        pipe = self._pipes.get(transfer.endpoint)
+        if pipe is None:
+            return Completion(Status.STALL if self.is_open else Status.GONE)
+        return pipe.submit(transfer)
+
+    def cancel(self, transfer: Transfer) -> None:
+        pipe = self._pipes.get(transfer.endpoint)
+        if pipe is not None:
+            pipe.cancel(transfer)
+
+    def reset(self) -> asyncio.Future[ResetOutcome]:
+        future = asyncio.get_running_loop().create_future()
+        if self.gone.done():
+            future.set_result(ResetOutcome.GONE)
+            return future
+        self._flush(Status.SHUTDOWN)
+        self._reset_state()
+        self.was_reset()
+        self._make_pipes()
+        future.set_result(ResetOutcome.SAME)
+        return future
+
+    async def open(self) -> None:
+        """Begin a claim: configured, alternate settings 0, nothing pending. Raises DeviceError."""
+        await self.opened()
+        loop = asyncio.get_running_loop()
+        self.gone = loop.create_future()
+        self.is_open = True
+        self._control_pipe = Pipe(Endpoint(0, 0, 64), self._control, self.info.speed, self.clock)
+        first = self.info.configurations[0].value if self.info.configurations else 0
+        self._set_configuration(Setup(0, 9, first))
+
+    async def close(self) -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._flush(Status.SHUTDOWN, dead=True)
+        self._pipes = {}
+        for task in tuple(self._tasks):
+            task.cancel()
+        self._reset_state()
+        self.was_reset()
+        if not self.gone.done():
+            self.gone.cancel()
+        await self.closed()
+
+    # -- chapter 9's hooks --------------------------------------------------------------------------------------------
+
+    def configured(self, value: int) -> None:
+        self._make_pipes()
+        self.settings_changed()
+
+    def interface_set(self, number: int, alternate: int) -> None:
+        """Only this interface's endpoints start afresh; transfers on the others go on."""
+        active = self.info.active
+        assert active is not None
+        mine = {e.address for i in active.interfaces if i.number == number for e in i.endpoints}
+        for address in mine & self._pipes.keys():
+            self._pipes.pop(address).flush(Status.SHUTDOWN, dead=True)
+        for interface in self.info.interfaces:
+            if interface.number == number:
+                self._add_pipes(interface)
+        self.settings_changed()
+
+    def is_halted(self, endpoint: int) -> bool | None:
+        pipe = self._pipes.get(endpoint)
+        return None if pipe is None else pipe.halted
+
+    def set_halt(self, endpoint: int, halted: bool) -> None:
+        pipe = self._pipes[endpoint]
+        if halted:
+            pipe.halt()
+        else:
+            pipe.clear()
+            self.halt_cleared(endpoint)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _describe(self, names: tuple[str, str, str]) -> DeviceInfo:
+        manufacturer, product, serial = names
+        configurations = self.configurations()
+        descriptor = replace(
+            self.descriptor,
+            manufacturer=self.descriptor.manufacturer or bool(manufacturer) * 1,
+            product=self.descriptor.product or bool(product) * 2,
+            serial=self.descriptor.serial or bool(serial) * 3,
+            configurations=len(configurations),
+            max_packet0=_CONTROL_PACKET.get(self.speed, self.descriptor.max_packet0),
+            usb=max(self.descriptor.usb, 0x0320) if self.speed >= Speed.SUPER else self.descriptor.usb,
+        )
+        return DeviceInfo("", descriptor, configurations, self.speed, 0, {}, 1, 1, "", manufacturer, product, serial)
+
+    def _default_bos(self) -> Bos | None:
+        return _SUPER_BOS if self.speed >= Speed.SUPER else None
+
+    def _make_pipes(self) -> None:
+        self._flush(Status.SHUTDOWN, dead=True, control=False)
+        assert self._control_pipe is not None
+        self._pipes = {0x00: self._control_pipe, 0x80: self._control_pipe}
+        for interface in self.info.interfaces:
+            self._add_pipes(interface)
+
+    def _add_pipes(self, interface: Interface) -> None:
+        for one in interface.endpoints:
+            name = self._endpoint_handlers.get(one.address)
+            handler = getattr(self, name) if name else self._no_handler
+            self._pipes[one.address] = Pipe(one, handler, self.info.speed, self.clock)
+
+    def _no_handler(self, transfer: Transfer) -> Answer:
+        """A declared endpoint without a handler has nothing to give and takes nothing: it NAKs for ever."""
+        return None
+
+    def _flush(self, status: Status, *, dead: bool = False, control: bool = True) -> None:
+        for address, pipe in self._pipes.items():
+            if control or address & 0x0F:
+                pipe.flush(status, dead=dead)
+
+    def _control(self, transfer: Transfer) -> Answer:
+        setup = Setup.parse(transfer.setup)
+        try:
+            name = self._request_handlers.get((setup.request_type, setup.request))
+            if name is not None:
+                reply = getattr(self, name)(setup, bytes(transfer.data))
+            elif setup.type is RequestType.STANDARD:
+                reply = self.standard(setup, bytes(transfer.data))
+            else:
+                raise Stall
+        except Stall:
+            return Completion(Status.STALL)
+        if isinstance(reply, asyncio.Future):
+            return self.later(self._reply_later(transfer, reply))
+        return _reply(transfer, reply)
+
+    async def _reply_later(self, transfer: Transfer, reply: asyncio.Future[bytes | None]) -> Completion:
+        try:
+            return _reply(transfer, await reply)
+        except Stall:
+            return Completion(Status.STALL)
+
+
+def _reply(transfer: Transfer, payload: bytes | None) -> Completion:
+    if transfer.endpoint & 0x80:
+        return Completion(Status.OK, (payload or b"")[: transfer.length])
+    return Completion(Status.OK, b"", transfer.length)

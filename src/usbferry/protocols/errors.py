@@ -1,0 +1,5 @@
+"""The one error that bytes from the wire may raise."""
+
+
+class ProtocolError(Exception):
+    """The peer broke its protocol: what came, and what was allowed. The connection ends; others are untouched."""

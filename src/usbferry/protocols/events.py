@@ -1,0 +1,129 @@
+"""What an exporter tells its pump, the same for every protocol.
+
+    exporter.receive(view)  ->  for event in exporter.events()  ->  the pump answers  ->  exporter.outgoing()
+
+Each event carries a `tag` that the pump hands back with the answer. Events come one at a time, and each is answered, or
+taken into work, before the next message is parsed, for what the next bytes mean may depend on the answer.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ..usb.transfer import Transfer
+
+
+class Event:
+    """One thing the importer wants."""
+
+    __slots__ = ()
+
+
+class Submit(Event):
+    """Do a transfer. Answer: `complete(tag, completion)`, once."""
+
+    __slots__ = ("tag", "transfer")
+
+    def __init__(self, tag: int, transfer: Transfer) -> None:
+        self.tag = tag
+        self.transfer = transfer
+
+
+class Cancel(Event):
+    """End the transfer of `tag` early if possible. No answer of its own: the Submit's answer still comes."""
+
+    __slots__ = ("tag", "transfer")
+
+    def __init__(self, tag: int, transfer: Transfer) -> None:
+        self.tag = tag
+        self.transfer = transfer
+
+
+class List(Event):
+    """Which devices are there? Answer: `listed(devices)`."""
+
+    __slots__ = ()
+
+
+class Claim(Event):
+    """Open the device `name` for this importer. Answer: `accept(info)` or `refuse(reason)`."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Release(Event):
+    """Give the claimed device back; the connection goes on."""
+
+    __slots__ = ()
+
+
+class Resume(Event):
+    """Take up an earlier session on this transport. Answer: `resumed(...)` of the protocol that has sessions."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: bytes) -> None:
+        self.session = session
+
+
+class Watch(Event):
+    """Tell the importer when devices come, go or change hands. Answer: `changed(...)`, when there is something."""
+
+    __slots__ = ("tag",)
+
+    def __init__(self, tag: int) -> None:
+        self.tag = tag
+
+
+class Reset(Event):
+    """Reset the claimed device. Answer: `reset_done(tag, outcome)`; later transfers wait for it."""
+
+    __slots__ = ("tag",)
+
+    def __init__(self, tag: int) -> None:
+        self.tag = tag
+
+
+class AllocStreams(Event):
+    """Set up bulk streams. Answer: `complete(tag, completion)` without data."""
+
+    __slots__ = ("count", "endpoints", "tag")
+
+    def __init__(self, tag: int, endpoints: tuple[int, ...], count: int) -> None:
+        self.tag = tag
+        self.endpoints = endpoints
+        self.count = count
+
+
+class FreeStreams(Event):
+    """Give bulk streams back. Answer: `complete(tag, completion)` without data."""
+
+    __slots__ = ("endpoints", "tag")
+
+    def __init__(self, tag: int, endpoints: tuple[int, ...]) -> None:
+        self.tag = tag
+        self.endpoints = endpoints
+
+
+class Suspend(Event):
+    """The importer's system put the device to sleep. No answer."""
+
+    __slots__ = ()
+
+
+class Wake(Event):
+    """The importer's system woke the device. No answer."""
+
+    __slots__ = ()
+
+
+class Refusal(Enum):
+    """Why a claim failed, in the words every protocol maps to its own."""
+
+    NOT_FOUND = "not found"
+    BUSY = "busy"
+    FAILED = "failed"
+    UNAVAILABLE = "unavailable"  # not now: the server drains, or a limit is reached

@@ -1,0 +1,30 @@
+"""The named limits of one connection. Whatever a peer sends, it costs no more than this.
+
+Over `transfers` or `bytes_in_flight` a submit is answered with Status.NO_MEMORY and reading goes on, so that the cancel
+which would free them is still read. Over a framing limit (`out_bytes`, `iso_packets`) the connection ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """One connection's bounds; the defaults serve Linux, Windows and QEMU with room to spare."""
+
+    transfer_bytes: int = 16 * MIB  # of one transfer; Linux usbfs stops at 16 MiB in all
+    iso_packets: int = 1024  # of one transfer; USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h
+    transfers: int = 2048  # waiting at the device at one time
+    bytes_in_flight: int = 64 * MIB  # asked for or sent by those transfers
+    early_cancels: int = 256  # cancels held for submits they overtook
+    early_cancel_seconds: float = 5.0  # how long such a cancel is held
+    handshake_seconds: float = 10.0  # from the connection to a whole request
+    devices_listed: int = 4096  # taken from a peer's list
+    interfaces_listed: int = 32  # of one device in a peer's list, USB 2.0 §9.6.3 allows 255, Linux 32
+
+
+DEFAULT_LIMITS = Limits()

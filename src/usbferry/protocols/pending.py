@@ -1,0 +1,105 @@
+"""Transfers in flight: the one place that keeps order per (endpoint, stream) and decides who wins a cancel.
+
+The rules, the same for every protocol:
+
+- Answers of one (endpoint, stream) leave in the order of submission. A completion that comes before an earlier
+  transfer's is held back.
+- A cancel never changes a result. What the device reports is the truth: CANCELLED means it did not happen (or only
+  `actual` bytes of it), anything else means it did.
+- A cancelled transfer leaves the order at once. Hosts kill the last of a queue first and wait for it, so an answer held
+  back behind an earlier, parked transfer would hang them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from ..usb.transfer import Completion, Transfer
+
+
+class Entry:
+    """One transfer in flight. `cancels` are the tags of the cancel requests that wait for its end, oldest first."""
+
+    __slots__ = ("cancels", "completion", "tag", "transfer")
+
+    def __init__(self, tag: int, transfer: Transfer) -> None:
+        self.tag = tag
+        self.transfer = transfer
+        self.completion: Completion | None = None
+        self.cancels: list[int] = []
+
+
+class Pending:
+    """The transfers of one claim that have no answer yet. Tags are unique among them."""
+
+    __slots__ = ("_entries", "_queues", "bytes")
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._queues: dict[tuple[int, int], deque[Entry]] = {}
+        self.bytes = 0  # sum of the transfers' lengths
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def waits_on(self, transfer: Transfer) -> bool:
+        """Whether an earlier transfer on the same (endpoint, stream) has no answer yet."""
+        return bool(self._queues.get((transfer.endpoint, transfer.stream_id)))
+
+    def add(self, tag: int, transfer: Transfer) -> Entry:
+        """Note a transfer. Raises ValueError when its tag is in flight already."""
+        if tag in self._entries:
+            raise ValueError(f"tag {tag} is in flight already")
+        entry = self._entries[tag] = Entry(tag, transfer)
+        key = (transfer.endpoint, transfer.stream_id)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = deque()
+        queue.append(entry)
+        self.bytes += transfer.length
+        return entry
+
+    def cancel(self, tag: int, cancel_tag: int) -> Entry | None:
+        """Note that `cancel_tag` asks for the end of `tag`; its entry, or None when it has been answered already.
+
+        An entry that comes back with a completion was held back for order: `release` it and answer it now.
+        """
+        entry = self._entries.get(tag)
+        if entry is not None:
+            entry.cancels.append(cancel_tag)
+        return entry
+
+    def finish(self, tag: int, completion: Completion) -> list[Entry]:
+        """Note the end of a transfer; the entries to answer now, in order. An unknown tag gives none."""
+        entry = self._entries.get(tag)
+        if entry is None or entry.completion is not None:
+            return []
+        entry.completion = completion
+        if entry.cancels:
+            self.release(entry)
+            return [entry, *self._ready(entry)]
+        return self._ready(entry)
+
+    def release(self, entry: Entry) -> None:
+        """Take one entry out of its order."""
+        self._queues[entry.transfer.endpoint, entry.transfer.stream_id].remove(entry)
+        self._forget(entry)
+
+    def _ready(self, entry: Entry) -> list[Entry]:
+        queue = self._queues[entry.transfer.endpoint, entry.transfer.stream_id]
+        ready = []
+        while queue and queue[0].completion is not None:
+            ready.append(queue.popleft())
+            self._forget(ready[-1])
+        return ready
+
+    def _forget(self, entry: Entry) -> None:
+        del self._entries[entry.tag]
+        self.bytes -= entry.transfer.length

@@ -1,0 +1,442 @@
+"""The side of USB/IP that has the devices: requests in, events out, answers back. No I/O.
+
+    OPERATION --DEVLIST--> LISTING --> DONE
+        `------IMPORT----> CLAIMING --accept--> SERVING --gone--> DONE
+                               `----refuse--------------------------^
+
+UNLINK strategy. Exactly one terminal answer per seqnum, decided in one place (`_answer`):
+
+- the device reports CANCELLED and nothing done: RET_UNLINK(-ECONNRESET), and never a RET_SUBMIT. vhci_hcd drops the whole
+  device on a RET_SUBMIT it no longer knows ("cannot find a urb of seqnum").
+- anything else: RET_SUBMIT with the truth, then RET_UNLINK(0). A RET_UNLINK(0) without it would be a false success.
+- a second unlink of the same transfer is answered after the first, with 0.
+- an unlink of a seqnum newer than the last submit has overtaken it (vhci_tx_loop sends its lists one after the other):
+  it is held, and the submit is not run when it comes.
+- an unlink of any other unknown seqnum: RET_UNLINK(0), the answer has been sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum, auto
+from typing import Final
+
+from ...usb.info import DeviceInfo
+from ...usb.setup import SET_ADDRESS, Setup, is_port_reset
+from ...usb.transfer import Buffer, Completion, Flags, IsoPacket, Transfer
+from ...usb.types import Status
+from ..errors import ProtocolError
+from ..events import Cancel, Claim, Event, List, Refusal, Reset, Submit
+from ..limits import DEFAULT_LIMITS, Limits
+from ..pending import Entry, Pending
+from .messages import (
+    ECONNRESET,
+    ERRNO,
+    FLAGS,
+    VERSION,
+    CmdSubmit,
+    Command,
+    DeviceRecord,
+    ImportRequest,
+    InterfaceRecord,
+    IsoDescriptor,
+    Op,
+    OpHeader,
+    OpStatus,
+    RetSubmit,
+    RetUnlink,
+    text,
+    wire_speed,
+)
+
+HEADER: Final = CmdSubmit.SIZE  # bytes of every message once a device is imported
+_OK: Final = Status.OK
+_EMPTY: Final = memoryview(b"")
+_CMD_SUBMIT: Final = int(Command.CMD_SUBMIT)
+_RET_SUBMIT: Final = int(Command.RET_SUBMIT)
+_pack_ret_submit: Final = RetSubmit.STRUCT.pack
+_REFUSALS: Final = {
+    Refusal.NOT_FOUND: OpStatus.NODEV,
+    Refusal.BUSY: OpStatus.DEV_BUSY,
+    Refusal.FAILED: OpStatus.DEV_ERR,
+    Refusal.UNAVAILABLE: OpStatus.NA,
+}
+
+
+class State(Enum):
+    OPERATION = auto()  # waits for the one request
+    LISTING = auto()  # waits for `listed`
+    CLAIMING = auto()  # waits for `accept` or `refuse`
+    SERVING = auto()
+    DONE = auto()  # everything said: write what is left and close
+
+
+class Exporter:
+    """One USB/IP connection, seen from the side that has the devices."""
+
+    protocol = "usbip"
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, now: float = 0.0) -> None:
+        self.state = State.OPERATION
+        self.consumed = 0  # bytes of the last view that are done with
+        self.needed = OpHeader.SIZE  # bytes that must be there before the next message can be read
+        self.outgoing: list[Buffer] = []  # taken and cleared by the pump
+        self.outgoing_bytes = 0
+        self._limits = limits
+        self._view: memoryview = _EMPTY
+        self._started = now
+        self._now = now
+        self._busid = b""
+        self._devid = 0
+        self._pending = Pending()
+        self._echo: dict[int, tuple[int, int]] = {}  # seqnum in flight -> its start_frame and number_of_packets
+        self._current: tuple[int, int, int, Transfer] | None = None  # the submit that was just emitted
+        self._newest: int | None = None  # newest seqnum submitted so far, modulo 2**32
+        self._early: dict[int, tuple[list[int], float]] = {}  # unlinks that overtook their submit, and since when
+
+    # -- what the pump calls ------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Nothing more will be said: the connection is closed once `outgoing` is written."""
+        return self.state is State.DONE
+
+    @property
+    def in_flight(self) -> int:
+        """Transfers that have no answer yet."""
+        return len(self._pending)
+
+    def receive(self, view: memoryview, now: float) -> None:
+        """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
+        self._view = view
+        self._now = now
+        self.consumed = 0
+
+    def events(self) -> Iterator[Event]:
+        """What the importer wants, message by message. May be left early and called again.
+
+        Raises ProtocolError when the importer breaks the protocol.
+        """
+        if self.state is State.OPERATION:
+            event = self._operation()
+            if event is not None:
+                yield event
+        if self.state is State.SERVING:
+            yield from self._requests()
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called."""
+        if self.state is State.OPERATION:
+            return self._started + self._limits.handshake_seconds
+        if self._early:
+            return next(iter(self._early.values()))[1] + self._limits.early_cancel_seconds
+        return None
+
+    def tick(self, now: float) -> None:
+        """Let time pass. Raises ProtocolError when the importer took too long to say what it wants."""
+        self._now = now
+        if self.state is State.OPERATION and now >= self._started + self._limits.handshake_seconds:
+            raise ProtocolError(f"no request within {self._limits.handshake_seconds:g} s")
+        while self._early:
+            target, (cancels, since) = next(iter(self._early.items()))
+            if now < since + self._limits.early_cancel_seconds:
+                break
+            self._drop_early(target, cancels)
+
+    def listed(self, devices: Iterable[DeviceInfo]) -> None:
+        """Answer List. Source: OP_REP_DEVLIST."""
+        records = [_device_record(info).pack() + _interface_records(info) for info in devices]
+        self._say(OpHeader(VERSION, Op.REP_DEVLIST, OpStatus.OK).pack() + len(records).to_bytes(4, "big"))
+        for packed in records:
+            self._say(packed)
+        self.state = State.DONE
+
+    def accept(self, info: DeviceInfo) -> None:
+        """Answer Claim: the importer has the device. Source: OP_REP_IMPORT, which carries no interface records."""
+        device = _device_record(info)
+        device.busid = self._busid  # the importer compares all 32 bytes with what it asked for
+        self._devid = device.busnum << 16 | device.devnum
+        self._say(OpHeader(VERSION, Op.REP_IMPORT, OpStatus.OK).pack() + device.pack())
+        self.state = State.SERVING
+        self.needed = HEADER
+
+    def refuse(self, reason: Refusal) -> None:
+        """Answer Claim: the importer cannot have the device."""
+        self._say(OpHeader(VERSION, Op.REP_IMPORT, _REFUSALS[reason]).pack())
+        self.state = State.DONE
+
+    def complete(self, tag: int, completion: Completion) -> None:
+        """Answer the Submit of `tag`, once.
+
+        The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
+        """
+        current = self._current
+        if current is not None and current[0] == tag:
+            if not self._pending or not self._pending.waits_on(current[3]):
+                self._current = None
+                self._reply(current[0], current[1], current[2], current[3], completion)
+                return
+            self._park(current)
+        for entry in self._pending.finish(tag, completion):
+            self._answer(entry)
+
+    def reset_done(self, tag: int, ok: bool) -> None:
+        """Answer Reset: the request was a control transfer to the importer."""
+        self.complete(tag, Completion(Status.OK if ok else Status.GONE))
+
+    def gone(self) -> None:
+        """The device left and everything pending is answered. Closing is USB/IP's only word for it."""
+        self.state = State.DONE
+
+    # -- the one operation --------------------------------------------------------------------------------------------
+
+    def _operation(self) -> Event | None:
+        view, self.needed = self._view, OpHeader.SIZE
+        if len(view) < OpHeader.SIZE:
+            return None
+        header = OpHeader.parse(view)
+        if header.version != VERSION:
+            raise ProtocolError(f"version {header.version:#06x}, spoken here is {VERSION:#06x}")
+        if header.status:
+            raise ProtocolError(f"status {header.status} in a request, must be 0")
+        if header.code == Op.REQ_DEVLIST:
+            self.consumed = OpHeader.SIZE
+            self.state = State.LISTING
+            return List()
+        if header.code != Op.REQ_IMPORT:
+            raise ProtocolError(f"operation {header.code:#06x}, known are DEVLIST 0x8005 and IMPORT 0x8003")
+        self.needed = OpHeader.SIZE + ImportRequest.SIZE
+        if len(view) < self.needed:
+            return None
+        self.consumed = self.needed
+        self._busid = bytes(view[OpHeader.SIZE : self.needed])
+        self.state = State.CLAIMING
+        return Claim(text(self._busid))
+
+    # -- requests on the imported device ------------------------------------------------------------------------------
+
+    def _requests(self) -> Iterator[Event]:
+        """The hot loop: what it reads of itself is in locals, and an answer given at once touches no table."""
+        view, end, devid, limits = self._view, len(self._view), self._devid, self._limits
+        unpack, pending, early = CmdSubmit.STRUCT.unpack_from, self._pending, self._early
+        at = self.consumed
+        while self.state is State.SERVING:
+            if end - at < HEADER:
+                self.needed = HEADER
+                return
+            command, seqnum, device, direction, ep, flags, length, start_frame, packets, interval, setup = unpack(
+                view, at
+            )
+            if device != devid:
+                raise ProtocolError(f"devid {device:#x}, imported is {devid:#x}")
+            if command != _CMD_SUBMIT:
+                at += HEADER
+                self.consumed = at
+                event = self._unlink(command, seqnum, flags)
+                if event is not None:
+                    yield event
+                continue
+            if length < 0 or packets > limits.iso_packets or direction > 1:
+                raise ProtocolError(f"length {length}, direction {direction}, {packets} packets in #{seqnum}")
+            payload = at + HEADER
+            after = payload if direction else payload + length
+            if not direction and length > limits.transfer_bytes:
+                raise ProtocolError(f"{length} bytes in #{seqnum}, the limit is {limits.transfer_bytes}")
+            descriptors = after
+            if packets > 0:
+                after += packets * IsoDescriptor.SIZE
+            if end < after:
+                self.needed = after - at
+                return
+            at = self.consumed = after
+            transfer = Transfer(
+                ep | 0x80 if direction else ep, length, b"" if direction else view[payload:descriptors], b"", flags & FLAGS
+            )
+            if pending and seqnum in pending:
+                raise ProtocolError(f"seqnum {seqnum} is in flight already")
+            if self._newest is None or 0 < (seqnum - self._newest & 0xFFFFFFFF) < 0x80000000:
+                self._newest = seqnum
+            if early and seqnum in early:
+                self._answer_overtaken(seqnum)
+                continue
+            if pending and (len(pending) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
+                # Not in its order: behind parked reads it would wait for them, and they for room.
+                self._reply(seqnum, start_frame, packets, transfer, Completion(Status.NO_MEMORY))
+                continue
+            self._current = (seqnum, start_frame, packets, transfer)
+            event = Submit(seqnum, transfer)
+            transfer.interval = interval
+            if ep == 0 or packets > 0 or ep > 15 or length > limits.transfer_bytes:
+                event = self._unusual(transfer, ep, setup, start_frame, view[descriptors:after])
+                if event is None:
+                    continue
+            try:
+                yield event
+            finally:
+                if self._current is not None:  # the device answers later
+                    self._park(self._current)
+
+    def _unusual(
+        self,
+        transfer: Transfer,
+        ep: int,
+        setup: bytes,
+        start_frame: int,
+        descriptors: memoryview,
+    ) -> Event | None:
+        """Control and isochronous transfers, and what no device needs to see: None when it was answered here."""
+        assert self._current is not None
+        tag = self._current[0]
+        if ep > 15:
+            return self._refuse(tag, Status.STALL)
+        if transfer.length > self._limits.transfer_bytes:
+            return self._refuse(tag, Status.NO_MEMORY)
+        if ep == 0:
+            return self._control(tag, transfer, setup)
+        transfer.packets = [IsoPacket(offset, length) for offset, length, _, _ in IsoDescriptor.STRUCT.iter_unpack(descriptors)]
+        transfer.start_frame = 0 if transfer.flags & Flags.ISO_ASAP else start_frame
+        if any(p.offset + p.length > transfer.length for p in transfer.packets):
+            return self._refuse(tag, Status.INVALID)
+        return Submit(tag, transfer)
+
+    def _control(self, tag: int, transfer: Transfer, raw: bytes) -> Event | None:
+        """Where transfer_buffer_length and wLength differ (Windows clients), the smaller counts."""
+        setup = Setup.parse(raw)
+        length = min(setup.length, transfer.length)
+        if length and bool(setup.request_type & 0x80) != transfer.is_in:
+            return self._refuse(tag, Status.STALL)
+        if (setup.request_type, setup.request) == SET_ADDRESS:
+            return self._refuse(tag, Status.OK)  # the bridge's own business, never the device's
+        if is_port_reset(setup):
+            return Reset(tag)
+        if length != setup.length:
+            raw = Setup(setup.request_type, setup.request, setup.value, setup.index, length).pack()
+        if not transfer.is_in and length < transfer.length:
+            transfer.data = transfer.data[:length]
+        transfer.endpoint = 0x80 if length and transfer.is_in else 0
+        transfer.length = length
+        transfer.setup = raw
+        return Submit(tag, transfer)
+
+    def _refuse(self, tag: int, status: Status) -> None:
+        self.complete(tag, Completion(status))
+
+    def _park(self, current: tuple[int, int, int, Transfer]) -> None:
+        self._current = None
+        tag, start_frame, packets, transfer = current
+        self._pending.add(tag, transfer)
+        self._echo[tag] = (start_frame, packets)
+
+    # -- unlink -------------------------------------------------------------------------------------------------------
+
+    def _unlink(self, command: int, seqnum: int, target: int) -> Event | None:
+        if command != Command.CMD_UNLINK:
+            raise ProtocolError(f"command {command:#x}, known are SUBMIT 1 and UNLINK 2")
+        entry = self._pending.cancel(target, seqnum)
+        if entry is not None:
+            if entry.completion is None:
+                return Cancel(target, entry.transfer)
+            self._pending.release(entry)
+            self._answer(entry)
+        elif target in self._early:
+            self._early[target][0].append(seqnum)
+        elif self._newest is None or 0 < (target - self._newest & 0xFFFFFFFF) < 0x80000000:
+            self._hold(target, seqnum)
+        else:
+            self._say_unlinked(seqnum, 0)
+        return None
+
+    def _hold(self, target: int, seqnum: int) -> None:
+        if len(self._early) >= self._limits.early_cancels:
+            oldest = next(iter(self._early))
+            self._drop_early(oldest, self._early[oldest][0])
+        self._early[target] = ([seqnum], self._now)
+
+    def _drop_early(self, target: int, cancels: list[int]) -> None:
+        del self._early[target]
+        for seqnum in cancels:
+            self._say_unlinked(seqnum, 0)
+
+    def _answer_overtaken(self, target: int) -> None:
+        first, *rest = self._early.pop(target)[0]
+        self._say_unlinked(first, ECONNRESET)
+        for seqnum in rest:
+            self._say_unlinked(seqnum, 0)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _answer(self, entry: Entry) -> None:
+        completion, cancels = entry.completion, entry.cancels
+        assert completion is not None
+        start_frame, packets = self._echo.pop(entry.tag)
+        if cancels and completion.status == Status.CANCELLED and not completion.actual:
+            self._say_unlinked(cancels.pop(0), ECONNRESET)
+        else:
+            self._reply(entry.tag, start_frame, packets, entry.transfer, completion)
+        for seqnum in cancels:
+            self._say_unlinked(seqnum, 0)
+
+    def _reply(self, seqnum: int, start_frame: int, packets: int, transfer: Transfer, completion: Completion) -> None:
+        """RET_SUBMIT. The number of packets is the command's, whatever it was; data goes with IN alone.
+
+        A device that gave more than was asked for babbled: Status.OVERFLOW, with what fits.
+        """
+        if packets > 0:
+            self._reply_iso(seqnum, packets, transfer, completion)
+            return
+        status, length = completion.status, transfer.length
+        data = completion.data if transfer.endpoint >= 0x80 else b""
+        actual = len(data) or completion.actual
+        if actual > length or transfer.endpoint >= 0x80 and actual != len(data):
+            status, actual, data = Status.OVERFLOW, min(len(data), length), data[:length]
+        number = 0 if status == _OK else ERRNO[Status(status)]
+        self.outgoing.append(_pack_ret_submit(_RET_SUBMIT, seqnum, number, actual, start_frame, packets, 0))
+        self.outgoing_bytes += HEADER + len(data)
+        if data:
+            self.outgoing.append(data)
+
+    def _reply_iso(self, seqnum: int, packets: int, transfer: Transfer, completion: Completion) -> None:
+        """Data compact, descriptors with the submitted offsets and lengths, one for each packet whatever happened."""
+        asked, done, data = transfer.packets or (), completion.packets or (), completion.data
+        status, actual = ERRNO[Status(completion.status)], sum(p.actual for p in done)
+        if len(done) != packets or transfer.is_in and actual != len(data):  # refused or cancelled as a whole
+            blank = [IsoPacket(0, 0)] * (packets - len(asked))
+            done = [IsoPacket(p.offset, p.length, 0, Status.NOT_DONE) for p in (*asked, *blank)]
+            actual, data = 0, b""
+        errors = sum(p.status != _OK for p in done)
+        self._say(_pack_ret_submit(_RET_SUBMIT, seqnum, status, actual, completion.start_frame, packets, errors))
+        if transfer.is_in and actual:
+            self._say(data)
+        pack = IsoDescriptor.STRUCT.pack
+        self._say(b"".join([pack(p.offset, p.length, p.actual, ERRNO[Status(p.status)]) for p in done]))
+
+    def _say_unlinked(self, seqnum: int, status: int) -> None:
+        self._say(RetUnlink(Command.RET_UNLINK, seqnum, status).pack())
+
+    def _say(self, chunk: Buffer) -> None:
+        self.outgoing.append(chunk)
+        self.outgoing_bytes += len(chunk)
+
+
+def _device_record(info: DeviceInfo) -> DeviceRecord:
+    device = info.device
+    return DeviceRecord(
+        path=info.path.encode()[:255],
+        busid=info.name.encode()[:31],
+        busnum=info.bus,
+        devnum=info.address,
+        speed=wire_speed(info.speed),
+        vendor_id=device.vendor_id,
+        product_id=device.product_id,
+        release=device.release,
+        device_class=device.device_class,
+        device_subclass=device.device_subclass,
+        device_protocol=device.device_protocol,
+        configuration=info.configuration,
+        configurations=device.configurations,
+        interfaces=len(info.classes),
+    )
+
+
+def _interface_records(info: DeviceInfo) -> bytes:
+    return b"".join(InterfaceRecord(*triplet).pack() for triplet in info.classes)

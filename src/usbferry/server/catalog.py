@@ -1,0 +1,91 @@
+"""What is offered and who holds it: sources in, bus ids out, one importer per device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ..device import Busy, Claimant, Device, DeviceError, NotFound, Source, Unavailable
+from ..usb.info import DeviceInfo
+
+_PORTS: Final = 127  # devices on one USB bus, and so per bus number here
+
+
+@dataclass(slots=True)
+class Offer:
+    """One device of the catalog under its public name."""
+
+    info: DeviceInfo  # as it is offered: name, bus and address are the catalog's
+    source: Source
+    source_name: str  # its name there
+    holder: Claimant | None = None
+    device: Device | None = None  # while it is held
+
+    def current(self) -> DeviceInfo:
+        """The offer as it is now: an open device knows its configuration and alternate settings."""
+        if self.device is None:
+            return self.info
+        return replace(
+            self.info, configuration=self.device.info.configuration, alternates=dict(self.device.info.alternates)
+        )
+
+
+class Catalog:
+    """Every device that this process offers. Names are bus ids, "1-1" and on, stable for the same sources."""
+
+    def __init__(self) -> None:
+        self._offers: dict[str, Offer] = {}
+        self._numbers = 0
+        self._sources: list[Source] = []
+        self.draining = False  # no new claims
+
+    async def add(self, source: Source) -> list[Offer]:
+        """Offer every device of `source` from now on. Raises DeviceError when the source cannot be read."""
+        self._sources.append(source)
+        return [self._offer(source, info) for info in await source.list()]
+
+    def _offer(self, source: Source, info: DeviceInfo) -> Offer:
+        bus, port = divmod(self._numbers, _PORTS)
+        if bus >= 255:
+            raise DeviceError(f"{self._numbers} devices are offered already, the bus numbers end here")
+        self._numbers += 1
+        name = f"{bus + 1}-{port + 1}"
+        path = info.path or f"/usbferry/{name}"
+        public = replace(info, name=name, bus=bus + 1, address=port + 2, path=path)  # address 1 is a bus's own hub
+        offer = self._offers[name] = Offer(public, source, info.name)
+        return offer
+
+    def list(self) -> list[Offer]:
+        """Every offer, held ones too, in the order they were added."""
+        return list(self._offers.values())
+
+    async def claim(self, name: str, claimant: Claimant) -> tuple[Offer, Device]:
+        """Open the device `name` for one claimant. Raises NotFound, Busy, or DeviceError."""
+        offer = self._offers.get(name)
+        if offer is None:
+            raise NotFound(f"no device {name} here")
+        if offer.holder is not None:
+            raise Busy(f"{name} is in use by {offer.holder.address}", offer.holder)
+        if self.draining:
+            raise Unavailable("the server is closing")
+        offer.holder = claimant
+        try:
+            offer.device = await offer.source.open(offer.source_name, claimant)
+        except BaseException:
+            offer.holder = None
+            raise
+        return offer, offer.device
+
+    async def release(self, offer: Offer) -> None:
+        """Take a device back. It stays busy until it is closed and reset."""
+        device = offer.device
+        try:
+            if device is not None:
+                await device.close()
+        finally:
+            offer.device = offer.holder = None
+
+    async def close(self) -> None:
+        """Close every source."""
+        for source in self._sources:
+            await source.close()

@@ -1,0 +1,102 @@
+"""A server: a listening address, a catalog, and the pumps of those who came. Owns every task it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from ..protocols.limits import DEFAULT_LIMITS, Limits
+from ..transports import tcp
+from ..transports.link import Link
+from .catalog import Catalog
+from .pump import Exporter, Pump
+
+log: Final = logging.getLogger(__name__)
+MAX_CONNECTIONS: Final = 4096
+DRAIN_SECONDS: Final = 10.0  # for importers to be closed cleanly
+
+MakeExporter = Callable[[Limits, float], Exporter]
+
+
+class _Refused:
+    """The user of a connection over the limit: closed at once."""
+
+    needed = 1
+
+    def opened(self, link: Link) -> None:
+        log.warning("%s turned away: %d connections are open", link.peer, MAX_CONNECTIONS)
+        link.abort()
+
+    def received(self, view: memoryview) -> int:
+        return len(view)
+
+    def lost(self, error: Exception | None) -> None:
+        pass
+
+
+class Server:
+    """Serves one catalog on any number of addresses. Made by `serving`."""
+
+    def __init__(
+        self, catalog: Catalog, tasks: asyncio.TaskGroup, limits: Limits, max_connections: int = MAX_CONNECTIONS
+    ) -> None:
+        self.catalog = catalog
+        self.pumps: set[Pump] = set()
+        self._tasks = tasks
+        self._limits = limits
+        self._max_connections = max_connections
+        self._listening: list[asyncio.Server] = []
+
+    async def listen(self, host: str, port: int, exporter: MakeExporter) -> list[tuple[str, int]]:
+        """Serve a protocol on an address; the addresses it really has (port 0 asks for a free one).
+
+        Raises OSError when the address cannot be had.
+        """
+        listening = await tcp.listen(host, port, lambda: self._user(exporter))
+        self._listening.append(listening)
+        return [sock.getsockname()[:2] for sock in listening.sockets]
+
+    def _user(self, exporter: MakeExporter) -> Pump | _Refused:
+        if len(self.pumps) >= self._max_connections:
+            return _Refused()
+        now = asyncio.get_running_loop().time()
+        pump = Pump(exporter(self._limits, now), self.catalog, self._spawn, self.pumps.discard)
+        self.pumps.add(pump)
+        return pump
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.create_task(work)
+
+    async def drain(self) -> None:
+        """No new imports; current ones are told, their devices reset and given back."""
+        self.catalog.draining = True
+        for listening in self._listening:
+            listening.close()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS), asyncio.TaskGroup() as group:
+                for pump in tuple(self.pumps):
+                    group.create_task(pump.stop())
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self.pumps:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            log.warning("%d connections did not close in %g s", len(self.pumps), DRAIN_SECONDS)
+
+
+@asynccontextmanager
+async def serving(
+    catalog: Catalog, limits: Limits = DEFAULT_LIMITS, max_connections: int = MAX_CONNECTIONS
+) -> AsyncIterator[Server]:
+    """A Server for the length of a `with`; it drains and closes the catalog at the end."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            server = Server(catalog, tasks, limits, max_connections)
+            try:
+                yield server
+            finally:
+                await server.drain()
+    finally:
+        await catalog.close()

@@ -1,0 +1,208 @@
+"""One byte stream: its receive buffer, its writes, and its back-pressure.
+
+Received bytes stay in one buffer until the user of the link has consumed them; it gets a view of all of them after each
+read. Views are lent until `received` returns, then the buffer is used again. Reading stops while written bytes pile up,
+and while the user has what it asked for but takes nothing (an import that is still being decided).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from ..usb.transfer import Buffer
+
+SMALL_BUFFER: Final = 4 * 1024  # an idle connection costs this much
+LARGE_BUFFER: Final = 1024 * 1024  # as far as a busy one grows; larger only for one message that needs it
+IDLE_SECONDS: Final = 5.0  # without a full buffer, before a large one is given back
+CLOSE_SECONDS: Final = 5.0  # for the peer to take the last bytes
+HIGH_WATER: Final = 1024 * 1024  # unsent bytes at which reading stops
+_JOIN_BYTES: Final = 32 * 1024  # below this, copying into one piece beats gathering
+_MAX_PIECES: Final = 1024  # IOV_MAX of Linux and macOS
+
+
+class User(Protocol):
+    """What a link wants of its user."""
+
+    @property
+    def needed(self) -> int:
+        """Bytes that must be there before `received` can consume more."""
+
+    def opened(self, link: Link) -> None:
+        """The stream is connected."""
+
+    def received(self, view: memoryview) -> int:
+        """All bytes not consumed yet; returns how many are now. The view is lent until this returns."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The stream ended, by the peer, by an error, or by `close`. Called once, and nothing after it."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connected stream, made by `transports.tcp` and its like."""
+
+    def __init__(self, user: User) -> None:
+        self.blocked = False  # too many bytes unsent: write no more than what answers what was read
+        self.peer = ""
+        self._user = user
+        self._transport: asyncio.Transport | None = None
+        self._fd = -1  # the socket, where its transport may be passed by while nothing is queued in it
+        self._buffer = bytearray(SMALL_BUFFER)
+        self._root = memoryview(self._buffer)
+        self._start = self._end = 0  # of the unconsumed bytes
+        self._paused = False
+        self._shrink: asyncio.TimerHandle | None = None
+        self._closing: asyncio.TimerHandle | None = None
+
+    # -- for the user -------------------------------------------------------------------------------------------------
+
+    def write(self, pieces: Sequence[Buffer], size: int) -> None:
+        """Send `pieces`, `size` bytes in all, in one go. They must not change until they are sent."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if size <= _JOIN_BYTES:
+            transport.write(b"".join(pieces))
+            return
+        if self._fd >= 0 and not transport.get_write_buffer_size():
+            pieces = _gather(self._fd, pieces)
+        if pieces:
+            transport.writelines(pieces) if self._fd < 0 else transport.write(b"".join(pieces))
+
+    def process(self) -> None:
+        """Offer the unconsumed bytes again, after something has changed at the user."""
+        if self._transport is not None:
+            self._offer()
+
+    def close(self) -> None:
+        """Send what is queued, for `CLOSE_SECONDS` at most, then close. Nothing is received any more."""
+        if self._transport is not None and self._closing is None:
+            self._transport.close()
+            self._closing = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
+
+    def abort(self) -> None:
+        """Close now; what is queued is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- for asyncio --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.peer = _name(transport.get_extra_info("peername"))
+        # uvloop gathers by itself, and keeps writes until the end of its turn: nothing may overtake them.
+        plain = transport.get_extra_info("sslcontext") is None and type(transport).__module__.startswith("asyncio")
+        if plain and hasattr(os, "writev"):
+            self._fd = transport.get_extra_info("socket").fileno()
+        self._user.opened(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._root[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._end += nbytes
+        self._offer()
+
+    def eof_received(self) -> bool:
+        return False  # close: half-open connections are of no use to any of the protocols
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        self.process()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._fd = -1
+        for timer in (self._shrink, self._closing):
+            if timer is not None:
+                timer.cancel()
+        self._user.lost(exc)
+
+    # -- the receive buffer -------------------------------------------------------------------------------------------
+
+    def _offer(self) -> None:
+        self._start += self._user.received(self._root[self._start : self._end])
+        if self._transport is None or self._transport.is_closing():
+            return
+        full = self._end == len(self._buffer)
+        if self._start == self._end:
+            self._start = self._end = 0
+        needed = self._user.needed
+        waiting = self.blocked or self._end - self._start >= needed  # the user has enough, and does not take it
+        if full and not waiting:
+            self._make_room(needed)
+        if waiting != self._paused and (full or self._paused or self.blocked):
+            self._pause(waiting)
+
+    def _pause(self, stop: bool) -> None:
+        assert self._transport is not None
+        self._paused = stop
+        if stop:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+            if self._end == len(self._buffer):
+                self._make_room(self._user.needed)
+
+    def _make_room(self, needed: int) -> None:
+        """Move the unconsumed bytes to the front, of a larger buffer if reads fill this one.
+
+        A message larger than the buffer makes it grow as its bytes arrive, not as its header promises.
+        """
+        size, held = len(self._buffer), self._end - self._start
+        limit = max(LARGE_BUFFER, needed)
+        if size < limit:
+            self._replace(min(2 * size, limit))
+            self._watch_idleness()
+        else:
+            self._buffer[:held] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, held
+
+    def _replace(self, size: int) -> None:
+        held = self._end - self._start
+        buffer = bytearray(size)
+        buffer[:held] = self._root[self._start : self._end]
+        self._buffer, self._root = buffer, memoryview(buffer)
+        self._start, self._end = 0, held
+
+    def _watch_idleness(self) -> None:
+        if self._shrink is not None:
+            self._shrink.cancel()
+        self._shrink = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
+        self._shrink = None
+        if self._transport is not None and self._start == self._end:
+            self._replace(SMALL_BUFFER)
+        else:
+            self._watch_idleness()
+
+
+def _gather(fd: int, pieces: Sequence[Buffer]) -> list[Buffer]:
+    """Write as much as the socket takes without copying; what is left. Errors are left for the transport to meet."""
+    at = 0
+    while at < len(pieces):
+        batch = pieces[at : at + _MAX_PIECES]
+        try:
+            sent = os.writev(fd, batch)
+        except OSError:
+            break
+        for piece in batch:
+            if sent < len(piece):
+                return [memoryview(piece)[sent:], *pieces[at + 1 :]]
+            sent -= len(piece)
+            at += 1
+    return list(pieces[at:])
+
+
+def _name(peer: object) -> str:
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        return f"[{peer[0]}]:{peer[1]}" if ":" in str(peer[0]) else f"{peer[0]}:{peer[1]}"
+    return str(peer) if peer else "local"
