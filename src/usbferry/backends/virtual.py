@@ -18,7 +18,17 @@ from ..usb.types import Speed
 
 _SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SPEEDS = {"low": Speed.LOW, "full": Speed.FULL, "high": Speed.HIGH, "super": Speed.SUPER, "super+": Speed.SUPER_PLUS}
-_YES_NO = {"1": True, "yes": True, "true": True, "on": True, "": True, "0": False, "no": False, "false": False, "off": False}
+_YES_NO = {
+    "1": True,
+    "yes": True,
+    "true": True,
+    "on": True,
+    "": True,
+    "0": False,
+    "no": False,
+    "false": False,
+    "off": False,
+}
 
 
 class VirtualSource(Source):

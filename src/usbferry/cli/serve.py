@@ -13,13 +13,19 @@ import click
 
 from ..device import DeviceError
 from ..registry import PROTOCOLS, load, open_source
-from ..server.catalog import Catalog, Offer
-from ..server.listen import Server, serving
+from ..server.catalog import Catalog
+from ..server.listen import serving
 
 
 @click.command()
 @click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
-@click.option("--listen", default="127.0.0.1:3240", show_default=True, metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:3240",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen; port 0 takes a free one.",
+)
 @click.option("-v", "--verbose", count=True, help="Say who comes and goes; twice: every transfer.")
 def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
     """Offer the devices at each ADDRESS to other machines, over USB/IP.
@@ -30,7 +36,8 @@ def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
       virtual:disk?image=stick.img      a disk backed by a file
     """
     logging.basicConfig(
-        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)], format="%(levelname).1s %(name)s: %(message)s"
+        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
+        format="%(levelname).1s %(name)s: %(message)s",
     )
     try:
         run(serve(addresses, parse_endpoint(listen)))

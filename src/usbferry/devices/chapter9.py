@@ -65,7 +65,7 @@ class Chapter9:
         if setup.index or setup.value:
             raise Stall
         active = self.info.active
-        bits = bool(active and active.attributes & SELF_POWERED)
+        bits = int(bool(active and active.attributes & SELF_POWERED))
         bits |= (Feature.DEVICE_REMOTE_WAKEUP in self._features) << 1
         for place, feature in enumerate((Feature.U1_ENABLE, Feature.U2_ENABLE, Feature.LTM_ENABLE)):
             bits |= (feature in self._features) << 2 + place
@@ -95,7 +95,11 @@ class Chapter9:
         if setup.value == Feature.DEVICE_REMOTE_WAKEUP and self.info.speed < Speed.SUPER:
             if active is not None and active.attributes & REMOTE_WAKEUP:
                 return setup.value
-        elif setup.value in (Feature.U1_ENABLE, Feature.U2_ENABLE) and self.info.speed >= Speed.SUPER and active is not None:
+        elif (
+            setup.value in (Feature.U1_ENABLE, Feature.U2_ENABLE)
+            and self.info.speed >= Speed.SUPER
+            and active is not None
+        ):
             return setup.value
         raise Stall
 
@@ -243,7 +247,7 @@ _HANDLERS: Final[dict[tuple[int, int], _Standard]] = {
 
 
 def at_full_speed(configuration: Configuration) -> Configuration:
-    """The same configuration as a full-speed port would see it: packet sizes within its limits, frames for microframes."""
+    """The same configuration as a full-speed port sees it: packet sizes within its limits, frames for microframes."""
 
     def slower(interface: Interface) -> Interface:
         endpoints = []
@@ -261,7 +265,6 @@ def at_full_speed(configuration: Configuration) -> Configuration:
 
 
 def strings_of(named: Iterable[str], others: Mapping[int, str]) -> dict[int, str]:
-    """The string table: manufacturer, product and serial at 1, 2 and 3 where given, and `others` at their own indices."""
+    """The string table: manufacturer, product and serial at 1, 2 and 3 where given, `others` at their own indices."""
     table = {index: text for index, text in enumerate(named, 1) if text}
     return {**table, **others}
-

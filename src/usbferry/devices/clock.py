@@ -1,4 +1,4 @@
-"""The device clock that paces isochronous and interrupt endpoints: the event loop's in service, a virtual one in tests."""
+"""The device clock that paces periodic endpoints: the event loop's time in service, a virtual one in tests."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
                           |                          |-> None: NAK, waits for `kick`
                           `-> queue <----------------'-> future: works on it, later ones wait
 
-`open` is the one flag of the hot path: nothing waits, nothing is halted, held or paced, so the handler is asked directly.
+`open` is the one flag of the hot path: nothing waits, is halted, held or paced, so the handler is asked directly.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Pipe:
         """Queue or answer one transfer, by the rules of `device.Device.submit`."""
         if self.open:
             answer = self.handler(transfer)
-            if answer.__class__ is Completion:
-                return _checked(transfer, answer) if transfer.flags else answer  # type: ignore[return-value]
+            if isinstance(answer, Completion):
+                return _checked(transfer, answer) if transfer.flags else answer
             return self._enqueue(transfer, answer)
         if not self._queue:
             if self._dead is not None:

@@ -70,8 +70,8 @@ def endpoint(address: int) -> Callable[[F], F]:
 def request(request_type: int, code: int) -> Callable[[F], F]:
     """Mark a method as the handler of one control request, standard ones included.
 
-    `method(setup, data) -> bytes | None | Future[bytes | None]` gives the data stage of an IN request, cut to its length
-    here, and nothing for OUT; it raises Stall to refuse. `data` is what an OUT request brought.
+    `method(setup, data) -> bytes | None | Future[bytes | None]` gives the data stage of an IN request, cut here to
+    its length, and nothing for OUT; it raises Stall to refuse. `data` is what an OUT request brought.
     """
 
     def mark(method: F) -> F:
@@ -135,7 +135,7 @@ class VirtualDevice(Chapter9, Device):
         return (Configuration(interfaces=self.interfaces()),)
 
     def bulk(self, address: int, *, burst: int = 0, streams: int = 0) -> Endpoint:
-        """A bulk endpoint for `self.speed`; `burst` packets more than one, and 2**`streams` streams, at SuperSpeed."""
+        """A bulk endpoint for `self.speed`; with bursts of `burst` + 1 packets, 2**`streams` streams."""
         if self.speed >= Speed.SUPER:
             return Endpoint(address, TransferType.BULK, 1024, companion=Companion(burst, streams))
         return Endpoint(address, TransferType.BULK, 512 if self.speed is Speed.HIGH else 64)
@@ -146,7 +146,7 @@ class VirtualDevice(Chapter9, Device):
         return Endpoint(address, TransferType.INTERRUPT, size, interval, companion)
 
     def isochronous(self, address: int, size: int, interval: int, *, attributes: int = 0) -> Endpoint:
-        """An isochronous endpoint of one packet of `size` bytes; `attributes` are the synchronisation and usage bits."""
+        """An isochronous endpoint, one packet of `size` bytes; `attributes` are its synchronisation and usage bits."""
         companion = Companion(0, 0, size) if self.speed >= Speed.SUPER else None
         return Endpoint(address, TransferType.ISOCHRONOUS | attributes, size, interval, companion)
 

@@ -7,7 +7,7 @@
         status: u32
 
 gives `OpHeader(0x0111, 0x8005, 0).pack()`, `OpHeader.parse(buffer, offset)`, `OpHeader.SIZE`, and for hot loops
-`OpHeader.STRUCT`, whose `unpack_from` yields the fields as a plain tuple. A field of type `pad` has no value.
+`OpHeader.STRUCT`, whose `unpack_from` yields the fields as a plain tuple. A field that is `= pad()` has no value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from struct import Struct
-from typing import Annotated, ClassVar, Final, Self, TypeVar, dataclass_transform, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar, dataclass_transform, get_type_hints
 
 from ..usb.transfer import Buffer
 
@@ -51,18 +51,20 @@ class Record:
 R = TypeVar("R", bound=Record)
 
 
-@dataclass_transform(field_specifiers=(field,))
-def record(order: str) -> Callable[[type[R]], type[R]]:
-    """Make a Record subclass with annotated fields a slotted class that knows its bytes in byte order `order`."""
+def pad(*, init: Literal[False] = False) -> Any:
+    """A field of zeros that nobody reads; its annotation gives their number."""
+    return field(init=init, default=None, repr=False, compare=False)
+
+
+@dataclass_transform(field_specifiers=(pad,))
+def record(endian: str, /) -> Callable[[type[R]], type[R]]:
+    """Make a Record subclass with annotated fields a slotted class that knows its bytes, big- or little-endian."""
 
     def make(cls: type[R]) -> type[R]:
         hints = get_type_hints(cls, include_extras=True)
         formats = {name: hints[name].__metadata__[0] for name in cls.__annotations__}
-        for name, code in formats.items():
-            if code.endswith("x"):
-                setattr(cls, name, field(init=False, default=None, repr=False, compare=False))
         made = dataclass(slots=True)(cls)
-        made.STRUCT = Struct(order + "".join(formats.values()))
+        made.STRUCT = Struct(endian + "".join(formats.values()))
         made.SIZE = made.STRUCT.size
         made.FORMATS = formats
         made.NAMES = tuple(f.name for f in fields(made) if f.init)  # type: ignore[arg-type]

@@ -49,6 +49,8 @@ class Server:
         self._limits = limits
         self._max_connections = max_connections
         self._listening: list[asyncio.Server] = []
+        self._empty = asyncio.Event()  # no pump is left
+        self._empty.set()
 
     async def listen(self, host: str, port: int, exporter: MakeExporter) -> list[tuple[str, int]]:
         """Serve a protocol on an address; the addresses it really has (port 0 asks for a free one).
@@ -63,9 +65,15 @@ class Server:
         if len(self.pumps) >= self._max_connections:
             return _Refused()
         now = asyncio.get_running_loop().time()
-        pump = Pump(exporter(self._limits, now), self.catalog, self._spawn, self.pumps.discard)
+        pump = Pump(exporter(self._limits, now), self.catalog, self._spawn, self._ended)
         self.pumps.add(pump)
+        self._empty.clear()
         return pump
+
+    def _ended(self, pump: Pump) -> None:
+        self.pumps.discard(pump)
+        if not self.pumps:
+            self._empty.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.create_task(work)
@@ -80,8 +88,7 @@ class Server:
                 for pump in tuple(self.pumps):
                     group.create_task(pump.stop())
             async with asyncio.timeout(DRAIN_SECONDS):
-                while self.pumps:
-                    await asyncio.sleep(0.01)
+                await self._empty.wait()
         except TimeoutError:
             log.warning("%d connections did not close in %g s", len(self.pumps), DRAIN_SECONDS)
 

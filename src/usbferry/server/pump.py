@@ -1,7 +1,7 @@
 """Where a transfer's life can be read: bytes in, events out, devices asked, answers back. The same for every protocol.
 
-    link --bytes--> exporter --events--> Pump --transfers--> Device
-    link <--bytes-- exporter <--answers-- Pump <--completions--'
+link --bytes--> exporter --events--> Pump --transfers--> Device
+link <--bytes-- exporter <--answers-- Pump <--completions--'
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from typing import Any, Final, Protocol
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Unavailable
 from ..protocols.errors import ProtocolError
-from ..protocols.events import AllocStreams, Cancel, Claim, Event, FreeStreams, List, Refusal, Reset, Submit, Suspend, Wake
+from ..protocols.events import (
+    AllocStreams,
+    Cancel,
+    Claim,
+    Event,
+    FreeStreams,
+    List,
+    Refusal,
+    Reset,
+    Submit,
+    Suspend,
+    Wake,
+)
 from ..transports.link import Link
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Buffer, Completion, Transfer
@@ -99,7 +111,8 @@ class Pump:
         trace = log.isEnabledFor(logging.DEBUG)
         for event in exporter.events():
             if event.__class__ is Submit:
-                assert isinstance(event, Submit) and device is not None
+                assert isinstance(event, Submit)
+                assert device is not None
                 if trace:
                     log.debug("> %s #%d %s", self._name, event.tag, event.transfer)
                 answer = self._ask(device, event.transfer)

@@ -6,12 +6,12 @@
 
 UNLINK strategy. Exactly one terminal answer per seqnum, decided in one place (`_answer`):
 
-- the device reports CANCELLED and nothing done: RET_UNLINK(-ECONNRESET), and never a RET_SUBMIT. vhci_hcd drops the whole
-  device on a RET_SUBMIT it no longer knows ("cannot find a urb of seqnum").
+- the device reports CANCELLED and nothing done: RET_UNLINK(-ECONNRESET), and never a RET_SUBMIT. vhci_hcd drops the
+  whole device on a RET_SUBMIT it no longer knows ("cannot find a urb of seqnum").
 - anything else: RET_SUBMIT with the truth, then RET_UNLINK(0). A RET_UNLINK(0) without it would be a false success.
 - a second unlink of the same transfer is answered after the first, with 0.
-- an unlink of a seqnum newer than the last submit has overtaken it (vhci_tx_loop sends its lists one after the other):
-  it is held, and the submit is not run when it comes.
+- an unlink of a seqnum newer than the last submit has overtaken it (vhci_tx_loop sends one list after the other): it is
+  held, and the submit is not run when it comes.
 - an unlink of any other unknown seqnum: RET_UNLINK(0), the answer has been sent.
 """
 
@@ -250,7 +250,11 @@ class Exporter:
                 return
             at = self.consumed = after
             transfer = Transfer(
-                ep | 0x80 if direction else ep, length, b"" if direction else view[payload:descriptors], b"", flags & FLAGS
+                ep | 0x80 if direction else ep,
+                length,
+                b"" if direction else view[payload:descriptors],
+                b"",
+                flags & FLAGS,
             )
             if pending and seqnum in pending:
                 raise ProtocolError(f"seqnum {seqnum} is in flight already")
@@ -293,7 +297,9 @@ class Exporter:
             return self._refuse(tag, Status.NO_MEMORY)
         if ep == 0:
             return self._control(tag, transfer, setup)
-        transfer.packets = [IsoPacket(offset, length) for offset, length, _, _ in IsoDescriptor.STRUCT.iter_unpack(descriptors)]
+        transfer.packets = [
+            IsoPacket(offset, length) for offset, length, _, _ in IsoDescriptor.STRUCT.iter_unpack(descriptors)
+        ]
         transfer.start_frame = 0 if transfer.flags & Flags.ISO_ASAP else start_frame
         if any(p.offset + p.length > transfer.length for p in transfer.packets):
             return self._refuse(tag, Status.INVALID)
@@ -318,8 +324,10 @@ class Exporter:
         transfer.setup = raw
         return Submit(tag, transfer)
 
-    def _refuse(self, tag: int, status: Status) -> None:
+    def _refuse(self, tag: int, status: Status) -> Event | None:
+        """Answer without asking the device: there is no event."""
         self.complete(tag, Completion(status))
+        return None
 
     def _park(self, current: tuple[int, int, int, Transfer]) -> None:
         self._current = None
@@ -387,7 +395,7 @@ class Exporter:
         status, length = completion.status, transfer.length
         data = completion.data if transfer.endpoint >= 0x80 else b""
         actual = len(data) or completion.actual
-        if actual > length or transfer.endpoint >= 0x80 and actual != len(data):
+        if actual > length or (transfer.endpoint >= 0x80 and actual != len(data)):
             status, actual, data = Status.OVERFLOW, min(len(data), length), data[:length]
         number = 0 if status == _OK else ERRNO[Status(status)]
         self.outgoing.append(_pack_ret_submit(_RET_SUBMIT, seqnum, number, actual, start_frame, packets, 0))
@@ -399,7 +407,7 @@ class Exporter:
         """Data compact, descriptors with the submitted offsets and lengths, one for each packet whatever happened."""
         asked, done, data = transfer.packets or (), completion.packets or (), completion.data
         status, actual = ERRNO[Status(completion.status)], sum(p.actual for p in done)
-        if len(done) != packets or transfer.is_in and actual != len(data):  # refused or cancelled as a whole
+        if len(done) != packets or (transfer.is_in and actual != len(data)):  # refused or cancelled as a whole
             blank = [IsoPacket(0, 0)] * (packets - len(asked))
             done = [IsoPacket(p.offset, p.length, 0, Status.NOT_DONE) for p in (*asked, *blank)]
             actual, data = 0, b""

@@ -1,6 +1,6 @@
 """USB/IP v1.1.1 on the wire: layouts, codes, and the status table. All integers big endian, setup and payload raw.
 
-Sources: Linux Documentation/usb/usbip_protocol.rst, drivers/usb/usbip/usbip_common.h, tools/usb/usbip/src/usbip_network.h.
+Sources: Linux Documentation/usb/usbip_protocol.rst, drivers/usb/usbip/usbip_common.h, and usbip_network.h of the tools.
 Where the document's offsets differ from the packed structures, the structures are right: bcdDevice has two bytes.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from ...usb.transfer import Flags
 from ...usb.types import Speed, Status
-from ..record import BIG, Record, i32, record, u8, u16, u32
+from ..record import BIG, Record, i32, pad, record, u8, u16, u32
 
 VERSION: Final = 0x0111
 PORT: Final = 3240
@@ -92,7 +92,7 @@ class InterfaceRecord(Record):
     interface_class: u8
     interface_subclass: u8
     interface_protocol: u8
-    unused: Annotated[None, "x"]
+    unused: Annotated[None, "x"] = pad()
 
 
 @record(BIG)
@@ -118,13 +118,13 @@ class RetSubmit(Record):
 
     command: u32
     seqnum: u32
-    unused: pad12
+    unused: pad12 = pad()
     status: i32
     actual: i32
     start_frame: i32
     packets: i32  # as in the command
     error_count: i32
-    unused_setup: Annotated[None, "8x"]
+    unused_setup: Annotated[None, "8x"] = pad()
 
 
 @record(BIG)
@@ -137,7 +137,7 @@ class CmdUnlink(Record):
     direction: u32
     ep: u32
     target: u32  # seqnum of the CMD_SUBMIT to end
-    unused: Annotated[None, "24x"]
+    unused: Annotated[None, "24x"] = pad()
 
 
 @record(BIG)
@@ -146,9 +146,9 @@ class RetUnlink(Record):
 
     command: u32
     seqnum: u32
-    unused: pad12
+    unused: pad12 = pad()
     status: i32
-    unused_rest: Annotated[None, "24x"]
+    unused_rest: Annotated[None, "24x"] = pad()
 
 
 @record(BIG)
