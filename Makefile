@@ -4,8 +4,8 @@
 #   make check   format, lint, types, quick tests                 make soak    the kernel proofs at full counts
 #   make test    everything, a real Linux kernel included         make clean   remove what these made
 
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+SUITABLE := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p $(SUITABLE) && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -49,13 +49,13 @@ $(VENV)/base: pyproject.toml
 	if [ -z "$$python" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && command -v python3 >/dev/null; then \
 		ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv </dev/null; \
-		python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' && python=python3; \
+		python=python3; \
 	fi; \
-	if [ -z "$$python" ]; then \
+	if ! $${python:-false} $(SUITABLE); then \
 		echo "usbferry needs Python 3.11 or later with venv (Debian: apt-get install python3-venv);" \
 			"name another one with: make PYTHON=/path/to/python3" >&2; exit 2; \
 	fi; \
-	$(BIN)/python -c '' 2>/dev/null || $$python -m venv --clear $(VENV)
+	$(BIN)/python $(SUITABLE) || $$python -m venv --clear $(VENV)
 	$(PIP) install -e .
 	@touch $@
 
