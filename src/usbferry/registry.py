@@ -6,18 +6,27 @@ An address is `scheme:rest`, and its scheme is a row of SOURCES: `virtual:disk?i
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from .device import Source
 
-# name -> (exporter "module:class", default port)
-PROTOCOLS: Final[dict[str, tuple[str, int]]] = {
-    "usbip": ("usbferry.protocols.usbip.exporter:Exporter", 3240),
+
+class Protocol(NamedTuple):
+    """A row of PROTOCOLS: where its two sides are, as "module:class", and its default port."""
+
+    exporter: str
+    importer: str
+    port: int
+
+
+PROTOCOLS: Final[dict[str, Protocol]] = {
+    "usbip": Protocol("usbferry.protocols.usbip.exporter:Exporter", "usbferry.protocols.usbip.importer:Importer", 3240),
 }
 
 # scheme of an address -> factory(address) -> Source
 SOURCES: Final[dict[str, str]] = {
+    "usbip": "usbferry.backends.remote:RemoteSource",
     "virtual": "usbferry.backends.virtual:VirtualSource",
 }
 
@@ -34,9 +43,24 @@ class UnknownName(ValueError):
 def load(table: dict[str, str], kind: str, name: str) -> Any:
     """The object behind a row. Raises UnknownName."""
     try:
-        module, _, attribute = table[name].partition(":")
+        where = table[name]
     except KeyError:
         raise UnknownName(f"no {kind} {name!r}; there are: {', '.join(sorted(table))}") from None
+    return _import(where)
+
+
+def load_exporter(protocol: str) -> Any:
+    """The exporter class of a protocol."""
+    return _import(PROTOCOLS[protocol].exporter)
+
+
+def load_importer(protocol: str) -> Any:
+    """The importer class of a protocol."""
+    return _import(PROTOCOLS[protocol].importer)
+
+
+def _import(where: str) -> Any:
+    module, _, attribute = where.partition(":")
     return getattr(import_module(module), attribute)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ..device import DeviceError
-from ..registry import PROTOCOLS, load, open_source
+from ..registry import load_exporter, open_source
 from ..server.catalog import Catalog
 from ..server.listen import serving
 
@@ -76,6 +76,6 @@ async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
         for address in addresses:
             for offer in await catalog.add(open_source(address)):
                 print(f"{offer.info}  ({address})", file=sys.stderr)
-        for host, port in await server.listen(*where, load({"usbip": PROTOCOLS["usbip"][0]}, "protocol", "usbip")):
+        for host, port in await server.listen(*where, load_exporter("usbip")):
             print(f"listening on {host}:{port}", file=sys.stderr, flush=True)
         await stop.wait()

@@ -1,4 +1,4 @@
-"""What an exporter tells its pump, the same for every protocol.
+"""What an exporter tells its pump and an importer its user, the same for every protocol.
 
     exporter.receive(view)  ->  for event in exporter.events()  ->  the pump answers  ->  exporter.outgoing()
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..usb.transfer import Transfer
+from ..usb.info import DeviceInfo
+from ..usb.transfer import Completion, Transfer
 
 
 class Event:
@@ -127,3 +128,44 @@ class Refusal(Enum):
     BUSY = "busy"
     FAILED = "failed"
     UNAVAILABLE = "unavailable"  # not now: the server drains, or a limit is reached
+
+
+# What an importer tells its user. Its questions are method calls; these are the answers.
+
+
+class Listed(Event):
+    """The peer's devices."""
+
+    __slots__ = ("devices",)
+
+    def __init__(self, devices: list[DeviceInfo]) -> None:
+        self.devices = devices
+
+
+class Claimed(Event):
+    """The device is ours. `info` is what the peer said of it; its descriptors have yet to be read."""
+
+    __slots__ = ("info",)
+
+    def __init__(self, info: DeviceInfo) -> None:
+        self.info = info
+
+
+class Refused(Event):
+    """The peer said no; `text` is its reason in words."""
+
+    __slots__ = ("reason", "text")
+
+    def __init__(self, reason: Refusal, text: str) -> None:
+        self.reason = reason
+        self.text = text
+
+
+class Completed(Event):
+    """A transfer ended."""
+
+    __slots__ = ("completion", "tag")
+
+    def __init__(self, tag: int, completion: Completion) -> None:
+        self.tag = tag
+        self.completion = completion

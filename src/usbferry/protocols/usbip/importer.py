@@ -1,0 +1,329 @@
+"""The side of USB/IP that uses a device: questions out, answers in as events. No I/O.
+
+    IDLE --list_devices--> LISTING --Listed--> DONE
+      `----claim----> CLAIMING --Claimed--> USING
+                         `-----Refused----> DONE
+
+Everything the server says is checked against what was asked: it is as likely to be wrong as any client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import Final
+
+from ...usb.descriptors import DeviceDescriptor
+from ...usb.info import DeviceInfo
+from ...usb.transfer import Buffer, Completion, IsoPacket, Transfer
+from ...usb.types import Speed, Status
+from ..errors import ProtocolError
+from ..events import Claimed, Completed, Event, Listed, Refusal, Refused
+from ..limits import DEFAULT_LIMITS, Limits
+from .messages import (
+    FLAGS,
+    URB_DIR_IN,
+    VERSION,
+    CmdSubmit,
+    CmdUnlink,
+    Command,
+    DeviceRecord,
+    InterfaceRecord,
+    IsoDescriptor,
+    Op,
+    OpHeader,
+    OpStatus,
+    RetSubmit,
+    status_of,
+    text,
+)
+
+_COUNT: Final = 4  # bytes of the number of devices in OP_REP_DEVLIST
+_REASONS: Final[dict[int, tuple[Refusal, str]]] = {
+    OpStatus.NA: (Refusal.UNAVAILABLE, "the server cannot export it"),
+    OpStatus.DEV_BUSY: (Refusal.BUSY, "somebody else uses it"),
+    OpStatus.DEV_ERR: (Refusal.FAILED, "the device is in an error state at the server"),
+    OpStatus.NODEV: (Refusal.NOT_FOUND, "the server has no such device"),
+}
+_EMPTY: Final = memoryview(b"")
+
+
+class State(Enum):
+    IDLE = auto()
+    LISTING = auto()
+    CLAIMING = auto()
+    USING = auto()
+    DONE = auto()
+
+
+class Importer:
+    """One USB/IP connection, seen from the side that uses the device."""
+
+    protocol = "usbip"
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.state = State.IDLE
+        self.consumed = 0
+        self.needed = OpHeader.SIZE
+        self.outgoing: list[Buffer] = []
+        self.outgoing_bytes = 0
+        self._limits = limits
+        self._view: memoryview = _EMPTY
+        self._busid = b""
+        self._devid = 0
+        self._seqnum = 0
+        self._flying: dict[int, Transfer] = {}
+        self._unlinks: dict[int, int] = {}  # seqnum of a CMD_UNLINK without answer -> its target
+        self._devices: list[DeviceInfo] = []
+        self._expected = -1  # devices in the list that is being read
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def list_devices(self) -> None:
+        """Ask for the list; the answer is Listed, and the connection is of no more use then."""
+        self.state = State.LISTING
+        self.needed = OpHeader.SIZE + _COUNT
+        self._say(OpHeader(VERSION, Op.REQ_DEVLIST, 0).pack())
+
+    def claim(self, name: str) -> None:
+        """Ask for a device; the answer is Claimed or Refused. Raises ValueError for a name that cannot be one."""
+        busid = name.encode()
+        if not 0 < len(busid) < 32 or 0 in busid:
+            raise ValueError(f"{name!r} is no bus id: it has 1 to 31 bytes")
+        self.state = State.CLAIMING
+        self._busid = busid.ljust(32, b"\0")
+        self._say(OpHeader(VERSION, Op.REQ_IMPORT, 0).pack() + self._busid)
+
+    def submit(self, transfer: Transfer) -> int:
+        """Send a transfer; the answer is Completed with the tag that this returns.
+
+        `transfer.interval` must be non-zero for interrupt and isochronous endpoints and 0 for the others: servers tell
+        their types by it. The endpoint must exist: the Linux server loses the connection over one that does not.
+        Its payload must not change until it is sent.
+        """
+        assert self.state is State.USING
+        tag = self._next()
+        direction = transfer.endpoint >> 7
+        packets = transfer.packets
+        self._flying[tag] = transfer
+        header = CmdSubmit(
+            Command.CMD_SUBMIT,
+            tag,
+            self._devid,
+            direction,
+            transfer.endpoint & 0x0F,
+            transfer.flags & FLAGS | direction * URB_DIR_IN,
+            transfer.length,
+            transfer.start_frame,
+            len(packets) if packets else 0,
+            transfer.interval,
+            transfer.setup,
+        )
+        self._say(header.pack())
+        if not direction and transfer.length:
+            self._say(transfer.data)
+        if packets:
+            pack = IsoDescriptor.STRUCT.pack
+            self._say(b"".join([pack(p.offset, p.length, 0, 0) for p in packets]))
+        return tag
+
+    def cancel(self, tag: int) -> None:
+        """Ask for a transfer's end; its Completed still comes. An unknown tag is ignored: it has ended."""
+        transfer = self._flying.get(tag)
+        if transfer is None or tag in self._unlinks.values():
+            return
+        seqnum = self._next()
+        self._unlinks[seqnum] = tag
+        ep, direction = transfer.endpoint & 0x0F, transfer.endpoint >> 7
+        self._say(CmdUnlink(Command.CMD_UNLINK, seqnum, self._devid, direction, ep, tag).pack())
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def receive(self, view: memoryview, now: float) -> None:
+        """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
+        self._view = view
+        self.consumed = 0
+
+    def events(self) -> Iterator[Event]:
+        """What the server answered, message by message. Raises ProtocolError when it breaks the protocol."""
+        if self.state is State.LISTING:
+            yield from self._list()
+        elif self.state is State.CLAIMING:
+            yield from self._import()
+        if self.state is State.USING:
+            yield from self._replies()
+        elif self.state is State.IDLE and len(self._view):
+            raise ProtocolError("the server spoke before it was asked")
+
+    def _operation(self, code: Op) -> OpHeader | None:
+        view = self._view
+        if len(view) < OpHeader.SIZE:
+            return None
+        header = OpHeader.parse(view)
+        if header.version != VERSION:
+            raise ProtocolError(f"the server speaks version {header.version:#06x}, known is {VERSION:#06x}")
+        if header.code != code:
+            raise ProtocolError(f"answer {header.code:#06x}, expected was {code:#06x}")
+        return header
+
+    def _list(self) -> Iterator[Event]:
+        view = self._view
+        if self._expected < 0:
+            header = self._operation(Op.REP_DEVLIST)
+            if header is not None and header.status:
+                raise ProtocolError(f"the server refused to list its devices, status {header.status}")
+            if len(view) < self.needed:
+                return
+            self._expected = int.from_bytes(view[OpHeader.SIZE : self.needed], "big")
+            if self._expected > self._limits.devices_listed:
+                raise ProtocolError(f"a list of {self._expected} devices, the limit is {self._limits.devices_listed}")
+            self.consumed = self.needed
+        while len(self._devices) < self._expected:
+            if not self._list_one():
+                return
+        self.needed = 1
+        self.state = State.DONE
+        yield Listed(self._devices)
+
+    def _list_one(self) -> bool:
+        view, at = self._view, self.consumed
+        self.needed = DeviceRecord.SIZE
+        if len(view) - at < self.needed:
+            return False
+        record = DeviceRecord.parse(view, at)
+        if record.interfaces > self._limits.interfaces_listed:
+            raise ProtocolError(f"{record.interfaces} interfaces, the limit is {self._limits.interfaces_listed}")
+        self.needed += record.interfaces * InterfaceRecord.SIZE
+        if len(view) - at < self.needed:
+            return False
+        first = at + DeviceRecord.SIZE
+        found = [InterfaceRecord.parse(view, first + i * InterfaceRecord.SIZE) for i in range(record.interfaces)]
+        classes = tuple((i.interface_class, i.interface_subclass, i.interface_protocol) for i in found)
+        self._devices.append(_device_info(record, classes))
+        self.consumed = at + self.needed
+        return True
+
+    def _import(self) -> Iterator[Event]:
+        header = self._operation(Op.REP_IMPORT)
+        if header is None:
+            return
+        if header.status:
+            self.consumed = OpHeader.SIZE
+            self.state = State.DONE
+            yield Refused(*_REASONS.get(header.status, (Refusal.FAILED, f"the server gave status {header.status}")))
+            return
+        self.needed = OpHeader.SIZE + DeviceRecord.SIZE
+        if len(self._view) < self.needed:
+            return
+        record = DeviceRecord.parse(self._view, OpHeader.SIZE)
+        if text(record.busid) != text(self._busid):
+            raise ProtocolError(f"the server gave {text(record.busid)!r}, asked for was {text(self._busid)!r}")
+        # The kernel's tools build it from 8 bits each, and servers compare it with theirs.
+        self._devid = (record.busnum << 16 | record.devnum) & 0xFFFFFFFF
+        self.consumed = self.needed
+        self.needed = RetSubmit.SIZE
+        self.state = State.USING
+        yield Claimed(_device_info(record, ()))
+
+    def _replies(self) -> Iterator[Event]:
+        view, end = self._view, len(self._view)
+        unpack, flying = RetSubmit.STRUCT.unpack_from, self._flying
+        at = self.consumed
+        while end - at >= RetSubmit.SIZE:
+            command, seqnum, status, actual, start_frame, packets, _ = unpack(view, at)
+            if command == Command.RET_SUBMIT:
+                transfer = flying.get(seqnum)
+                if transfer is None:
+                    raise ProtocolError(f"a reply to #{seqnum}, which is not in flight")
+                size = _payload(transfer, actual, packets)
+                if end - at < RetSubmit.SIZE + size:
+                    self.needed = RetSubmit.SIZE + size
+                    return
+                del flying[seqnum]
+                at += RetSubmit.SIZE
+                payload = view[at : at + size]
+                at = self.consumed = at + size
+                yield Completed(seqnum, _completion(transfer, status, actual, start_frame, payload))
+            elif command == Command.RET_UNLINK:
+                at = self.consumed = at + RetSubmit.SIZE
+                event = self._unlinked(seqnum, status)
+                if event is not None:
+                    yield event
+            else:
+                raise ProtocolError(f"command {command:#x}, known are RET_SUBMIT 3 and RET_UNLINK 4")
+        self.needed = RetSubmit.SIZE
+
+    def _unlinked(self, seqnum: int, status: int) -> Event | None:
+        """RET_UNLINK. Without an earlier RET_SUBMIT, Linux's server gives the transfer's own status here.
+
+        Then an OUT transfer did happen; what an IN transfer brought is lost, which only CANCELLED says truly.
+        """
+        target = self._unlinks.pop(seqnum, None)
+        if target is None:
+            raise ProtocolError(f"an unlink answered, #{seqnum}, that was not asked for")
+        transfer = self._flying.pop(target, None)
+        if transfer is None:
+            return None  # it completed first
+        if status:
+            return Completed(target, Completion(status_of(status)))
+        if transfer.is_in:
+            return Completed(target, Completion(Status.CANCELLED))
+        return Completed(target, Completion(Status.OK, b"", transfer.length))
+
+    def _next(self) -> int:
+        self._seqnum = self._seqnum % 0x7FFFFFFF + 1  # positive: a Linux server once mixed up its sign
+        return self._seqnum
+
+    def _say(self, chunk: Buffer) -> None:
+        self.outgoing.append(chunk)
+        self.outgoing_bytes += len(chunk)
+
+
+def _payload(transfer: Transfer, actual: int, packets: int) -> int:
+    """Bytes that follow a RET_SUBMIT. Raises ProtocolError when it says what cannot be."""
+    if not 0 <= actual <= transfer.length:
+        raise ProtocolError(f"{actual} bytes done of a transfer of {transfer.length}")
+    size = actual if transfer.endpoint & 0x80 else 0
+    if transfer.packets is not None:
+        if packets != len(transfer.packets):
+            raise ProtocolError(f"{packets} packets in the reply to a transfer of {len(transfer.packets)}")
+        size += packets * IsoDescriptor.SIZE
+    return size
+
+
+def _completion(transfer: Transfer, status: int, actual: int, start_frame: int, payload: memoryview) -> Completion:
+    data = bytes(payload[:actual]) if transfer.endpoint & 0x80 else b""
+    if transfer.packets is None:
+        return Completion(status_of(status) if status else Status.OK, data, actual)
+    packets = []
+    for asked, (_, _, done, packet_status) in zip(
+        transfer.packets, IsoDescriptor.STRUCT.iter_unpack(payload[len(data) :]), strict=True
+    ):
+        if done > asked.length:
+            raise ProtocolError(f"{done} bytes in an isochronous packet of {asked.length}")
+        packets.append(IsoPacket(asked.offset, asked.length, done, status_of(packet_status)))
+    total = sum(p.actual for p in packets)
+    if transfer.is_in and total != actual:
+        raise ProtocolError(f"isochronous packets of {total} bytes with {actual} bytes of data")
+    return Completion(status_of(status), data, total, packets, start_frame)
+
+
+def _device_info(record: DeviceRecord, classes: tuple[tuple[int, int, int], ...]) -> DeviceInfo:
+    return DeviceInfo(
+        name=text(record.busid),
+        device=DeviceDescriptor(
+            record.vendor_id,
+            record.product_id,
+            device_class=record.device_class,
+            device_subclass=record.device_subclass,
+            device_protocol=record.device_protocol,
+            release=record.release,
+            configurations=record.configurations,
+        ),
+        speed=Speed(record.speed) if record.speed in Speed.__members__.values() else Speed.UNKNOWN,
+        configuration=record.configuration,
+        bus=record.busnum,
+        address=record.devnum,
+        path=text(record.path),
+        interface_classes=classes,
+    )
