@@ -297,7 +297,7 @@ class RemoteDevice(Device):
 
 
 class RemoteSource(Source):
-    """`SCHEME://HOST[:PORT]`: the devices that a server of that protocol offers. Raises ValueError for bad addresses."""
+    """`SCHEME://HOST[:PORT]`: what a server of that protocol offers. Raises ValueError for bad addresses."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)

@@ -85,6 +85,31 @@ def options_of(factory: Any) -> dict[str, Any]:
     return {key: hints[key] for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def about(name: str) -> dict[str, Any]:
+    """A row of DEVICES for people: its address, one sentence, its options with their types and defaults."""
+    factory = load(DEVICES, "virtual device", name)
+    parameters = inspect.signature(factory).parameters
+    module = inspect.getmodule(factory)
+    assert module is not None
+    first = (module.__doc__ or "").strip().splitlines()[0]
+    options = {
+        key: {"type": _type_name(kind), "default": _default(parameters[key].default)}
+        for key, kind in options_of(factory).items()
+        if key != "clock"
+    }
+    return {"name": name, "address": f"virtual:{name}", "about": first, "options": options}
+
+
+def _type_name(kind: Any) -> str:
+    return str(kind.__name__ if isinstance(kind, type) else kind).lower().replace("pathlib._local.", "")
+
+
+def _default(value: object) -> object:
+    if isinstance(value, Speed):
+        return next(name for name, speed in _SPEEDS.items() if speed is value)
+    return value if isinstance(value, str | int | None) else str(value)
+
+
 def _convert(kind: Any, text: str) -> object:
     if kind is Speed:
         return _choose(_SPEEDS, text)

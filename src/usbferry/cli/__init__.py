@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -11,6 +12,8 @@ from .. import __version__
 
 # verb -> one line of help; `usbferry.cli.VERB` has the click command `command`
 VERBS: Final = {
+    "demo": "See it work: two processes, virtual devices, no hardware, no root.",
+    "list": "List devices, here and at other machines.",
     "serve": "Offer devices to other machines.",
 }
 
@@ -36,3 +39,9 @@ class _Verbs(click.Group):
 @click.version_option(__version__, prog_name="usbferry")
 def main() -> None:
     """Carry USB devices across machines: any device, to any user of it."""
+
+
+def fail(text: str) -> NoReturn:
+    """End with one line for the user, and exit status 2."""
+    print(text, file=sys.stderr)
+    sys.exit(2)

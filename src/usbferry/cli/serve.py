@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import sys
@@ -12,9 +13,11 @@ from typing import Any
 import click
 
 from ..device import DeviceError
+from ..local.state import Publisher
 from ..registry import load_exporter, open_source
 from ..server.catalog import Catalog
 from ..server.listen import serving
+from . import fail
 
 
 @click.command()
@@ -42,7 +45,7 @@ def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
     try:
         run(serve(addresses, parse_endpoint(listen)))
     except (DeviceError, ValueError, OSError) as error:
-        raise SystemExit(f"usbferry serve: {error}") from None
+        fail(f"usbferry serve: {error}")
 
 
 def parse_endpoint(text: str, default_port: int = 3240) -> tuple[str, int]:
@@ -76,6 +79,12 @@ async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
         for address in addresses:
             for offer in await catalog.add(open_source(address)):
                 print(f"{offer.info}  ({address})", file=sys.stderr)
-        for host, port in await server.listen(*where, load_exporter("usbip")):
-            print(f"listening on {host}:{port}", file=sys.stderr, flush=True)
+        where_bound = await server.listen(*where, load_exporter("usbip"))
+        listening = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where_bound]
+        publisher = Publisher(catalog, listening)
+        if not all(ipaddress.ip_address(host).is_loopback for host, _ in where_bound):
+            print("note: USB/IP has no passwords; whoever reaches this port can use these devices", file=sys.stderr)
+        for one in listening:
+            print(f"listening on {one}", file=sys.stderr, flush=True)
         await stop.wait()
+        publisher.close()

@@ -292,7 +292,16 @@ class VirtualDevice(Chapter9, Device):
             max_packet0=_CONTROL_PACKET.get(self.speed, self.descriptor.max_packet0),
             usb=max(self.descriptor.usb, 0x0320) if self.speed >= Speed.SUPER else self.descriptor.usb,
         )
-        return DeviceInfo("", descriptor, configurations, self.speed, 0, {}, 1, 1, "", manufacturer, product, serial)
+        return DeviceInfo(
+            name="",
+            device=descriptor,
+            configurations=configurations,
+            speed=self.speed,
+            configuration=configurations[0].value if configurations else 0,  # as any system would configure it
+            manufacturer=manufacturer,
+            product=product,
+            serial=serial,
+        )
 
     def _default_bos(self) -> Bos | None:
         return _SUPER_BOS if self.speed >= Speed.SUPER else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -38,6 +39,7 @@ class Catalog:
         self._numbers = 0
         self._sources: list[Source] = []
         self.draining = False  # no new claims
+        self.changed: Callable[[], None] | None = None  # called when an offer or its holder changed
 
     async def add(self, source: Source) -> list[Offer]:
         """Offer every device of `source` from now on. Raises DeviceError when the source cannot be read."""
@@ -53,7 +55,12 @@ class Catalog:
         path = info.path or f"/usbferry/{name}"
         public = replace(info, name=name, bus=bus + 1, address=port + 2, path=path)  # address 1 is a bus's own hub
         offer = self._offers[name] = Offer(public, source, info.name)
+        self._tell()
         return offer
+
+    def _tell(self) -> None:
+        if self.changed is not None:
+            self.changed()
 
     def list(self) -> list[Offer]:
         """Every offer, held ones too, in the order they were added."""
@@ -74,6 +81,7 @@ class Catalog:
         except BaseException:
             offer.holder = None
             raise
+        self._tell()
         return offer, offer.device
 
     async def release(self, offer: Offer) -> None:
@@ -84,6 +92,7 @@ class Catalog:
                 await device.close()
         finally:
             offer.device = offer.holder = None
+            self._tell()
 
     async def close(self) -> None:
         """Close every source."""

@@ -97,13 +97,21 @@ class Server:
 async def serving(
     catalog: Catalog, limits: Limits = DEFAULT_LIMITS, max_connections: int = MAX_CONNECTIONS
 ) -> AsyncIterator[Server]:
-    """A Server for the length of a `with`; it drains and closes the catalog at the end."""
+    """A Server for the length of a `with`; it drains and closes the catalog at the end.
+
+    What the body raises comes out as it is, not in an ExceptionGroup.
+    """
+    error: Exception | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             server = Server(catalog, tasks, limits, max_connections)
             try:
                 yield server
+            except Exception as raised:
+                error = raised
             finally:
                 await server.drain()
     finally:
         await catalog.close()
+    if error is not None:
+        raise error
