@@ -77,7 +77,7 @@ async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
     catalog = Catalog()
     async with serving(catalog) as server:
         for address in addresses:
-            for offer in await catalog.add(open_source(address)):
+            for offer in await server.offer(open_source(address)):
                 print(f"{offer.info}  ({address})", file=sys.stderr)
         where_bound = await server.listen(*where, load_exporter("usbip"))
         listening = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where_bound]

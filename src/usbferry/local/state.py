@@ -76,7 +76,7 @@ class Publisher:
         self._listening = listening
         self._path = folder() / f"{os.getpid()}.json"
         self._timer: asyncio.TimerHandle | None = None
-        catalog.changed = self.write_soon
+        self._unwatch = catalog.watch(self.write_soon)
         self._write()
 
     def write_soon(self) -> None:
@@ -84,7 +84,7 @@ class Publisher:
             self._timer = asyncio.get_running_loop().call_later(_WRITE_SECONDS, self._write)
 
     def close(self) -> None:
-        self._catalog.changed = None
+        self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
         self._path.unlink(missing_ok=True)

@@ -56,13 +56,16 @@ class Claim(Event):
 
 
 class Release(Event):
-    """Give the claimed device back; the connection goes on."""
+    """Give the claimed device back; the connection goes on. Answer: `released()`, once it is closed and reset."""
 
     __slots__ = ()
 
 
 class Resume(Event):
-    """Take up an earlier session on this transport. Answer: `resumed(...)` of the protocol that has sessions."""
+    """Take up an earlier session on this transport.
+
+    The session's own exporter gets the transport and says so; where there is no such session: `refuse(NOT_FOUND)`.
+    """
 
     __slots__ = ("session",)
 
@@ -71,12 +74,15 @@ class Resume(Event):
 
 
 class Watch(Event):
-    """Tell the importer when devices come, go or change hands. Answer: `changed(...)`, when there is something."""
+    """Tell the importer when devices come, go or change hands. Answer: `noticed()`, at each change from now on."""
 
-    __slots__ = ("tag",)
+    __slots__ = ()
 
-    def __init__(self, tag: int) -> None:
-        self.tag = tag
+
+class Describe(Event):
+    """Say again what the claimed device is: its settings may have changed. Answer: `described(info)`."""
+
+    __slots__ = ()
 
 
 class Reset(Event):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -36,31 +37,57 @@ class Catalog:
 
     def __init__(self) -> None:
         self._offers: dict[str, Offer] = {}
-        self._numbers = 0
+        self._names: dict[tuple[Source, str], str] = {}  # for good: who comes back is called as before
         self._sources: list[Source] = []
         self.draining = False  # no new claims
-        self.changed: Callable[[], None] | None = None  # called when an offer or its holder changed
+        self._watchers: list[Callable[[], None]] = []
 
     async def add(self, source: Source) -> list[Offer]:
         """Offer every device of `source` from now on. Raises DeviceError when the source cannot be read."""
         self._sources.append(source)
         return [self._offer(source, info) for info in await source.list()]
 
+    async def follow(self, source: Source) -> None:
+        """Offer what appears at `source` and withdraw what leaves, for as long as the source tells."""
+        async for change in source.watch():
+            if change.info is not None:
+                self._offer(source, change.info)
+            else:
+                self._offers.pop(self._names.get((source, change.name), ""), None)
+                self._tell()
+
+    def _name(self, source: Source, source_name: str) -> str:
+        """The public name of a source's device: the one it had before, or the next free one."""
+        name = self._names.get((source, source_name))
+        if name is None:
+            bus, port = divmod(len(self._names), _PORTS)
+            if bus >= 255:
+                raise DeviceError(f"{len(self._names)} devices are offered already, the bus numbers end here")
+            name = self._names[source, source_name] = f"{bus + 1}-{port + 1}"
+        return name
+
     def _offer(self, source: Source, info: DeviceInfo) -> Offer:
-        bus, port = divmod(self._numbers, _PORTS)
-        if bus >= 255:
-            raise DeviceError(f"{self._numbers} devices are offered already, the bus numbers end here")
-        self._numbers += 1
-        name = f"{bus + 1}-{port + 1}"
+        name = self._name(source, info.name)
+        bus, port = (int(number) for number in name.split("-"))
         path = info.path or f"/usbferry/{name}"
-        public = replace(info, name=name, bus=bus + 1, address=port + 2, path=path)  # address 1 is a bus's own hub
+        public = replace(info, name=name, bus=bus, address=port + 1, path=path)  # address 1 is a bus's own hub
         offer = self._offers[name] = Offer(public, source, info.name)
         self._tell()
         return offer
 
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call `watcher` whenever an offer or its holder changes; what this returns ends that."""
+        self._watchers.append(watcher)
+
+        def unwatch() -> None:
+            with suppress(ValueError):
+                self._watchers.remove(watcher)
+
+        return unwatch
+
     def _tell(self) -> None:
-        if self.changed is not None:
-            self.changed()
+        for watcher in tuple(self._watchers):
+            watcher()
 
     def list(self) -> list[Offer]:
         """Every offer, held ones too, in the order they were added."""

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+from ..device import Source
 from ..protocols.limits import DEFAULT_LIMITS, Limits
 from ..transports import tcp
 from ..transports.link import Link
-from .catalog import Catalog
+from .catalog import Catalog, Offer
 from .pump import Exporter, Pump
 
 log: Final = logging.getLogger(__name__)
@@ -49,8 +50,16 @@ class Server:
         self._limits = limits
         self._max_connections = max_connections
         self._listening: list[asyncio.Server] = []
+        self._following: list[asyncio.Task[None]] = []
+        self._sessions: dict[bytes, Pump] = {}
         self._empty = asyncio.Event()  # no pump is left
         self._empty.set()
+
+    async def offer(self, source: Source) -> list[Offer]:
+        """Offer a source's devices, those that appear later too. Raises DeviceError when it cannot be read."""
+        offers = await self.catalog.add(source)
+        self._following.append(self._tasks.create_task(self.catalog.follow(source)))
+        return offers
 
     async def listen(self, host: str, port: int, exporter: MakeExporter) -> list[tuple[str, int]]:
         """Serve a protocol on an address; the addresses it really has (port 0 asks for a free one).
@@ -65,7 +74,7 @@ class Server:
         if len(self.pumps) >= self._max_connections:
             return _Refused()
         now = asyncio.get_running_loop().time()
-        pump = Pump(exporter(self._limits, now), self.catalog, self._spawn, self._ended)
+        pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, self._ended)
         self.pumps.add(pump)
         self._empty.clear()
         return pump
@@ -83,6 +92,8 @@ class Server:
         self.catalog.draining = True
         for listening in self._listening:
             listening.close()
+        for task in self._following:
+            task.cancel()
         try:
             async with asyncio.timeout(DRAIN_SECONDS), asyncio.TaskGroup() as group:
                 for pump in tuple(self.pumps):

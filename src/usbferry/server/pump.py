@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Unavailable
 from ..protocols.errors import ProtocolError
@@ -18,14 +18,18 @@ from ..protocols.events import (
     AllocStreams,
     Cancel,
     Claim,
+    Describe,
     Event,
     FreeStreams,
     List,
     Refusal,
+    Release,
     Reset,
+    Resume,
     Submit,
     Suspend,
     Wake,
+    Watch,
 )
 from ..transports.link import Link
 from ..usb.info import DeviceInfo
@@ -61,6 +65,18 @@ class Exporter(Protocol):
     def complete(self, tag: int, completion: Completion) -> None: ...
     def reset_done(self, tag: int, ok: bool) -> None: ...
     def gone(self) -> None: ...
+    def disconnected(self, now: float) -> bool: ...
+
+
+class Wider(Exporter, Protocol):
+    """What protocols with more words than USB/IP have besides; the pump uses each only after its event."""
+
+    session: bytes  # names the claim to a later transport; empty while there is none
+
+    def released(self) -> None: ...
+    def noticed(self) -> None: ...
+    def described(self, info: DeviceInfo) -> None: ...
+    def connected(self, now: float) -> None: ...
 
 
 class Pump:
@@ -70,11 +86,13 @@ class Pump:
         self,
         exporter: Exporter,
         catalog: Catalog,
+        sessions: dict[bytes, Pump],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         ended: Callable[[Pump], None] = lambda pump: None,
     ) -> None:
         self._exporter = exporter
         self._catalog = catalog
+        self._sessions = sessions  # of every pump of the server
         self._spawn = spawn  # runs a coroutine in the server's task group
         self._ended = ended
         self._loop = asyncio.get_running_loop()
@@ -82,6 +100,7 @@ class Pump:
         self._device: Device | None = None
         self._offer: Offer | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unwatch: Callable[[], None] = lambda: None
         self._flush_due = False
         self.closed = False
 
@@ -155,7 +174,55 @@ class Pump:
                 assert device is not None
                 device.resume()
             case _:
+                self._handle_wider(event)
+
+    def _handle_wider(self, event: Event) -> None:
+        exporter = cast(Wider, self._exporter)
+        match event:
+            case Describe():
+                assert self._offer is not None
+                exporter.described(self._offer.current())
+            case Release():
+                self._spawn(self._give_back(exporter))
+            case Watch():
+                self._unwatch()
+                self._unwatch = self._catalog.watch(lambda: self._noticed(exporter))
+            case Resume():
+                self._resume(event.session)
+            case _:
                 raise ProtocolError(f"{type(event).__name__} is not served here")
+
+    async def _give_back(self, exporter: Wider) -> None:
+        await self._release()
+        if not self.closed:
+            exporter.released()
+            self._flush_and_process()
+
+    def _noticed(self, exporter: Wider) -> None:
+        exporter.noticed()
+        self._flush_soon()
+
+    def _resume(self, session: bytes) -> None:
+        """Hand this transport, and what it brought that is not read yet, to the pump that has the session."""
+        other, link = self._sessions.get(session), self._link
+        assert link is not None
+        if other is None or other.closed:
+            self._exporter.refuse(Refusal.NOT_FOUND)
+            return
+        if other._link is not None:
+            other._link.abort()  # its importer knows better than we that this transport is dead
+            other._link = None
+        self._link = None
+        self._end()
+        other._link = link
+        link.user = other
+        cast(Wider, other._exporter).connected(self._loop.time())
+        self._loop.call_soon(other._flush_and_process)
+
+    def _flush_and_process(self) -> None:
+        self._flush()
+        if self._link is not None:
+            self._link.process()
 
     # -- answers out --------------------------------------------------------------------------------------------------
 
@@ -239,8 +306,9 @@ class Pump:
         log.info("%s imported by %s", name, claimant.address)
         device.gone.add_done_callback(self._device_gone)
         self._exporter.accept(offer.current())
-        self._flush()
-        self._link.process()
+        if session := getattr(self._exporter, "session", b""):
+            self._sessions[session] = self
+        self._flush_and_process()
 
     def _device_gone(self, future: asyncio.Future[str]) -> None:
         if not future.cancelled() and not self.closed:
@@ -260,16 +328,28 @@ class Pump:
             self._flush()
         if self._link is not None:
             self._link.close()
+        elif not self.closed:
+            self._end()
 
     def lost(self, error: Exception | None) -> None:
         peer = self._link.peer if self._link is not None else "-"
         log.debug("%s disconnected: %s", peer, error or "closed")
-        self.closed = True
         self._link = None
+        if self._exporter.disconnected(self._loop.time()):
+            self._set_timer()  # the claim waits for its importer, for as long as its protocol says
+        else:
+            if self._offer is not None:
+                log.info("%s released by %s%s", self._name, peer, f": {error}" if error else "")
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing more comes for this pump: what it holds is given back."""
+        self.closed = True
+        self._unwatch()
+        self._sessions.pop(getattr(self._exporter, "session", b""), None)
         if self._timer is not None:
             self._timer.cancel()
         if self._offer is not None:
-            log.info("%s released by %s%s", self._name, peer, f": {error}" if error else "")
             self._spawn(self._release())
         else:
             self._ended(self)
@@ -303,7 +383,10 @@ class Pump:
         except ProtocolError as error:
             self._fail(error)
             return
-        self._flush()
+        if self._link is None and self._exporter.done:
+            self._end()
+        else:
+            self._flush()
 
 
 def _refusal(error: DeviceError) -> Refusal:

@@ -46,7 +46,7 @@ class Link(asyncio.BufferedProtocol):
     def __init__(self, user: User) -> None:
         self.blocked = False  # too many bytes unsent: write no more than what answers what was read
         self.peer = ""
-        self._user = user
+        self.user = user
         self._transport: asyncio.Transport | None = None
         self._fd = -1  # the socket, where its transport may be passed by while nothing is queued in it
         self._buffer = bytearray(SMALL_BUFFER)
@@ -98,7 +98,7 @@ class Link(asyncio.BufferedProtocol):
         plain = transport.get_extra_info("sslcontext") is None and type(transport).__module__.startswith("asyncio")
         if plain and hasattr(os, "writev"):
             self._fd = transport.get_extra_info("socket").fileno()
-        self._user.opened(self)
+        self.user.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._root[self._end :]
@@ -123,18 +123,18 @@ class Link(asyncio.BufferedProtocol):
         for timer in (self._shrink, self._closing):
             if timer is not None:
                 timer.cancel()
-        self._user.lost(exc)
+        self.user.lost(exc)
 
     # -- the receive buffer -------------------------------------------------------------------------------------------
 
     def _offer(self) -> None:
-        self._start += self._user.received(self._root[self._start : self._end])
+        self._start += self.user.received(self._root[self._start : self._end])
         if self._transport is None or self._transport.is_closing():
             return
         full = self._end == len(self._buffer)
         if self._start == self._end:
             self._start = self._end = 0
-        needed = self._user.needed
+        needed = self.user.needed
         waiting = self.blocked or self._end - self._start >= needed  # the user has enough, and does not take it
         if full and not waiting:
             self._make_room(needed)
@@ -149,7 +149,7 @@ class Link(asyncio.BufferedProtocol):
         else:
             self._transport.resume_reading()
             if self._end == len(self._buffer):
-                self._make_room(self._user.needed)
+                self._make_room(self.user.needed)
 
     def _make_room(self, needed: int) -> None:
         """Move the unconsumed bytes to the front, of a larger buffer if reads fill this one.

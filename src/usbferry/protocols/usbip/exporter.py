@@ -188,6 +188,11 @@ class Exporter:
         """The device left and everything pending is answered. Closing is USB/IP's only word for it."""
         self.state = State.DONE
 
+    def disconnected(self, now: float) -> bool:
+        """The transport is lost; whether the claim waits for another. USB/IP's ends with its connection."""
+        self.state = State.DONE
+        return False
+
     # -- the one operation --------------------------------------------------------------------------------------------
 
     def _operation(self) -> Event | None:
