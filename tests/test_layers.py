@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "usbferry"
 # low: it holds names alone, and imports what is behind one when that is asked for.
 LAYERS = """
     __init__ __main__ cli web
-    server local
+    server local aio
     devices backends
     device selector transports registry | protocols
     usb

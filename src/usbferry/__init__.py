@@ -1,5 +1,30 @@
-"""usbferry carries USB devices across machines: any device, any user, over USB/IP, usbredir or ferry."""
+"""usbferry carries USB devices across machines: any device, any user, over USB/IP, usbredir or ferry.
 
-from importlib.metadata import version as _version
+    with usbferry.open("usbip://host/1-2") as device:
+        device.write(0x01, b"hello")
+        print(device.read(0x81, 64, timeout=1.0))
 
-__version__ = _version("usbferry")
+`usbferry.aio` is the same for asyncio.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .local.sync import open
+
+__all__ = ["__version__", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import only what is asked for: `usbferry --help` needs none of it."""
+    if name == "open":
+        from .local.sync import open
+
+        return open
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("usbferry")
+    raise AttributeError(f"module 'usbferry' has no attribute {name!r}")

@@ -115,6 +115,8 @@ class Source(ABC):
 
     address: str
     """Its address as the user wrote it."""
+    name: str = ""
+    """The one device that the address names, where it names one."""
 
     @abstractmethod
     async def list(self) -> list[DeviceInfo]:
