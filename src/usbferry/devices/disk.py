@@ -1,0 +1,435 @@
+"""A USB disk: mass storage by Bulk-Only Transport, in front of an image file, memory, or a folder's files.
+
+    COMMAND --CBW--> DATA_IN or DATA_OUT --all moved--> STATUS --CSW--> COMMAND
+
+The host says in the CBW how much it will move and which way, the command itself says it too, and the thirteen ways in
+which the two can relate (BOT 1.0 §6.7) are decided in one place, `_begin`. Sources: "BOT" is the Universal Serial Bus
+Mass Storage Class, Bulk-Only Transport, revision 1.0; what the commands do is in `scsi`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from enum import Enum
+from functools import partial
+from itertools import count
+from pathlib import Path
+from struct import Struct
+from typing import Any, Final
+
+from ..usb.setup import Setup
+from ..usb.transfer import Buffer, Completion, Transfer
+from ..usb.tree import DeviceDescriptor, Interface
+from ..usb.types import Speed, Status
+from . import scsi, sense
+from .chapter9 import Stall
+from .clock import Clock
+from .image import Image
+from .memory import Memory
+from .pages import Identity
+from .pipe import Answer
+from .sense import Check, Sense
+from .storage import Backing, Storage, Stream
+from .virtual import VirtualDevice, done, endpoint, request
+
+IN: Final = 0x81
+OUT: Final = 0x02
+_CBW: Final = Struct("<4sIIBBB16s")  # signature, tag, transfer length, flags, LUN, CB length, CB: BOT §5.1
+_CSW: Final = Struct("<4sIIB").pack  # signature, tag, residue, status: BOT §5.2
+_PASSED, _FAILED, _PHASE_ERROR = 0, 1, 2  # bCSWStatus
+_WRITE_BYTES: Final = 256 << 10  # of a data stage that are written in one go
+_PENDING_BYTES: Final = 4 << 20  # taken and not yet written, before the endpoint NAKs
+_memory_disks = count(1)
+
+
+class Phase(Enum):
+    """Where the transport stands."""
+
+    COMMAND = "command"  # waits for a CBW
+    DATA_IN = "in"
+    DATA_OUT = "out"
+    STATUS = "status"  # the CSW is next, when the command's work is done
+
+
+class _Held:
+    """The data stage of a command that answers with bytes: like a Stream that has them all."""
+
+    error: OSError | None = None
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.left = len(data)
+
+    def take(self, count: int) -> Buffer:
+        at = len(self._data) - self.left
+        taken = self._data[at : at + count]
+        self.left -= len(taken)
+        return taken
+
+
+class _Command:
+    """One command from its CBW to its CSW."""
+
+    __slots__ = (
+        "chunks",
+        "gathered",
+        "jobs",
+        "length",
+        "pending",
+        "plan",
+        "received",
+        "residue",
+        "status",
+        "stream",
+        "tag",
+        "want",
+        "written",
+    )
+
+    def __init__(self, tag: int, length: int) -> None:
+        self.tag = tag
+        self.length = length  # dCBWDataTransferLength
+        self.residue = length
+        self.status = _PASSED
+        self.plan: scsi.Plan = scsi.NOTHING
+        self.stream: Stream | _Held | None = None  # of data IN
+        self.want = 0  # bytes of data OUT that the command is about
+        self.received = 0  # bytes of data OUT
+        self.chunks: list[bytes] = []  # received, and not handed to the storage yet
+        self.gathered = 0  # bytes in chunks
+        self.written = 0  # bytes handed to the storage
+        self.jobs = 0  # that the storage is at
+        self.pending = 0  # bytes that those hold
+
+
+class Disk(VirtualDevice):
+    """`image` is made with `size` bytes if it does not exist; without one the disk is in memory.
+
+    `files` serves a folder's files on a FAT file system; what the host writes there stays in memory and is forgotten
+    with the disk. Vendor and product are QEMU's for its USB disk (46f4:0001): every system drives it by its class, and
+    no list of quirks has an entry for it.
+    """
+
+    descriptor = DeviceDescriptor(0x46F4, 0x0001)
+    product = "Virtual disk"
+
+    def __init__(
+        self,
+        backing: Backing | None = None,
+        *,
+        image: Path | None = None,
+        size: int = 0,
+        readonly: bool = False,
+        files: Path | None = None,
+        block: int = 512,
+        removable: bool = False,
+        serial: str = "",
+        product: str = "",
+        speed: Speed = Speed.HIGH,
+        clock: Clock | None = None,
+    ) -> None:
+        if block not in (512, 4096):
+            raise ValueError(f"a block has 512 or 4096 bytes, not {block}")
+        if speed < Speed.FULL:
+            raise ValueError("a disk is at full speed or more: low speed has no bulk endpoints")
+        if backing is None:
+            backing = _backing(image, files, size, readonly, block)
+        if backing.size % block:
+            raise ValueError(f"{backing.size} bytes are no whole number of {block}-byte blocks")
+        self.speed = speed
+        self.product = product or self.product
+        self.serial = _printable(serial) or _serial_of(image or files)
+        self._storage = Storage(backing)
+        shape = (backing.size // block, block, removable, readonly or backing.readonly)
+        self._unit = scsi.Unit(Identity(*shape, product=self.product, serial=self.serial))
+        self._phase = Phase.COMMAND
+        self._command = _Command(0, 0)
+        self._broken = False  # an invalid CBW came: both endpoints stall until Reset Recovery
+        super().__init__(clock=clock)
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """SCSI transparent command set over Bulk-Only Transport."""
+        return (Interface(0, 0, 0x08, 0x06, 0x50, (self.bulk(IN, burst=15), self.bulk(OUT, burst=15))),)
+
+    async def opened(self) -> None:
+        await self._storage.open()
+        self._unit.insert()
+
+    async def closed(self) -> None:
+        await self._storage.close()
+
+    # -- class requests (BOT §3) --------------------------------------------------------------------------------------
+
+    @request(0xA1, 0xFE)
+    def _get_max_lun(self, setup: Setup, data: bytes) -> bytes:
+        if setup.value or setup.index or setup.length != 1:
+            raise Stall
+        return b"\0"
+
+    @request(0x21, 0xFF)
+    def _bulk_only_reset(self, setup: Setup, data: bytes) -> None:
+        """Ready for the next CBW; halts and toggles stay as they are. The host is not told of this reset by a unit
+        attention: Linux gives up on a removable disk that has one it did not expect.
+        """
+        if setup.value or setup.index or setup.length:
+            raise Stall
+        self._restart()
+
+    def was_reset(self) -> None:
+        self._restart()
+        self._unit.reset()
+
+    def settings_changed(self) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget the command under way. What the storage is at goes on, and comes before what is asked of it next."""
+        self._phase = Phase.COMMAND
+        self._command = _Command(0, 0)
+        self._broken = False
+        self.kick(OUT)
+
+    def halt_cleared(self, address: int) -> None:
+        """BOT §6.6.1: an invalid CBW is got over by Reset Recovery alone."""
+        if self._broken:
+            self.halt(address)
+
+    # -- the bulk endpoints -------------------------------------------------------------------------------------------
+
+    @endpoint(OUT)
+    def _out(self, transfer: Transfer) -> Answer:
+        if self._phase is Phase.COMMAND:
+            return self._take_command(transfer)
+        if self._phase is Phase.DATA_OUT:
+            return self._take_data(transfer)
+        return None  # the next command: after the CSW of this one
+
+    @endpoint(IN)
+    def _in(self, transfer: Transfer) -> Answer:
+        if self._phase is Phase.DATA_IN:
+            return self._give_data(transfer)
+        if self._phase is Phase.STATUS and not self._command.jobs:
+            command = self._command
+            self._phase = Phase.COMMAND
+            self.kick(OUT)
+            return Completion(Status.OK, _CSW(b"USBS", command.tag, command.residue, command.status))
+        return None
+
+    def _take_command(self, transfer: Transfer) -> Answer:
+        """BOT §6.2: valid is a CBW of 31 bytes with its signature; meaningful, one with no reserved bits."""
+        if transfer.length != 31:
+            return self._break()
+        signature, tag, length, flags, lun, size, block = _CBW.unpack(transfer.data)
+        if signature != b"USBC" or flags & 0x7F or lun & 0xF0 or not 1 <= size <= 16:
+            return self._break()
+        self._begin(_Command(tag, length), bool(flags), lun, block)
+        self.kick(IN)
+        return done(transfer)
+
+    def _break(self) -> Answer:
+        self._broken = True
+        self.halt(IN)
+        self.halt(OUT)
+        return Completion(Status.STALL)
+
+    # -- a command ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, command: _Command, to_host: bool, lun: int, block: bytes) -> None:
+        """The thirteen cases of BOT §6.7: H is what the host means to move, D the device; i IN, o OUT, n nothing."""
+        self._command = command
+        try:
+            plan = command.plan = self._unit.execute(block, lun)
+        except Check as check:
+            self._unit.fail(check.sense)
+            command.status = _FAILED
+            plan = scsi.NOTHING
+        host = command.length
+        if isinstance(plan, (scsi.Read, scsi.Reply)):
+            size = plan.length if isinstance(plan, scsi.Read) else len(plan.data)
+            if size and (size > host or not to_host):  # 2 Hn<Di, 7 Hi<Di, 10 Ho<>Di
+                self._disagree(to_host)
+            elif size:  # 5 Hi>Di, 6 Hi=Di
+                self._phase = Phase.DATA_IN
+                command.stream = self._stream(plan)
+            else:
+                self._no_data(to_host)
+        elif isinstance(plan, scsi.Change):
+            self._no_data(to_host)
+            self._change(plan)
+        elif plan.length and (plan.length > host or to_host):  # 3 Hn<Do, 8 Hi<>Do, 13 Ho<Do
+            self._disagree(to_host)
+        elif plan.length:  # 11 Ho>Do, 12 Ho=Do
+            self._phase = Phase.DATA_OUT
+            command.want = plan.length
+        else:
+            self._no_data(to_host)
+
+    def _no_data(self, to_host: bool) -> None:
+        """1 Hn=Dn: on to the status; 4 Hi>Dn, 9 Ho>Dn: by way of a stall, so that the host stops moving data."""
+        self._phase = Phase.STATUS
+        if self._command.length:
+            self.halt(IN if to_host else OUT)
+
+    def _disagree(self, to_host: bool) -> None:
+        """Phase error. Nothing was done and nothing is moved."""
+        self._command.status = _PHASE_ERROR
+        self._no_data(to_host)
+
+    def _stream(self, plan: scsi.Read | scsi.Reply) -> Stream | _Held:
+        if isinstance(plan, scsi.Reply):
+            return _Held(plan.data)
+        return Stream(self._storage, plan.offset, plan.length, partial(self.kick, IN))
+
+    # -- data to the host ---------------------------------------------------------------------------------------------
+
+    def _give_data(self, transfer: Transfer) -> Answer:
+        command = self._command
+        stream = command.stream
+        assert stream is not None
+        chunk = stream.take(transfer.length)
+        if chunk is None:
+            if stream.error is None:
+                return None
+            self._read_failed(command, stream.error)
+            return Completion(Status.STALL)
+        command.residue -= len(chunk)
+        if not stream.left:
+            self._phase = Phase.STATUS
+            command.stream = None
+            if command.residue:  # 5 Hi>Di: the short packet ends this transfer, a stall any that the host has queued
+                self.halt(IN)
+        return Completion(Status.OK, chunk)
+
+    def _read_failed(self, command: _Command, error: OSError) -> None:
+        assert isinstance(command.plan, scsi.Read)
+        at = command.plan.offset + command.length - command.residue
+        self._fail(command, sense.of_error(error, reading=True).at(at // self._unit.disk.block))
+        self._phase = Phase.STATUS
+        command.stream = None
+        self.halt(IN)
+
+    # -- data from the host -------------------------------------------------------------------------------------------
+
+    def _take_data(self, transfer: Transfer) -> Answer:
+        command = self._command
+        if command.pending > _PENDING_BYTES:
+            return None  # kicked when some of it is written
+        left = command.want - command.received
+        command.received += transfer.length
+        if left > 0 and command.status == _PASSED:
+            chunk = bytes(transfer.data) if transfer.length <= left else bytes(transfer.data[:left])
+            command.chunks.append(chunk)
+            command.gathered += len(chunk)
+            command.residue -= len(chunk)
+        is_short = transfer.length % self._pipes[OUT].endpoint.packet_size
+        if command.received >= command.length or is_short:
+            self._received(command)
+        elif command.gathered >= _WRITE_BYTES and not isinstance(command.plan, scsi.Parameters):
+            self._store(command)
+        return done(transfer)
+
+    def _received(self, command: _Command) -> None:
+        """The data stage is over, or the host ended it early with a short packet."""
+        self._phase = Phase.STATUS
+        plan = command.plan
+        if isinstance(plan, scsi.Parameters):
+            self._take_parameters(command, plan)
+        else:
+            self._store(command)
+            if isinstance(plan, scsi.Write) and plan.sync:
+                self._job(command, self._storage.sync)
+        if command.received < command.want:
+            self._fail(command, sense.DATA_PHASE)
+        self.kick(IN)
+
+    def _store(self, command: _Command) -> None:
+        """Hand what was gathered to the storage."""
+        chunks, command.chunks = command.chunks, []
+        size, command.gathered = command.gathered, 0
+        plan = command.plan
+        if not size or command.status != _PASSED:
+            return
+        assert isinstance(plan, (scsi.Write, scsi.Compare))
+        work = self._storage.write if isinstance(plan, scsi.Write) else self._storage.compare
+        self._job(command, work, plan.offset + command.written, chunks, size=size)
+        command.written += size
+
+    def _take_parameters(self, command: _Command, plan: scsi.Parameters) -> None:
+        if command.received < command.want:
+            return
+        try:
+            then = plan.then(b"".join(command.chunks))
+        except Check as check:
+            self._fail(command, check.sense)
+            return
+        assert isinstance(then, scsi.Change)
+        self._change(then)
+
+    # -- work of the storage ------------------------------------------------------------------------------------------
+
+    def _change(self, plan: scsi.Change) -> None:
+        for offset, length in plan.ranges:
+            if plan.fill:
+                self._job(self._command, self._storage.fill, offset, length, plan.fill)
+            else:
+                self._job(self._command, self._storage.zero, offset, length)
+        if plan.sync:
+            self._job(self._command, self._storage.sync)
+
+    def _job(self, command: _Command, work: Any, *arguments: Any, size: int = 0) -> None:
+        """Have the storage do something that the command's status waits for."""
+        try:
+            answer = work(*arguments)
+        except (OSError, MemoryError) as error:
+            self._fail(command, sense.of_error(error, reading=False))
+            return
+        if isinstance(answer, asyncio.Future):
+            command.jobs += 1
+            command.pending += size
+            answer.add_done_callback(partial(self._job_done, command, size))
+
+    def _job_done(self, command: _Command, size: int, future: asyncio.Future[bool | None]) -> None:
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if self._command is not command:
+            return  # reset meanwhile
+        command.jobs -= 1
+        command.pending -= size
+        if error is not None:
+            self._fail(command, sense.of_error(error, reading=isinstance(command.plan, scsi.Compare)))
+        elif future.result() is False:
+            self._fail(command, sense.MISMATCH)
+        self.kick(OUT if self._phase is Phase.DATA_OUT else IN)
+
+    def _fail(self, command: _Command, why: Sense) -> None:
+        """The first failure of a command is the one that is told."""
+        if command.status == _PASSED:
+            command.status = _FAILED
+            self._unit.fail(why)
+
+
+def _backing(image: Path | None, files: Path | None, size: int, readonly: bool, block: int) -> Backing:
+    """Where the bytes are, by the options. Raises ValueError or DeviceError."""
+    if size % block:
+        raise ValueError(f"size {size} is no whole number of {block}-byte blocks")
+    if image is not None and files is not None:
+        raise ValueError("image and files exclude each other")
+    if files is not None:
+        raise ValueError("no files yet")
+    if image is not None:
+        return Image(image, size=size, readonly=readonly)
+    if size <= 0:
+        raise ValueError("a disk needs image=FILE, files=FOLDER, or size=BYTES to be in memory")
+    return Memory(size)
+
+
+def _printable(serial: str) -> str:
+    if serial and not (serial.isascii() and serial.isprintable() and len(serial) <= 126):
+        raise ValueError("a serial number has up to 126 printable ASCII characters")
+    return serial
+
+
+def _serial_of(path: Path | None) -> str:
+    """The same for the same image at every start. BOT §4.1.1: at least 12 digits, 0 to 9 and A to F."""
+    name = f"memory {next(_memory_disks)}" if path is None else str(path.absolute())
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16].upper()
