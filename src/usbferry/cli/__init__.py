@@ -13,6 +13,7 @@ from .. import __version__
 # verb -> one line of help; `usbferry.cli.VERB` has the click command `command`
 VERBS: Final = {
     "demo": "See it work: two processes, virtual devices, no hardware, no root.",
+    "info": "Show everything a device says of itself.",
     "list": "List devices, here and at other machines.",
     "serve": "Offer devices to other machines.",
 }
