@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import click
@@ -37,6 +38,9 @@ def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
     An ADDRESS is such as
       virtual:zero                      the conformance device
       virtual:disk?image=stick.img      a disk backed by a file
+
+    It runs on uvloop where that is installed (pip install "usbferry[speed]"); USBFERRY_LOOP=asyncio in the environment
+    keeps it on Python's own event loop, USBFERRY_LOOP=uvloop insists.
     """
     logging.basicConfig(
         level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
@@ -59,14 +63,30 @@ def parse_endpoint(text: str, default_port: int = 3240) -> tuple[str, int]:
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, on uvloop where it is installed."""
+    """Run to the end, on the event loop that USBFERRY_LOOP names. Raises ValueError where it cannot be had."""
+    try:
+        factory = loop_factory(os.environ.get("USBFERRY_LOOP", "auto"))
+    except ValueError:
+        work.close()
+        raise
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(work)
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop "asyncio", "uvloop", or "auto": uvloop where it is installed. None is asyncio's own."""
+    if name not in ("auto", "asyncio", "uvloop"):
+        raise ValueError(f"USBFERRY_LOOP={name} is none of auto, asyncio, uvloop")
+    if name == "asyncio":
+        return None
     try:
         import uvloop
     except ImportError:
-        asyncio.run(work)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
+        if name == "uvloop":
+            raise ValueError('USBFERRY_LOOP=uvloop needs: pip install "usbferry[speed]"') from None
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:

@@ -1,0 +1,111 @@
+// floor: the least work that a USB/IP server can do, and so what the others are measured against.
+//
+//     floor            listens on a free port of 127.0.0.1 and says which
+//
+// It grants an import of any name, one importer at a time, then answers each submit with success: as many zeros as were
+// asked for, or as many bytes taken as came. It knows no device, no unlink and no error. Like any good server it
+// answers all that one read brought with one write.
+
+#include "usbip.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RECEIVE_BYTES = 4 << 20, SEND_BYTES = 8 << 20 };
+
+static unsigned char *received, *answers;  // `answers` is zeros, but for the headers that went through it
+
+static bool grant_import(int fd)
+{
+    struct import_request request;
+    if (!read_all(fd, &request, sizeof request) || request.head.code != htons(REQ_IMPORT))
+        return false;
+
+    struct import_reply reply = {
+        .head = {.version = htons(VERSION), .code = htons(REP_IMPORT)},
+        .busnum = htonl(1),
+        .devnum = htonl(2),
+    };
+    memcpy(reply.busid, request.busid, sizeof reply.busid);
+    return write_all(fd, &reply, sizeof reply);
+}
+
+// Answers each whole message among the first `held` bytes received. Returns how many bytes those were, -1 when the
+// importer left or wants what no floor has room for.
+static ssize_t answer(int fd, size_t held)
+{
+    size_t at = 0, queued = 0;
+    while (held - at >= sizeof(struct header)) {
+        struct header submit;
+        memcpy(&submit, received + at, sizeof submit);
+        uint32_t length = ntohl(submit.length);
+        bool in = ntohl(submit.direction) == DIRECTION_IN;
+        size_t whole = sizeof submit + (in ? 0 : length);
+        size_t reply_size = sizeof submit + (in ? length : 0);
+        if (whole > RECEIVE_BYTES || reply_size > SEND_BYTES)
+            return -1;
+        if (held - at < whole)
+            break;
+
+        if (queued + reply_size > SEND_BYTES) {
+            if (!write_all(fd, answers, queued))
+                return -1;
+            queued = 0;
+        }
+        struct header reply = {
+            .command = htonl(RET_SUBMIT),
+            .seqnum = submit.seqnum,
+            .length = submit.length,
+            .packets = submit.packets,
+        };
+        memcpy(answers + queued, &reply, sizeof reply);
+        queued += reply_size;
+        at += whole;
+    }
+    return write_all(fd, answers, queued) ? (ssize_t)at : -1;
+}
+
+static void serve(int fd)
+{
+    if (!grant_import(fd))
+        return;
+    size_t held = 0;
+    for (;;) {
+        ssize_t got = read(fd, received + held, RECEIVE_BYTES - held);
+        if (got <= 0)
+            return;
+        held += got;
+        ssize_t done = answer(fd, held);
+        if (done < 0)
+            return;
+        held -= done;
+        memmove(received, received + done, held);
+    }
+}
+
+int main(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    int listening = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listening, (struct sockaddr *)&address, size) || listen(listening, 8) ||
+        getsockname(listening, (struct sockaddr *)&address, &size)) {
+        perror("floor");
+        return 1;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    received = malloc(RECEIVE_BYTES);
+    answers = calloc(1, SEND_BYTES);
+    fprintf(stderr, "listening on 127.0.0.1:%d\n", ntohs(address.sin_port));
+
+    for (;;) {
+        int fd = accept(listening, NULL, NULL);
+        if (fd < 0)
+            continue;
+        no_delay(fd);
+        serve(fd);
+        close(fd);
+    }
+}

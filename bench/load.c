@@ -1,0 +1,429 @@
+// load: imports one device over USB/IP, keeps it busy, checks every answer, and says how fast they came.
+//
+//     load PORT BUSID in ENDPOINT LENGTH DEPTH SECONDS           bulk reads
+//     load PORT BUSID out ENDPOINT LENGTH DEPTH SECONDS          bulk writes
+//     load PORT BUSID control 0 LENGTH DEPTH SECONDS             GET_DESCRIPTOR(device); may be answered short
+//     load PORT BUSID disk IN_ENDPOINT OUT_ENDPOINT LENGTH SECONDS
+//                                                                READ(10) of a mass-storage device, one at a time
+//
+// The server is on 127.0.0.1. DEPTH transfers are in flight at any time. Prints one line of JSON. A wrong answer
+// ends it with a line on stderr and exit status 1, for a server that answers wrongly is not fast:
+//
+//   - each submit is answered exactly once, with RET_SUBMIT, its own seqnum, status 0 and all its bytes;
+//   - nothing else comes, not even after the last answer;
+//   - a mass-storage command ends with a CSW that has its tag, status 0 and no residue.
+
+#include "usbip.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <time.h>
+
+enum {
+    STALLED_MS = 10000,       // without a byte either way, before the server is given up
+    LINGER_MS = 1000,         // for the server to close at the end
+    RECEIVE_BYTES = 1 << 20,  // more where two whole answers need it
+    SAMPLES = 1 << 20,        // times that percentiles are taken from: the last ones
+};
+
+static int fd;
+static uint32_t devid;  // as it goes on the wire
+
+static _Noreturn void fail(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("load: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(1);
+}
+
+static void *allocate(size_t count, size_t size)
+{
+    void *memory = calloc(count, size);
+    if (memory == NULL)
+        fail("no memory for %zu times %zu bytes", count, size);
+    return memory;
+}
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec * 1e-9;
+}
+
+// -- results ----------------------------------------------------------------------------------------------------------
+
+static struct {
+    double start, end;
+    uint64_t answers, bytes;
+    float *seconds;  // a ring
+} result;
+
+static void begin(void)
+{
+    result.seconds = allocate(SAMPLES, sizeof *result.seconds);
+    memset(result.seconds, 1, SAMPLES * sizeof *result.seconds);  // page faults now, not while it counts
+    result.start = now();
+}
+
+static void note(double seconds, uint32_t bytes)
+{
+    result.seconds[result.answers++ % SAMPLES] = seconds;
+    result.bytes += bytes;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+// mean_us is the time from one answer to the next; the percentiles are of each answer's own time.
+static void report(void)
+{
+    double seconds = result.end - result.start;
+    size_t samples = result.answers < SAMPLES ? result.answers : SAMPLES;
+    qsort(result.seconds, samples, sizeof *result.seconds, by_size);
+    printf("{\"answers\": %llu, \"seconds\": %.6f, ", (unsigned long long)result.answers, seconds);
+    printf("\"per_second\": %.1f, \"mb_per_second\": %.3f, ", result.answers / seconds, result.bytes / seconds / 1e6);
+    printf("\"mean_us\": %.2f, ", seconds / result.answers * 1e6);
+    printf("\"p50_us\": %.2f, ", result.seconds[samples / 2] * 1e6);
+    printf("\"p99_us\": %.2f}\n", result.seconds[samples * 99 / 100] * 1e6);
+}
+
+// -- the import -------------------------------------------------------------------------------------------------------
+
+static void import(int port, const char *busid)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(fd, (struct sockaddr *)&address, sizeof address))
+        fail("port %d: %s", port, strerror(errno));
+    no_delay(fd);
+    struct timeval patience = {.tv_sec = STALLED_MS / 1000};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+
+    struct import_request request = {.head = {.version = htons(VERSION), .code = htons(REQ_IMPORT)}};
+    snprintf(request.busid, sizeof request.busid, "%s", busid);
+    struct import_reply reply;
+    if (!write_all(fd, &request, sizeof request) || !read_all(fd, &reply.head, sizeof reply.head))
+        fail("no answer to the import of %s", busid);
+    if (reply.head.code != htons(REP_IMPORT) || reply.head.status != 0)
+        fail("import of %s: code %#x, status %u", busid, ntohs(reply.head.code), ntohl(reply.head.status));
+    if (!read_all(fd, (char *)&reply + sizeof reply.head, sizeof reply - sizeof reply.head))
+        fail("the answer to the import of %s was cut short", busid);
+    if (strncmp(reply.busid, request.busid, sizeof reply.busid) != 0)
+        fail("asked for %s, was given %.32s", busid, reply.busid);
+    devid = htonl(ntohl(reply.busnum) << 16 | ntohl(reply.devnum));
+}
+
+// Ends the connection from this side. Whatever else the server has to say is one answer too many.
+static void leave(void)
+{
+    char more;
+    shutdown(fd, SHUT_WR);
+    if (poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, LINGER_MS) > 0 && read(fd, &more, 1) > 0)
+        fail("more came after the last answer");
+    close(fd);
+}
+
+static struct header submit(uint32_t direction, uint32_t endpoint, uint32_t length)
+{
+    return (struct header){
+        .command = htonl(CMD_SUBMIT),
+        .devid = devid,
+        .direction = htonl(direction),
+        .endpoint = htonl(endpoint),
+        .length = htonl(length),
+        .packets = htonl(NOT_ISO),
+    };
+}
+
+// The bytes that an answer says were done. Ends the program unless it is RET_SUBMIT and a success.
+static uint32_t bytes_done(const struct header *reply)
+{
+    uint32_t seqnum = ntohl(reply->seqnum);
+    if (reply->command != htonl(RET_SUBMIT))
+        fail("command %#x instead of RET_SUBMIT, seqnum %u", ntohl(reply->command), seqnum);
+    if (reply->flags != 0)
+        fail("status %d, seqnum %u", (int32_t)ntohl(reply->flags), seqnum);
+    return ntohl(reply->length);
+}
+
+// -- many in flight ---------------------------------------------------------------------------------------------------
+
+// Requests leave from a ring of DEPTH images, one behind the other, that differ in nothing but the seqnum: submit
+// number n, counted from 0, has image n % depth and seqnum n + 1. Its image is used again once it is answered.
+struct flight {
+    bool in, may_be_short;
+    uint32_t length, depth;
+    size_t image_bytes, ring_bytes;
+    unsigned char *ring;
+    uint64_t sent, answered;     // submits
+    uint64_t queued, written;    // bytes, ever
+    uint32_t *seqnum_in_flight;  // of each image; 0 is none
+    double *since;               // of each image
+    unsigned char *received;
+    size_t held, capacity;
+};
+
+static void prepare(struct flight *f, const struct header *request)
+{
+    f->image_bytes = sizeof *request + (f->in ? 0 : f->length);
+    f->ring_bytes = f->image_bytes * f->depth;
+    f->ring = allocate(f->depth, f->image_bytes);
+    for (uint32_t i = 0; i < f->depth; i++)
+        memcpy(f->ring + i * f->image_bytes, request, sizeof *request);
+    f->seqnum_in_flight = allocate(f->depth, sizeof *f->seqnum_in_flight);
+    f->since = allocate(f->depth, sizeof *f->since);
+    size_t two = 2 * (sizeof *request + (f->in ? f->length : 0));
+    f->capacity = two > RECEIVE_BYTES ? two : RECEIVE_BYTES;
+    f->received = allocate(1, f->capacity);
+}
+
+static void queue(struct flight *f, double time)
+{
+    for (;;) {
+        size_t image = f->sent % f->depth;
+        if (f->seqnum_in_flight[image] != 0)
+            return;
+        uint32_t seqnum = ++f->sent;
+        unsigned char *request = f->ring + image * f->image_bytes;
+        memcpy(request + offsetof(struct header, seqnum), &(uint32_t){htonl(seqnum)}, sizeof seqnum);
+        f->seqnum_in_flight[image] = seqnum;
+        f->since[image] = time;
+        f->queued += f->image_bytes;
+    }
+}
+
+static _Noreturn void left_early(const struct flight *f)
+{
+    fail("the server closed, %llu answers missing", (unsigned long long)(f->sent - f->answered));
+}
+
+static void write_some(struct flight *f)
+{
+    size_t at = f->written % f->ring_bytes, size = f->queued - f->written;
+    size_t before_wrap = size < f->ring_bytes - at ? size : f->ring_bytes - at;
+    struct iovec parts[2] = {{f->ring + at, before_wrap}, {f->ring, size - before_wrap}};
+    ssize_t sent = writev(fd, parts, 2);
+    if (sent > 0)
+        f->written += sent;
+    else if (errno != EAGAIN)
+        left_early(f);
+}
+
+static void take(struct flight *f, uint32_t seqnum, uint32_t done, double time)
+{
+    size_t image = (seqnum - 1) % f->depth;
+    if (seqnum == 0 || f->seqnum_in_flight[image] != seqnum)
+        fail("seqnum %u is not in flight", seqnum);
+    if (done != f->length && !(f->may_be_short && done < f->length))
+        fail("%u bytes done of %u, seqnum %u", done, f->length, seqnum);
+    f->seqnum_in_flight[image] = 0;
+    f->answered++;
+    note(time - f->since[image], done);
+}
+
+static void read_some(struct flight *f)
+{
+    ssize_t got = read(fd, f->received + f->held, f->capacity - f->held);
+    if (got < 0 && errno == EAGAIN)
+        return;
+    if (got <= 0)
+        left_early(f);
+    f->held += got;
+
+    double time = now();
+    size_t at = 0;
+    while (f->held - at >= sizeof(struct header)) {
+        struct header reply;
+        memcpy(&reply, f->received + at, sizeof reply);
+        uint32_t done = bytes_done(&reply);
+        if (done > f->length)
+            fail("%u bytes done of %u, seqnum %u", done, f->length, ntohl(reply.seqnum));
+        size_t size = sizeof reply + (f->in ? done : 0);
+        if (f->held - at < size)
+            break;
+        take(f, ntohl(reply.seqnum), done, time);
+        at += size;
+    }
+    f->held -= at;
+    memmove(f->received, f->received + at, f->held);
+}
+
+static void keep_in_flight(struct flight *f, double seconds)
+{
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    begin();
+    double end = result.start + seconds;
+    for (;;) {
+        double time = now();
+        if (time < end)
+            queue(f, time);
+        else if (f->answered == f->sent)
+            break;
+        short events = POLLIN | (f->written < f->queued ? POLLOUT : 0);
+        struct pollfd ready = {.fd = fd, .events = events};
+        if (poll(&ready, 1, STALLED_MS) <= 0)
+            fail("nothing for %d s, %llu answers missing", STALLED_MS / 1000,
+                 (unsigned long long)(f->sent - f->answered));
+        if (ready.revents & POLLOUT)
+            write_some(f);
+        if (ready.revents & ~POLLOUT)
+            read_some(f);
+    }
+    result.end = now();
+    if (f->held != 0)
+        fail("%zu bytes came after the last answer", f->held);
+}
+
+// -- mass storage -----------------------------------------------------------------------------------------------------
+
+// Source: USB Mass Storage Class, Bulk-Only Transport 1.0, §5. These two are little-endian, as this program expects of
+// its machine, too; SCSI is big-endian.
+struct __attribute__((packed)) cbw {
+    char signature[4];
+    uint32_t tag;
+    uint32_t length;
+    uint8_t flags, lun, cdb_length, cdb[16];
+};
+
+struct __attribute__((packed)) csw {
+    char signature[4];
+    uint32_t tag;
+    uint32_t residue;
+    uint8_t status;
+};
+
+struct disk {
+    uint32_t in, out;  // endpoint numbers
+    uint32_t seqnum;
+};
+
+// One transfer from start to end; how many bytes were done.
+static uint32_t transfer(struct disk *d, struct header request, void *data, uint32_t length)
+{
+    bool in = ntohl(request.direction) == DIRECTION_IN;
+    struct header reply;
+    request.seqnum = htonl(++d->seqnum);
+    struct iovec parts[2] = {{&request, sizeof request}, {data, in ? 0 : length}};
+    if (writev(fd, parts, 2) != (ssize_t)(sizeof request + parts[1].iov_len))
+        fail("write: %s", strerror(errno));
+    if (!read_all(fd, &reply, sizeof reply))
+        fail("no answer to seqnum %u", d->seqnum);
+    uint32_t done = bytes_done(&reply);
+    if (reply.seqnum != request.seqnum || done > length)
+        fail("seqnum %u with %u bytes done, asked was %u with %u", ntohl(reply.seqnum), done, d->seqnum, length);
+    if (in && !read_all(fd, data, done))
+        fail("the data of seqnum %u was cut short", d->seqnum);
+    return done;
+}
+
+// One SCSI command that reads `length` bytes, as usb-storage does it: each step waits for the one before. Returns the
+// status in its CSW.
+static uint8_t command(struct disk *d, const uint8_t *cdb, uint8_t cdb_length, void *data, uint32_t length)
+{
+    static uint32_t tag;
+    struct cbw cbw = {.signature = "USBC", .tag = ++tag, .length = length, .flags = 0x80, .cdb_length = cdb_length};
+    struct csw csw;
+    memcpy(cbw.cdb, cdb, cdb_length);
+    if (transfer(d, submit(DIRECTION_OUT, d->out, sizeof cbw), &cbw, sizeof cbw) != sizeof cbw)
+        fail("CBW %u was not taken whole", tag);
+    uint32_t done = length ? transfer(d, submit(DIRECTION_IN, d->in, length), data, length) : 0;
+    uint32_t csw_bytes = transfer(d, submit(DIRECTION_IN, d->in, sizeof csw), &csw, sizeof csw);
+    if (csw_bytes != sizeof csw || memcmp(csw.signature, "USBS", 4) != 0 || csw.tag != tag)
+        fail("%u bytes that are no CSW of command %u", csw_bytes, tag);
+    if (csw.status == 0 && (done != length || csw.residue != 0))
+        fail("command %u: %u bytes of %u, residue %u", tag, done, length, csw.residue);
+    return csw.status;
+}
+
+static void read_disk(struct disk *d, uint32_t length, double seconds)
+{
+    struct header configure = submit(DIRECTION_OUT, 0, 0);
+    memcpy(configure.setup, (uint8_t[]){0x00, 9, 1, 0, 0, 0, 0, 0}, sizeof configure.setup);
+    transfer(d, configure, NULL, 0);
+
+    // The first command after a reset may end with UNIT ATTENTION, whose sense must be fetched.
+    uint8_t sense[18], capacity[8];
+    for (int tries = 0; command(d, (uint8_t[6]){0x00}, 6, NULL, 0) != 0; tries++) {
+        if (tries == 3)
+            fail("the disk is not ready");
+        command(d, (uint8_t[6]){0x03, [4] = sizeof sense}, 6, sense, sizeof sense);
+    }
+    if (command(d, (uint8_t[10]){0x25}, 10, capacity, sizeof capacity) != 0)
+        fail("READ CAPACITY failed");
+    uint32_t last, block;
+    memcpy(&last, capacity, 4);
+    memcpy(&block, capacity + 4, 4);
+    last = ntohl(last);
+    block = ntohl(block);
+    if (block == 0 || length % block != 0 || length / block > last)
+        fail("%u bytes cannot be read from %u blocks of %u", length, last, block);
+
+    unsigned char *data = allocate(1, length);
+    uint32_t count = length / block, at = 0;
+    begin();
+    double time = result.start, end = time + seconds;
+    do {
+        uint8_t read10[10] = {0x28, 0, at >> 24, at >> 16, at >> 8, at, 0, count >> 8, count};
+        uint8_t status = command(d, read10, sizeof read10, data, length);
+        if (status != 0)
+            fail("READ(10) of %u blocks at %u: status %u", count, at, status);
+        at = last - at >= 2 * count ? at + count : 0;
+        double done = now();
+        note(done - time, length);
+        time = done;
+    } while (time < end);
+    result.end = time;
+    free(data);
+}
+
+// -- the command line -------------------------------------------------------------------------------------------------
+
+int main(int count, char **words)
+{
+    bool disk = count == 8 && strcmp(words[3], "disk") == 0;
+    if (!disk && count != 8) {
+        fputs("use: load PORT BUSID in|out|control ENDPOINT LENGTH DEPTH SECONDS\n"
+              "     load PORT BUSID disk IN_ENDPOINT OUT_ENDPOINT LENGTH SECONDS\n", stderr);
+        return 2;
+    }
+    const char *mode = words[3];
+    uint32_t numbers[3];
+    for (int i = 0; i < 3; i++)
+        numbers[i] = strtoul(words[4 + i], NULL, 0);
+    double seconds = atof(words[7]);
+    signal(SIGPIPE, SIG_IGN);
+    import(atoi(words[1]), words[2]);
+
+    if (disk) {
+        read_disk(&(struct disk){.in = numbers[0], .out = numbers[1]}, numbers[2], seconds);
+    } else {
+        bool control = strcmp(mode, "control") == 0;
+        struct flight f = {
+            .in = strcmp(mode, "out") != 0, .may_be_short = control, .length = numbers[1], .depth = numbers[2]};
+        struct header request = submit(f.in ? DIRECTION_IN : DIRECTION_OUT, numbers[0], f.length);
+        if (control)
+            memcpy(request.setup, (uint8_t[]){0x80, 6, 0, 1, 0, 0, f.length, f.length >> 8}, sizeof request.setup);
+        prepare(&f, &request);
+        keep_in_flight(&f, seconds);
+    }
+    leave();
+    report();
+    return 0;
+}

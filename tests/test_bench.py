@@ -1,0 +1,234 @@
+"""The benchmark runs, and `load` finds out every server that lies: one that could not fail would measure nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from struct import Struct
+from typing import NamedTuple
+
+import pytest
+
+from bench import run
+from usbferry.registry import DEVICES
+
+HEADER = Struct(">10I8s")  # command, seqnum, devid, direction, endpoint, flags or status, length, ...
+CSW = Struct("<4sIIB")  # signature, tag, residue, status
+HONEST_ANSWERS = 10  # before the lies begin
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CC", "cc").split()[0], "gcc", "clang"))), reason="needs a C compiler"
+)
+
+
+class Submit(NamedTuple):
+    seqnum: int
+    is_in: int
+    length: int
+    payload: bytes
+
+
+Answer = Callable[[Submit], Iterable[bytes]]  # what the server sends
+
+
+def reply(seqnum: int, length: int, payload: bytes = b"", *, command: int = 3, status: int = 0) -> bytes:
+    return HEADER.pack(command, seqnum, 0, 0, 0, status & 0xFFFFFFFF, length, 0, 0xFFFFFFFF, 0, bytes(8)) + payload
+
+
+def honest(submit: Submit) -> list[bytes]:
+    return [reply(submit.seqnum, submit.length, bytes(submit.length * submit.is_in))]
+
+
+@contextmanager
+def serving(answer: Answer, at_the_end: bytes = b"") -> Iterator[int]:
+    """The port of a USB/IP server for one importer, which says `at_the_end` when the importer has finished."""
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection, connection.makefile("rb") as received:
+            received.read(40)
+            connection.sendall(bytes.fromhex("0111 0003 00000000") + bytes(256) + b"1-1".ljust(32, b"\0") + bytes(24))
+            while len(head := received.read(HEADER.size)) == HEADER.size:
+                _, seqnum, _, is_in, _, _, length, *_ = HEADER.unpack(head)
+                for piece in answer(Submit(seqnum, is_in, length, b"" if is_in else received.read(length))):
+                    connection.sendall(piece)
+            connection.sendall(at_the_end)
+
+    def serve_one() -> None:
+        with suppress(OSError):  # `load` had enough
+            serve()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve_one)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("bench")
+    run.build(directory)
+    return directory
+
+
+def load(programs: Path, port: int, words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(programs / "load"), str(port), "1-1", *words.split()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+# -- many in flight ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["in 1 64 4 0.02", "out 1 64 4 0.02", "control 0 18 4 0.02"])
+def test_load_counts_what_an_honest_server_answers(programs: Path, words: str) -> None:
+    with serving(honest) as port:
+        ran = load(programs, port, words)
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["answers"] > 10
+    assert said["mb_per_second"] == pytest.approx(said["per_second"] * int(words.split()[2]) / 1e6, rel=0.01)
+    assert 0 < said["p50_us"] <= said["p99_us"]
+
+
+def cut_short(submit: Submit) -> Iterator[bytes]:
+    yield reply(submit.seqnum, submit.length)[:30]
+    raise ConnectionAbortedError
+
+
+LIES: dict[str, tuple[Answer, str]] = {
+    "a seqnum never sent": (lambda s: honest(s._replace(seqnum=s.seqnum + 1000)), "not in flight"),
+    "a seqnum answered before": (lambda s: honest(s._replace(seqnum=s.seqnum - 4)), "not in flight"),
+    "seqnum 0": (lambda s: honest(s._replace(seqnum=0)), "not in flight"),
+    "an answer twice": (lambda s: honest(s) * 2, "not in flight"),
+    "a byte less": (lambda s: honest(s._replace(length=63)), "63 bytes done of 64"),
+    "a byte more": (lambda s: honest(s._replace(length=65)), "65 bytes done of 64"),
+    "no bytes": (lambda s: honest(s._replace(length=0)), "0 bytes done of 64"),
+    "a length below 0": (lambda s: [reply(s.seqnum, 0xFFFFFFFF)], "bytes done of 64"),
+    "an error": (lambda s: [reply(s.seqnum, 0, status=-32)], "status -32"),
+    "RET_UNLINK": (lambda s: [reply(s.seqnum, 64, command=4)], "command 0x4"),
+    "no header": (lambda s: [b"\xff" * HEADER.size], "command 0xffffffff"),
+    "half an answer": (cut_short, "answers missing"),
+}
+
+
+@pytest.mark.parametrize("mode", ["in", "out"])
+@pytest.mark.parametrize("lie", LIES)
+def test_load_finds_out(programs: Path, lie: str, mode: str) -> None:
+    answer, complaint = LIES[lie]
+    with serving(lambda submit: (honest if submit.seqnum <= HONEST_ANSWERS else answer)(submit)) as port:
+        ran = load(programs, port, f"{mode} 1 64 4 5")
+    assert ran.returncode == 1
+    assert complaint in ran.stderr
+    assert not ran.stdout
+
+
+def test_load_finds_one_answer_too_many_at_the_end(programs: Path) -> None:
+    with serving(honest, at_the_end=reply(1, 64)) as port:
+        ran = load(programs, port, "out 1 64 4 0.02")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "after the last answer" in ran.stderr
+
+
+# -- mass storage -----------------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """A disk of 64 blocks for `serving`. Its first command ends with a unit attention; `spoil` lies about reads."""
+
+    def __init__(self, spoil: Callable[[bytes], bytes] = lambda csw: csw, data_bytes: int = 4096) -> None:
+        self._spoil = spoil
+        self._data_bytes = data_bytes
+        self._queue: list[bytes] = []
+        self._attention = True
+
+    def __call__(self, submit: Submit) -> list[bytes]:
+        if not submit.is_in:
+            if submit.length:
+                self._command(submit.payload)
+            return [reply(submit.seqnum, submit.length)]
+        data = self._queue.pop(0)
+        return [reply(submit.seqnum, len(data), data)]
+
+    def _command(self, cbw: bytes) -> None:
+        tag, code = int.from_bytes(cbw[4:8], "little"), cbw[15]
+        csw = CSW.pack(b"USBS", tag, 0, int(code == 0x00 and self._attention))
+        self._attention = False
+        data = {0x00: b"", 0x03: bytes(18), 0x25: bytes.fromhex("0000003f 00000200"), 0x28: bytes(self._data_bytes)}
+        self._queue = [piece for piece in (data[code], self._spoil(csw) if code == 0x28 else csw) if piece]
+
+
+def test_load_reads_an_honest_disk(programs: Path) -> None:
+    with serving(Disk()) as port:
+        ran = load(programs, port, "disk 1 2 4096 0.02")
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["answers"] > 10
+    assert said["mean_us"] * said["answers"] == pytest.approx(said["seconds"] * 1e6, rel=0.01)
+
+
+DISK_LIES = {
+    "a tag of another command": (Disk(lambda csw: csw[:4] + b"\xff" + csw[5:]), "no CSW"),
+    "no signature": (Disk(lambda csw: b"USBC" + csw[4:]), "no CSW"),
+    "a short CSW": (Disk(lambda csw: csw[:12]), "no CSW"),
+    "a failure": (Disk(lambda csw: csw[:12] + b"\1"), "status 1"),
+    "a residue": (Disk(lambda csw: csw[:8] + b"\1" + csw[9:]), "residue 1"),
+    "a short block": (Disk(data_bytes=4095), "4095 bytes of 4096"),
+    "a long block": (Disk(data_bytes=4097), "4097 bytes done"),
+}
+
+
+@pytest.mark.parametrize("lie", DISK_LIES)
+def test_load_finds_out_a_disk(programs: Path, lie: str) -> None:
+    disk, complaint = DISK_LIES[lie]
+    with serving(disk) as port:
+        ran = load(programs, port, "disk 1 2 4096 5")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert complaint in ran.stderr
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+def bench(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, run.__file__, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+
+
+@pytest.mark.slow
+def test_every_case_is_measured(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    words = ("--rounds", "1", "--seconds", "0.02", "--loop", "asyncio", "--idle", "20", "--json", str(result))
+    ran = bench(*words)
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(result.read_text())
+    rows = {row["work"]: row for row in report["rows"]}
+    expected = {case.work for case in run.CASES if case.busid != run.DISK or "disk" in DEVICES}
+    assert set(rows) == {*expected, "20 idle imported devices"}
+    for work in expected:
+        assert rows[work]["ratio"] == pytest.approx(rows[work]["usbferry"] / rows[work]["floor"])
+        assert work in ran.stdout
+    assert report["python"].endswith(".".join(map(str, sys.version_info[:3])))
+
+
+def test_only_check_makes_a_missed_target_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    missed = run.Row("64 B round trip", "asyncio", "us", 10.0, 30.0, 3.0, 2.0, False, False, {})
+    monkeypatch.setattr(run, "run", lambda chosen: [missed])
+    assert run.main([]) == 0
+    assert run.main(["--check"]) == 1
+    assert "MISSED" in run.table([missed])
+
+
+def test_a_missing_compiler_is_one_line(tmp_path: Path) -> None:
+    ran = bench("--idle", "0", "--json", str(tmp_path / "no.json"), CC="no-such-compiler")
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "apt-get install gcc" in ran.stderr
