@@ -34,6 +34,9 @@ soak: $(VENV)/dev
 	USBFERRY_SOAK=1 $(PYTEST) -m "kernel or slow"
 
 bench: $(VENV)/base
+	@command -v $${CC:-cc} >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \
+		ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends gcc libc6-dev </dev/null; }
 	$(BIN)/python bench/run.py
 
 clean:
