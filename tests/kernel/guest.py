@@ -154,6 +154,7 @@ class Guest:
         self._steps = self._work / "run" / "steps"
         self._console = self._work / "console"
         self.shared = self._work / "run" / "shared"  # the guest's $SHARED
+        self._console_marked = 0
         self._answers: dict[str, str] = {}
         self._unread = b""
         self._count = 0
@@ -186,12 +187,17 @@ class Guest:
         """What the kernel has printed since it booted, in full; a dead guest's too."""
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
+    def mark(self) -> None:
+        """What the kernel said until now counts no longer for `complaints` and `errors`."""
+        self.run("dmesg --clear").ok()
+        self._console_marked = len(self.console())
+
     def complaints(self) -> list[str]:
-        """Lines of the console that tell of a crash, a hang or a failed check in the kernel."""
-        return [line for line in self.console().splitlines() if _COMPLAINT.search(line)]
+        """Lines of the console that tell of a crash, a hang or a failed check in the kernel, since the mark."""
+        return [line for line in self.console()[self._console_marked :].splitlines() if _COMPLAINT.search(line)]
 
     def errors(self) -> list[str]:
-        """Messages that the running kernel logged as errors or worse, since boot."""
+        """Messages that the running kernel logged as errors or worse, since the mark."""
         return self.run("dmesg --notime --level emerg,alert,crit,err").ok().splitlines()
 
     def tail(self, lines: int = 30) -> str:

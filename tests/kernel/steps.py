@@ -1,11 +1,28 @@
 """What the tests do in a guest again and again."""
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from tests.kernel.guest import CHECKOUT, Guest
+from tests.kernel.guest import CHECKOUT, Guest, Step
 
+HOST = "10.0.2.2"  # the host's loopback, seen from a guest
 USBTEST = CHECKOUT / "tests" / "kernel" / "usbtest.py"
+
+# The kernel's client says what it has imported in status files, a row for each port:
+# hub port sta spd dev sockfd local_busid. Source: drivers/usb/usbip/vhci_sysfs.c.
+STATUS = "/sys/devices/platform/vhci_hcd.0/status*"
+ATTACHED = "006"  # VDEV_ST_USED: the device has an address
+FREE = "004"  # VDEV_ST_NULL
+
+
+class Attached(NamedTuple):
+    """A device that the guest's kernel has imported."""
+
+    port: int  # of vhci, as `usbip detach` counts
+    device: str  # its name in the guest's sysfs, "1-1"
 
 
 class Usbtest(NamedTuple):
@@ -18,9 +35,62 @@ class Usbtest(NamedTuple):
     seconds: dict[int, float]  # case -> its last run
 
 
-def usbtest(guest: Guest, words: str, timeout: float = 120) -> Usbtest:
-    """Run cases of the kernel's conformance suite; `words` as usbtest.py has them."""
-    result = guest.run(f"/usr/bin/python3 -I -S {USBTEST} {words}", timeout)
+def usbip_attach(port: int, name: str) -> str:
+    """The command that imports a device from the server at `port` of the host."""
+    return f"usbip --tcp-port {port} attach -r {HOST} -b {name}"
+
+
+def attach(guest: Guest, port: int, name: str) -> Attached:
+    """Import the device `name` from the server at `port` of the host, as a user would; wait until it is enumerated."""
+    script = f"""
+        modprobe vhci-hcd && {usbip_attach(port, name)} || exit
+        cd /run/vhci_hcd
+        record=$(grep -l " {port} {name}$" $(ls -t) | head -1)  # the tool's note of it; an old one may have stayed
+        number=${{record#port}}
+        until [ -n "$device" ] && [ -e /sys/bus/usb/devices/$device:1.0 ]; do  # the tool does not wait
+            sleep 0.02
+            device=$(cat {STATUS} | sed -n "s/^.s *$(printf %04d $number) {ATTACHED} .* //p")
+        done
+        echo attached $number $device
+    """
+    output = guest.run(script, 20).ok()
+    found = re.search(r"^attached (\d+) (\S+)$", output, re.M)
+    assert found, output
+    return Attached(int(found[1]), found[2])
+
+
+def detach(guest: Guest, attached: Attached) -> None:
+    """Give it back, as a user would; wait until its port is free again."""
+    guest.run(f"usbip detach -p {attached.port}").ok()
+    wait_until_free(guest, attached)
+
+
+@contextmanager
+def importing(guest: Guest, port: int, name: str) -> Iterator[Attached]:
+    """A device that is attached for the length of a `with`."""
+    attached = attach(guest, port, name)
+    yield attached
+    detach(guest, attached)
+
+
+def wait_until_free(guest: Guest, attached: Attached, limit: float = 20) -> None:
+    """Wait until the port is free, and its device gone from the guest's bus."""
+    script = f"""
+        until cat {STATUS} | grep -q "{attached.port:04} {FREE}" && ! [ -e /sys/bus/usb/devices/{attached.device} ]; do
+            sleep 0.02
+        done
+    """
+    guest.run(script, limit).ok()
+
+
+def usbtest_command(words: str) -> str:
+    """The command that runs cases of the kernel's conformance suite; `words` as usbtest.py has them."""
+    return f"/usr/bin/python3 -I -S {USBTEST} {words}"
+
+
+def usbtest_result(step: Step) -> Usbtest:
+    """What such a command said, when it has ended."""
+    result = step.wait()
     assert result.output.startswith("{"), f"usbtest did not start:\n{result.output}\n{result.console}"
     device, *runs = (json.loads(line) for line in result.output.splitlines())
     return Usbtest(
@@ -30,3 +100,14 @@ def usbtest(guest: Guest, words: str, timeout: float = 120) -> Usbtest:
         {run["case"]: run["error"] for run in runs if run["errno"]},
         {run["case"]: run["seconds"] for run in runs},
     )
+
+
+def usbtest(guest: Guest, words: str, timeout: float = 120) -> Usbtest:
+    """Run cases to their end."""
+    return usbtest_result(guest.start(usbtest_command(words), timeout))
+
+
+def unexpected(guest: Guest, *expected: str) -> list[str]:
+    """What the kernel logged as errors since the mark, and what tells of a crash, beyond these regular expressions."""
+    said = guest.errors() + guest.complaints()
+    return [line for line in said if not any(re.search(pattern, line) for pattern in expected)]

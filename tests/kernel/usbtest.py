@@ -9,8 +9,9 @@ one process. Prints one JSON line about the device, then one for each run of a c
     {"device": "1-1", "speed": "480", "seconds": 0.31}
     {"case": 5, "errno": 0, "error": "", "seconds": 0.0432}
 
-device=1-1 picks a device where there are several; wait=SECONDS (10) is how long one may take to be bound. Parameters
-not given are as testusb has them: iterations=1000 length=1024 vary=1024 sglen=32. The exit code is 0 when all passed.
+device=1-1 picks a device where there are several; wait=SECONDS (10) is how long one may take to be bound; reload=0
+leaves the driver as it is loaded, so that several can run at the same time. Parameters not given are as testusb has
+them: iterations=1000 length=1024 vary=1024 sglen=32. The exit code is 0 when all passed.
 
 The interface to the driver: struct usbtest_param_64 and usbtest_ioctl() in Linux drivers/usb/misc/usbtest.c;
 struct usbdevfs_ioctl in include/uapi/linux/usbdevice_fs.h. Few imports: under emulation each costs.
@@ -85,7 +86,7 @@ def show(**values: object) -> None:
 
 def main(words: list[str]) -> int:
     started = time.monotonic()
-    device, limit, options, cases = "", 10.0, [], []
+    device, limit, reload, options, cases = "", 10.0, True, [], []
     for word in words:
         name, _, value = word.partition("=")
         if word[0].isdigit():
@@ -99,9 +100,12 @@ def main(words: list[str]) -> int:
             device = value
         elif name == "wait":
             limit = float(value)
+        elif name == "reload":
+            reload = value != "0"
         else:
             options.append(word)
-    load_driver(options)
+    if reload:
+        load_driver(options)
     interface = bound_interface(device, limit)
     folder = f"/sys/bus/usb/devices/{interface.split(':')[0]}"
     node = f"/dev/bus/usb/{int(read(folder + '/busnum')):03}/{int(read(folder + '/devnum')):03}"
