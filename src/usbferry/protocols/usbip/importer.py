@@ -1,15 +1,17 @@
 """The side of USB/IP that uses a device: questions out, answers in as events. No I/O.
 
-    IDLE --list_devices--> LISTING --Listed--> DONE
+    IDLE --list_devices--> LISTING --Listed or Refused--> DONE
       `----claim----> CLAIMING --Claimed--> USING
                          `-----Refused----> DONE
 
-Everything the server says is checked against what was asked: it is as likely to be wrong as any client.
+Everything the server says is checked against what was asked: it is as likely to be wrong as any client. In replies,
+devid, direction, ep and the packets' offsets and lengths count for nothing: some servers echo them, most give 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from enum import Enum, auto
 from typing import Final
 
@@ -38,7 +40,12 @@ from .messages import (
     text,
 )
 
+MAX_SEQNUM: Final = 0x7FFFFFFF  # Linux servers until 2025 mixed up the sign of larger ones
 _COUNT: Final = 4  # bytes of the number of devices in OP_REP_DEVLIST
+_UNANSWERED: Final = 65536  # unlinks kept for a server that may yet answer them
+_RET_SUBMIT: Final = int(Command.RET_SUBMIT)
+_RET_UNLINK: Final = int(Command.RET_UNLINK)
+_OK: Final = Status.OK
 _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
     OpStatus.NA: (Refusal.UNAVAILABLE, "the server cannot export it"),
     OpStatus.DEV_BUSY: (Refusal.BUSY, "somebody else uses it"),
@@ -74,13 +81,14 @@ class Importer:
         self._seqnum = 0
         self._flying: dict[int, Transfer] = {}
         self._unlinks: dict[int, int] = {}  # seqnum of a CMD_UNLINK without answer -> its target
+        self._unlinking: set[int] = set()  # those targets
         self._devices: list[DeviceInfo] = []
         self._expected = -1  # devices in the list that is being read
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def list_devices(self) -> None:
-        """Ask for the list; the answer is Listed, and the connection is of no more use then."""
+        """Ask for the list; the answer is Listed or Refused, and the connection is of no more use then."""
         self.state = State.LISTING
         self.needed = OpHeader.SIZE + _COUNT
         self._say(OpHeader(VERSION, Op.REQ_DEVLIST, 0).pack())
@@ -99,14 +107,21 @@ class Importer:
 
         `transfer.interval` must be non-zero for interrupt and isochronous endpoints and 0 for the others: servers tell
         their types by it. The endpoint must exist: the Linux server loses the connection over one that does not.
-        Its payload must not change until it is sent.
+        Its payload must not change until it is sent. Gaps between isochronous packets are not sent: usbipd-win takes
+        them for an error.
+
+        Raises ValueError when the payload is not as long as the transfer says, or packets do not fit in it.
         """
         assert self.state is State.USING
+        direction, packets = transfer.endpoint >> 7, transfer.packets
+        if not direction and len(transfer.data) != transfer.length:
+            raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {transfer.length}")
+        if not transfer.length and not transfer.endpoint & 0x0F:
+            direction = 0  # whatever bmRequestType says: a control transfer without data is OUT to Linux
+        if packets:
+            transfer = _without_gaps(transfer, packets)
         tag = self._next()
-        direction = transfer.endpoint >> 7
-        packets = transfer.packets
-        self._flying[tag] = transfer
-        header = CmdSubmit(
+        header = CmdSubmit.STRUCT.pack(
             Command.CMD_SUBMIT,
             tag,
             self._devid,
@@ -119,21 +134,24 @@ class Importer:
             transfer.interval,
             transfer.setup,
         )
-        self._say(header.pack())
+        self._flying[tag] = transfer
+        self._say(header)
         if not direction and transfer.length:
             self._say(transfer.data)
         if packets:
-            pack = IsoDescriptor.STRUCT.pack
-            self._say(b"".join([pack(p.offset, p.length, 0, 0) for p in packets]))
+            self._say(_descriptors(packets))
         return tag
 
     def cancel(self, tag: int) -> None:
         """Ask for a transfer's end; its Completed still comes. An unknown tag is ignored: it has ended."""
         transfer = self._flying.get(tag)
-        if transfer is None or tag in self._unlinks.values():
+        if transfer is None or tag in self._unlinking:
             return
+        if len(self._unlinks) >= _UNANSWERED:
+            self._forget_unlink(next(iter(self._unlinks)))
         seqnum = self._next()
         self._unlinks[seqnum] = tag
+        self._unlinking.add(tag)
         ep, direction = transfer.endpoint & 0x0F, transfer.endpoint >> 7
         self._say(CmdUnlink(Command.CMD_UNLINK, seqnum, self._devid, direction, ep, tag).pack())
 
@@ -171,7 +189,12 @@ class Importer:
         if self._expected < 0:
             header = self._operation(Op.REP_DEVLIST)
             if header is not None and header.status:
-                raise ProtocolError(f"the server refused to list its devices, status {header.status}")
+                self.consumed = OpHeader.SIZE
+                self.state = State.DONE
+                yield Refused(
+                    Refusal.UNAVAILABLE, f"the server does not list its devices, it gave status {header.status}"
+                )
+                return
             if len(view) < self.needed:
                 return
             self._expected = int.from_bytes(view[OpHeader.SIZE : self.needed], "big")
@@ -216,7 +239,7 @@ class Importer:
         if len(self._view) < self.needed:
             return
         record = DeviceRecord.parse(self._view, OpHeader.SIZE)
-        if text(record.busid) != text(self._busid):
+        if record.busid.partition(b"\0")[0] != self._busid.rstrip(b"\0"):
             raise ProtocolError(f"the server gave {text(record.busid)!r}, asked for was {text(self._busid)!r}")
         # The kernel's tools build it from 8 bits each, and servers compare it with theirs.
         self._devid = (record.busnum << 16 | record.devnum) & 0xFFFFFFFF
@@ -226,12 +249,11 @@ class Importer:
         yield Claimed(_device_info(record, ()))
 
     def _replies(self) -> Iterator[Event]:
-        view, end = self._view, len(self._view)
-        unpack, flying = RetSubmit.STRUCT.unpack_from, self._flying
-        at = self.consumed
+        view, end, flying = self._view, len(self._view), self._flying
+        unpack, at = RetSubmit.STRUCT.unpack_from, self.consumed
         while end - at >= RetSubmit.SIZE:
             command, seqnum, status, actual, start_frame, packets, _ = unpack(view, at)
-            if command == Command.RET_SUBMIT:
+            if command == _RET_SUBMIT:
                 transfer = flying.get(seqnum)
                 if transfer is None:
                     raise ProtocolError(f"a reply to #{seqnum}, which is not in flight")
@@ -244,7 +266,7 @@ class Importer:
                 payload = view[at : at + size]
                 at = self.consumed = at + size
                 yield Completed(seqnum, _completion(transfer, status, actual, start_frame, payload))
-            elif command == Command.RET_UNLINK:
+            elif command == _RET_UNLINK:
                 at = self.consumed = at + RetSubmit.SIZE
                 event = self._unlinked(seqnum, status)
                 if event is not None:
@@ -258,9 +280,9 @@ class Importer:
 
         Then an OUT transfer did happen; what an IN transfer brought is lost, which only CANCELLED says truly.
         """
-        target = self._unlinks.pop(seqnum, None)
-        if target is None:
+        if seqnum not in self._unlinks:
             raise ProtocolError(f"an unlink answered, #{seqnum}, that was not asked for")
+        target = self._forget_unlink(seqnum)
         transfer = self._flying.pop(target, None)
         if transfer is None:
             return None  # it completed first
@@ -268,15 +290,56 @@ class Importer:
             return Completed(target, Completion(status_of(status)))
         if transfer.is_in:
             return Completed(target, Completion(Status.CANCELLED))
-        return Completed(target, Completion(Status.OK, b"", transfer.length))
+        done = transfer.packets and [IsoPacket(p.offset, p.length, p.length) for p in transfer.packets]
+        return Completed(target, Completion(_OK, b"", transfer.length, done))
+
+    def _forget_unlink(self, seqnum: int) -> int:
+        target = self._unlinks.pop(seqnum)
+        self._unlinking.discard(target)
+        return target
 
     def _next(self) -> int:
-        self._seqnum = self._seqnum % 0x7FFFFFFF + 1  # positive: a Linux server once mixed up its sign
-        return self._seqnum
+        """The next number that is free: a parked read may be older than the last turn of the counter."""
+        seqnum = self._seqnum % MAX_SEQNUM + 1
+        while seqnum in self._flying or seqnum in self._unlinks:
+            seqnum = seqnum % MAX_SEQNUM + 1
+        self._seqnum = seqnum
+        return seqnum
 
     def _say(self, chunk: Buffer) -> None:
         self.outgoing.append(chunk)
         self.outgoing_bytes += len(chunk)
+
+
+def _without_gaps(transfer: Transfer, packets: list[IsoPacket]) -> Transfer:
+    """An isochronous transfer whose buffer holds its packets one after the other, and nothing else.
+
+    Raises ValueError where packets overlap or lie outside the buffer.
+    """
+    end = 0
+    for packet in packets:
+        if packet.offset != end:
+            break
+        end += packet.length
+    else:
+        if end == transfer.length:
+            return transfer
+    dense, payload = copy(transfer), memoryview(transfer.data)
+    dense.length = sum(packet.length for packet in packets)
+    if dense.length > transfer.length or any(p.offset + p.length > transfer.length for p in packets):
+        raise ValueError(f"packets outside their buffer of {transfer.length} bytes, or one over another")
+    if not transfer.is_in:
+        dense.data = b"".join([payload[p.offset : p.offset + p.length] for p in packets])
+    return dense
+
+
+def _descriptors(packets: list[IsoPacket]) -> bytes:
+    """What is asked of each packet; done and status must be 0, for Linux adds them up."""
+    pack, offset, packed = IsoDescriptor.STRUCT.pack, 0, []
+    for packet in packets:
+        packed.append(pack(offset, packet.length, 0, 0))
+        offset += packet.length
+    return b"".join(packed)
 
 
 def _payload(transfer: Transfer, actual: int, packets: int) -> int:
@@ -284,7 +347,7 @@ def _payload(transfer: Transfer, actual: int, packets: int) -> int:
     if not 0 <= actual <= transfer.length:
         raise ProtocolError(f"{actual} bytes done of a transfer of {transfer.length}")
     size = actual if transfer.endpoint & 0x80 else 0
-    if transfer.packets is not None:
+    if transfer.packets:
         if packets != len(transfer.packets):
             raise ProtocolError(f"{packets} packets in the reply to a transfer of {len(transfer.packets)}")
         size += packets * IsoDescriptor.SIZE
@@ -293,8 +356,8 @@ def _payload(transfer: Transfer, actual: int, packets: int) -> int:
 
 def _completion(transfer: Transfer, status: int, actual: int, start_frame: int, payload: memoryview) -> Completion:
     data = bytes(payload[:actual]) if transfer.endpoint & 0x80 else b""
-    if transfer.packets is None:
-        return Completion(status_of(status) if status else Status.OK, data, actual)
+    if not transfer.packets:
+        return Completion(status_of(status) if status else _OK, data, actual)
     packets = []
     for asked, (_, _, done, packet_status) in zip(
         transfer.packets, IsoDescriptor.STRUCT.iter_unpack(payload[len(data) :]), strict=True
