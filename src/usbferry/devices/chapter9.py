@@ -120,8 +120,9 @@ class Chapter9:
         return b""
 
     def _set_feature_endpoint(self, setup: Setup) -> bytes:
+        """Bulk and interrupt endpoints have the feature; the default one need not, isochronous ones cannot stall."""
         self._halt(setup.index)
-        if setup.value != Feature.ENDPOINT_HALT:
+        if setup.value != Feature.ENDPOINT_HALT or self._is_isochronous(setup.index & 0x8F):
             raise Stall
         if setup.index & 0x0F:
             self.set_halt(setup.index & 0x8F, True)
@@ -186,11 +187,9 @@ class Chapter9:
 
     def _synch_frame(self, setup: Setup) -> bytes:
         """Only isochronous endpoints with a repeating pattern have one; frame 0 is a truthful start for the rest."""
-        for interface in self.info.interfaces:
-            for endpoint in interface.endpoints:
-                if endpoint.address == setup.index and endpoint.type is TransferType.ISOCHRONOUS:
-                    return b"\0\0"
-        raise Stall
+        if not self._is_isochronous(setup.index):
+            raise Stall
+        return b"\0\0"
 
     def _accept(self, setup: Setup) -> bytes:
         return b""
@@ -215,6 +214,10 @@ class Chapter9:
         if halted is None:
             raise Stall
         return halted
+
+    def _is_isochronous(self, endpoint: int) -> bool:
+        endpoints = (e for interface in self.info.interfaces for e in interface.endpoints)
+        return any(e.address == endpoint and e.type is TransferType.ISOCHRONOUS for e in endpoints)
 
     def _reset_state(self) -> None:
         """What a port reset forgets."""

@@ -28,9 +28,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final, TypeVar
 
-from ..device import Device, ResetOutcome
+from ..device import Busy, Device, ResetOutcome
 from ..usb.info import DeviceInfo
-from ..usb.setup import RequestType, Setup
+from ..usb.setup import CLEAR_ENDPOINT_FEATURE, SET_CONFIGURATION, SET_INTERFACE, RequestType, Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import (
     Bos,
@@ -45,12 +45,14 @@ from ..usb.tree import (
 from ..usb.types import Speed, Status, TransferType
 from .chapter9 import Chapter9, Stall, strings_of
 from .clock import Clock, LoopClock
-from .pipe import Answer, Pipe
+from .gate import Gate
+from .pipe import Answer, Handler, Pipe, Waiting
 
 Reply = bytes | None | asyncio.Future[bytes | None]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CONTROL_PACKET: Final = {Speed.LOW: 8, Speed.SUPER: 9, Speed.SUPER_PLUS: 9}  # bMaxPacketSize0, 64 for the others
+_ENDPOINTS: Final = frozenset(number | way for number in range(1, 16) for way in (0x00, 0x80))
 _SUPER_BOS: Final = Bos((UsbExtension(0x02), SuperSpeedCapability(0, 0x0E, 1, 10, 2047)))
 
 
@@ -119,10 +121,13 @@ class VirtualDevice(Chapter9, Device):
         names = (self.manufacturer, self.product, self.serial)
         super().__init__(self._describe(names), strings_of(names, self.strings), self.bos or self._default_bos())
         self._clock = clock
-        self._pipes: dict[int, Pipe] = {}
+        self._pipes: dict[int, Pipe] = {}  # of the settings in force
+        self._routes: Mapping[int, Pipe | Gate] = self._pipes  # the same, but for endpoints behind a barrier
+        self._gate = Gate(self._submit_past_barriers, self._reroute)
         self._control_pipe: Pipe | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.is_open = False
+        self._absent = Status.GONE  # what an endpoint answers that is not there
+        self.is_open = False  # from the start of `open` to the end of `close`
 
     # -- what a subclass declares -------------------------------------------------------------------------------------
 
@@ -187,7 +192,10 @@ class VirtualDevice(Chapter9, Device):
         self.set_halt(address, True)
 
     def later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a coroutine for a handler, which returns the task. It is cancelled when the device closes."""
+        """Run a coroutine for a handler, which returns the task. It is cancelled, and ends, before `closed` is called.
+
+        A thread that it waits for cannot be cancelled: shield it, and wait for it in `closed`.
+        """
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -195,28 +203,29 @@ class VirtualDevice(Chapter9, Device):
 
     def vanish(self, reason: str = "unplugged") -> None:
         """Leave, as if unplugged: all that is pending ends with GONE."""
-        if self.is_open and not self.gone.done():
-            self._flush(Status.GONE, dead=True)
+        if self._absent is Status.STALL:
+            self._leave(Status.GONE)
             self.gone.set_result(reason)
 
     # -- the seam -----------------------------------------------------------------------------------------------------
 
     def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
-        pipe = self._pipes.get(transfer.endpoint)
+        pipe = self._routes.get(transfer.endpoint)
         if pipe is None:
-            return Completion(Status.STALL if self.is_open else Status.GONE)
+            return Completion(self._absent)
         return pipe.submit(transfer)
 
     def cancel(self, transfer: Transfer) -> None:
         pipe = self._pipes.get(transfer.endpoint)
-        if pipe is not None:
+        if not self._gate.cancel(transfer) and pipe is not None:
             pipe.cancel(transfer)
 
     def reset(self) -> asyncio.Future[ResetOutcome]:
         future = asyncio.get_running_loop().create_future()
-        if self.gone.done():
+        if self._absent is Status.GONE:
             future.set_result(ResetOutcome.GONE)
             return future
+        self._gate.flush(Status.SHUTDOWN)
         self._flush(Status.SHUTDOWN)
         self._reset_state()
         self.was_reset()
@@ -226,27 +235,38 @@ class VirtualDevice(Chapter9, Device):
 
     async def open(self) -> None:
         """Begin a claim: configured, alternate settings 0, nothing pending. Raises DeviceError."""
-        await self.opened()
-        loop = asyncio.get_running_loop()
-        self.gone = loop.create_future()
+        if self.is_open:
+            raise Busy("it is in use")
         self.is_open = True
-        self._control_pipe = Pipe(Endpoint(0, 0, 64), self._control, self.info.speed, self.clock)
-        first = self.info.configurations[0].value if self.info.configurations else 0
-        self._set_configuration(Setup(0, 9, first))
+        self.gone = asyncio.get_running_loop().create_future()
+        try:
+            await self.opened()
+            self._absent = Status.STALL
+            self._control_pipe = _ControlPipe(self._control, self.info.speed, self.clock, self)
+            self._set_configuration(Setup(0, 9, self._first))
+        except BaseException:
+            self._absent = Status.GONE
+            self._control_pipe = None
+            self.is_open = False
+            raise
 
     async def close(self) -> None:
-        if not self.is_open:
+        if self._control_pipe is None:
             return
-        self.is_open = False
-        self._flush(Status.SHUTDOWN, dead=True)
-        self._pipes = {}
-        for task in tuple(self._tasks):
-            task.cancel()
-        self._reset_state()
-        self.was_reset()
-        if not self.gone.done():
-            self.gone.cancel()
-        await self.closed()
+        self._leave(Status.SHUTDOWN)
+        self._control_pipe = None
+        try:
+            tasks = tuple(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._reset_state()
+            self.was_reset()
+            await self.closed()
+        finally:
+            self.info.configuration = self._first
+            self.info.alternates.clear()
+            self.is_open = False
 
     # -- chapter 9's hooks --------------------------------------------------------------------------------------------
 
@@ -264,6 +284,7 @@ class VirtualDevice(Chapter9, Device):
         for interface in self.info.interfaces:
             if interface.number == number:
                 self._add_pipes(interface)
+        self._reroute()
         self.settings_changed()
 
     def is_halted(self, endpoint: int) -> bool | None:
@@ -271,7 +292,9 @@ class VirtualDevice(Chapter9, Device):
         return None if pipe is None else pipe.halted
 
     def set_halt(self, endpoint: int, halted: bool) -> None:
-        pipe = self._pipes[endpoint]
+        pipe = self._pipes.get(endpoint)
+        if pipe is None:
+            return
         if halted:
             pipe.halt()
         else:
@@ -297,11 +320,16 @@ class VirtualDevice(Chapter9, Device):
             device=descriptor,
             configurations=configurations,
             speed=self.speed,
-            configuration=configurations[0].value if configurations else 0,  # as any system would configure it
+            configuration=configurations[0].value if configurations else 0,  # as `open` sets it
             manufacturer=manufacturer,
             product=product,
             serial=serial,
         )
+
+    @property
+    def _first(self) -> int:
+        """bConfigurationValue of the first configuration, 0 for a device that has none."""
+        return self.info.configurations[0].value if self.info.configurations else 0
 
     def _default_bos(self) -> Bos | None:
         return _SUPER_BOS if self.speed >= Speed.SUPER else None
@@ -312,6 +340,15 @@ class VirtualDevice(Chapter9, Device):
         self._pipes = {0x00: self._control_pipe, 0x80: self._control_pipe}
         for interface in self.info.interfaces:
             self._add_pipes(interface)
+        self._reroute()
+
+    def _leave(self, status: Status) -> None:
+        """All that is pending ends with `status`, and what comes from now on with GONE."""
+        self._absent = Status.GONE
+        self._gate.flush(status)
+        self._flush(status, dead=True)
+        self._pipes = {}
+        self._reroute()
 
     def _add_pipes(self, interface: Interface) -> None:
         for one in interface.endpoints:
@@ -327,6 +364,40 @@ class VirtualDevice(Chapter9, Device):
         for address, pipe in self._pipes.items():
             if control or address & 0x0F:
                 pipe.flush(status, dead=dead)
+
+    # -- barriers -----------------------------------------------------------------------------------------------------
+
+    def request_waits(self, transfer: Transfer) -> None:
+        """A control request is not done yet. If it changes endpoints, nothing later may reach them before it."""
+        addresses = self._touched(Setup.parse(transfer.setup))
+        if addresses:
+            self._gate.put_up(transfer, addresses)
+            self._reroute()
+
+    def request_ended(self, transfer: Transfer) -> None:
+        """A control request that waited is answered."""
+        self._gate.ended(transfer)
+
+    def _touched(self, setup: Setup) -> frozenset[int]:
+        kind = (setup.request_type, setup.request)
+        if kind == SET_CONFIGURATION:
+            return _ENDPOINTS
+        if kind == SET_INTERFACE:
+            settings = (i for c in self.info.configurations for i in c.interfaces if i.number == setup.index)
+            return frozenset(e.address for i in settings for e in i.endpoints)
+        if kind == CLEAR_ENDPOINT_FEATURE:
+            return frozenset((setup.index & 0x8F,)) & _ENDPOINTS
+        return frozenset()
+
+    def _reroute(self) -> None:
+        held = self._gate.addresses()
+        self._routes = {**self._pipes, **dict.fromkeys(held, self._gate)} if held else self._pipes
+
+    def _submit_past_barriers(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
+        pipe = self._pipes.get(transfer.endpoint)
+        return Completion(self._absent) if pipe is None else pipe.submit(transfer)
+
+    # -- control requests ---------------------------------------------------------------------------------------------
 
     def _control(self, transfer: Transfer) -> Answer:
         setup = Setup.parse(transfer.setup)
@@ -349,6 +420,24 @@ class VirtualDevice(Chapter9, Device):
             return _reply(transfer, await reply)
         except Stall:
             return Completion(Status.STALL)
+
+
+class _ControlPipe(Pipe):
+    """The default endpoint; its device hears of requests that are not done at once, and of their end."""
+
+    def __init__(self, handler: Handler, speed: Speed, clock: Clock, device: VirtualDevice) -> None:
+        super().__init__(Endpoint(0, TransferType.CONTROL, 64), handler, speed, clock)
+        self._device = device
+
+    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
+        answer = super().submit(transfer)
+        if isinstance(answer, asyncio.Future) and not answer.done():
+            self._device.request_waits(transfer)
+        return answer
+
+    def _finish(self, waiting: Waiting, completion: Completion) -> None:
+        super()._finish(waiting, completion)
+        self._device.request_ended(waiting.transfer)
 
 
 def _reply(transfer: Transfer, payload: bytes | None) -> Completion:

@@ -20,7 +20,7 @@ from .pipe import Answer
 from .virtual import VirtualDevice, done, endpoint, request
 
 _LOOPBACK_BYTES: Final = 1 << 20  # held for the loopback before its OUT endpoint NAKs
-_CHECK_BYTES: Final = 64  # OUT payloads are checked this far when a pattern is expected, and wholly below
+_LOOPBACK_TRANSFERS: Final = 4096  # and of these, for some have no bytes
 
 
 class Zero(VirtualDevice):
@@ -39,7 +39,7 @@ class Zero(VirtualDevice):
         self.serial = serial or self.serial
         self._pattern = pattern
         self._vendor_data = b""
-        self._looped: deque[bytes] = deque()
+        self._looped: deque[memoryview] = deque()
         self._looped_bytes = 0
         self._sources: dict[int, memoryview] = {}  # packet size -> a run of the pattern, as long as was ever asked for
         super().__init__(clock=clock)
@@ -91,21 +91,22 @@ class Zero(VirtualDevice):
 
     @endpoint(0x83)
     def _iso_source(self, transfer: Transfer) -> Answer:
-        if transfer.packets is None:
-            return Completion(Status.INVALID)
+        assert transfer.packets is not None
         size = self._pipes[0x83].endpoint.service_bytes
         total = 0
-        for packet in transfer.packets:
-            packet.actual = min(packet.length, size)
-            total += packet.actual
-        # Each packet starts the pattern anew, as its transfer does; with equal packets one run is the same.
-        whole = Transfer(transfer.endpoint, total)
-        return Completion(Status.OK, self._bytes(whole), packets=transfer.packets)
+        for one in transfer.packets:
+            one.actual = min(one.length, size)
+            total += one.actual
+        if self._pattern:  # it starts anew in each packet
+            run = self._bytes(Transfer(transfer.endpoint, size))
+            return Completion(
+                Status.OK, b"".join([run[: p.actual] for p in transfer.packets]), packets=transfer.packets
+            )
+        return Completion(Status.OK, self._bytes(Transfer(transfer.endpoint, total)), packets=transfer.packets)
 
     @endpoint(0x03)
     def _iso_sink(self, transfer: Transfer) -> Answer:
-        if transfer.packets is None:
-            return Completion(Status.INVALID)
+        assert transfer.packets is not None
         for packet in transfer.packets:
             packet.actual = packet.length
         return Completion(Status.OK, b"", sum(p.length for p in transfer.packets), packets=transfer.packets)
@@ -115,12 +116,13 @@ class Zero(VirtualDevice):
     @endpoint(0x02)
     def _loop_out(self, transfer: Transfer) -> Answer:
         """A transfer's end is kept: what comes back is cut where it was sent, a zero-length packet included."""
-        if self._looped_bytes and self._looped_bytes + transfer.length > _LOOPBACK_BYTES:
+        full = self._looped_bytes + transfer.length > _LOOPBACK_BYTES or len(self._looped) >= _LOOPBACK_TRANSFERS
+        if full and self._looped:
             return None
-        self._looped.append(bytes(transfer.data))
+        self._looped.append(memoryview(bytes(transfer.data)))
         self._looped_bytes += transfer.length
         if transfer.flags & Flags.ZERO_PACKET and transfer.length and not transfer.length % self._packet(0x02):
-            self._looped.append(b"")
+            self._looped.append(memoryview(b""))
         self.kick(0x82)
         return done(transfer)
 

@@ -1,0 +1,92 @@
+"""Barriers: a control request that changes endpoints, and still waits, is not overtaken by what was submitted later.
+
+    SET_INTERFACE waits behind a slow request -> transfers on its endpoints wait at the gate -> it ends, they go on
+
+Nothing passes through here while no such request waits, which is nearly always.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from ..usb.transfer import Completion, Transfer
+from ..usb.types import Status
+
+
+class _Barrier:
+    """One request that waits; `held` was submitted after it and before the next barrier."""
+
+    __slots__ = ("addresses", "held", "request")
+
+    def __init__(self, request: Transfer, addresses: frozenset[int]) -> None:
+        self.request = request
+        self.addresses = addresses
+        self.held: dict[Transfer, asyncio.Future[Completion]] = {}  # in their order
+
+
+class Gate:
+    """Where transfers wait behind barriers. `go` submits one that may go on; `moved` hears of each barrier's end."""
+
+    def __init__(
+        self, go: Callable[[Transfer], Completion | asyncio.Future[Completion]], moved: Callable[[], None]
+    ) -> None:
+        self._go = go
+        self._moved = moved
+        self._barriers: deque[_Barrier] = deque()
+
+    def addresses(self) -> set[int]:
+        """The endpoints that no transfer reaches now."""
+        return {address for barrier in self._barriers for address in barrier.addresses}
+
+    def put_up(self, request: Transfer, addresses: frozenset[int]) -> None:
+        """Hold what comes for these endpoints until `ended(request)`."""
+        self._barriers.append(_Barrier(request, addresses))
+
+    def ended(self, request: Transfer) -> None:
+        """A request was answered, before the next one is looked at. One that is no barrier changes nothing."""
+        at = next((at for at, barrier in enumerate(self._barriers) if barrier.request is request), None)
+        if at is None:
+            return
+        barrier = self._barriers[at]
+        del self._barriers[at]
+        if at:  # cancelled before its turn: what it held waits for the one before
+            self._barriers[at - 1].held |= barrier.held
+            barrier.held = {}
+        self._moved()
+        for transfer, answer in barrier.held.items():
+            _forward(self._go(transfer), answer)
+
+    def submit(self, transfer: Transfer) -> asyncio.Future[Completion]:
+        """Hold a transfer for an endpoint of a barrier. Its payload was lent, so it is copied."""
+        if transfer.data.__class__ is not bytes:
+            transfer.data = bytes(transfer.data)
+        answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self._barriers[-1].held[transfer] = answer
+        return answer
+
+    def cancel(self, transfer: Transfer) -> bool:
+        """End a held transfer; whether it was one."""
+        for barrier in self._barriers:
+            answer = barrier.held.pop(transfer, None)
+            if answer is not None:
+                answer.set_result(Completion(Status.CANCELLED))
+                return True
+        return False
+
+    def flush(self, status: Status) -> None:
+        """End everything held with `status`; there is no barrier any more."""
+        barriers, self._barriers = self._barriers, deque()
+        for barrier in barriers:
+            for answer in barrier.held.values():
+                answer.set_result(Completion(status))
+        if barriers:
+            self._moved()
+
+
+def _forward(source: Completion | asyncio.Future[Completion], answer: asyncio.Future[Completion]) -> None:
+    if isinstance(source, Completion):
+        answer.set_result(source)
+    else:
+        source.add_done_callback(lambda done: answer.set_result(done.result()))
