@@ -32,7 +32,7 @@ _YES_NO = {
 
 
 class VirtualSource(Source):
-    """One virtual device; it exists as long as the source, claimed or not.
+    """One virtual device; it exists from its first listing until the source closes, claimed or not.
 
     Raises ValueError for an unknown device or option, with a text for the user.
     """
@@ -44,7 +44,13 @@ class VirtualSource(Source):
         self._device = make(name, dict(parse_qsl(query, keep_blank_values=True)))
         self._holder: Claimant | None = None
 
+    @property
+    def device(self) -> VirtualDevice:
+        """The device itself, for a program that does more with it than serve it."""
+        return self._device
+
     async def list(self) -> list[DeviceInfo]:
+        await self._device.plug()
         return [self._device.info]
 
     async def open(self, name: str, claimant: Claimant) -> Device:
@@ -57,6 +63,7 @@ class VirtualSource(Source):
 
     async def close(self) -> None:
         await self._device.close()
+        await self._device.unplug()
 
 
 def make(name: str, options: dict[str, str]) -> VirtualDevice:

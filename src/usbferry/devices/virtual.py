@@ -128,6 +128,7 @@ class VirtualDevice(Chapter9, Device):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._absent = Status.GONE  # what an endpoint answers that is not there
         self.is_open = False  # from the start of `open` to the end of `close`
+        self._is_plugged = self._for_one_claim = False
 
     # -- what a subclass declares -------------------------------------------------------------------------------------
 
@@ -156,6 +157,12 @@ class VirtualDevice(Chapter9, Device):
         return Endpoint(address, TransferType.ISOCHRONOUS | attributes, size, interval, companion)
 
     # -- hooks --------------------------------------------------------------------------------------------------------
+
+    async def plugged(self) -> None:
+        """The device came into being, though nobody has claimed it yet. Raises DeviceError when it cannot."""
+
+    async def unplugged(self) -> None:
+        """It ceased to be: what outlived its claims ends here."""
 
     async def opened(self) -> None:
         """The device was claimed, before anything is submitted. Raises DeviceError when it cannot serve."""
@@ -233,13 +240,31 @@ class VirtualDevice(Chapter9, Device):
         future.set_result(ResetOutcome.SAME)
         return future
 
+    async def plug(self) -> None:
+        """Bring the device into being until `unplug`; `open` does it for one claim otherwise. Raises DeviceError."""
+        if not self._is_plugged:
+            self._is_plugged = True
+            try:
+                await self.plugged()
+            except BaseException:
+                self._is_plugged = False
+                raise
+
+    async def unplug(self) -> None:
+        """End its being. It is closed already; it may be plugged again."""
+        if self._is_plugged:
+            self._is_plugged = False
+            await self.unplugged()
+
     async def open(self) -> None:
         """Begin a claim: configured, alternate settings 0, nothing pending. Raises DeviceError."""
         if self.is_open:
             raise Busy("it is in use")
         self.is_open = True
         self.gone = asyncio.get_running_loop().create_future()
+        self._for_one_claim = not self._is_plugged
         try:
+            await self.plug()
             await self.opened()
             self._absent = Status.STALL
             self._control_pipe = _ControlPipe(self._control, self.info.speed, self.clock, self)
@@ -247,7 +272,7 @@ class VirtualDevice(Chapter9, Device):
         except BaseException:
             self._absent = Status.GONE
             self._control_pipe = None
-            self.is_open = False
+            await self._end_claim()
             raise
 
     async def close(self) -> None:
@@ -266,6 +291,13 @@ class VirtualDevice(Chapter9, Device):
         finally:
             self.info.configuration = self._first
             self.info.alternates.clear()
+            await self._end_claim()
+
+    async def _end_claim(self) -> None:
+        try:
+            if self._for_one_claim:
+                await self.unplug()
+        finally:
             self.is_open = False
 
     # -- chapter 9's hooks --------------------------------------------------------------------------------------------
