@@ -1,6 +1,9 @@
 """A USB disk: mass storage by Bulk-Only Transport, in front of an image file, memory, or a folder's files.
 
-    COMMAND --CBW--> DATA_IN or DATA_OUT --all moved--> STATUS --CSW--> COMMAND
+    COMMAND --CBW--> BEGIN --> DATA_IN or DATA_OUT --all moved--> STATUS --CSW--> COMMAND
+
+A CBW is answered first and looked at afterwards: while the answer travels and the host turns to its next transfer, the
+data is fetched. A host that has sent that transfer already makes it begin at once.
 
 The host says in the CBW how much it will move and which way, the command itself says it too, and the thirteen ways in
 which the two can relate (BOT 1.0 §6.7) are decided in one place, `_begin`. Sources: "BOT" is the Universal Serial Bus
@@ -22,11 +25,11 @@ from ..usb.setup import Setup
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.tree import DeviceDescriptor, Interface
 from ..usb.types import Speed, Status
-from . import scsi, sense
+from . import fat_image, scsi, sense
 from .chapter9 import Stall
 from .clock import Clock
 from .image import Image
-from .memory import Memory
+from .memory import Composed, Memory
 from .pages import Identity
 from .pipe import Answer
 from .sense import Check, Sense
@@ -47,35 +50,46 @@ class Phase(Enum):
     """Where the transport stands."""
 
     COMMAND = "command"  # waits for a CBW
+    BEGIN = "begin"  # has one
     DATA_IN = "in"
     DATA_OUT = "out"
     STATUS = "status"  # the CSW is next, when the command's work is done
 
 
-class _Held:
-    """The data stage of a command that answers with bytes: like a Stream that has them all."""
+_COMMAND, _BEGIN, _DATA_IN, _DATA_OUT, _STATUS = Phase  # found sooner than by attribute, several times a command
+_OK: Final = Status.OK
 
+
+class _Held:
+    """A data stage that is all there: like a Stream, only lighter."""
+
+    __slots__ = ("_data", "left")
     error: OSError | None = None
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Buffer) -> None:
         self._data = data
         self.left = len(data)
 
     def take(self, count: int) -> Buffer:
-        at = len(self._data) - self.left
-        taken = self._data[at : at + count]
-        self.left -= len(taken)
-        return taken
+        data = self._data
+        if count >= self.left:
+            self.left = 0
+            return data
+        self.left -= count
+        self._data = memoryview(data)[count:]
+        return memoryview(data)[:count]
 
 
 class _Command:
     """One command from its CBW to its CSW."""
 
     __slots__ = (
+        "block",
         "chunks",
         "gathered",
         "jobs",
         "length",
+        "lun",
         "pending",
         "plan",
         "received",
@@ -83,13 +97,17 @@ class _Command:
         "status",
         "stream",
         "tag",
+        "to_host",
         "want",
         "written",
     )
 
-    def __init__(self, tag: int, length: int) -> None:
+    def __init__(self, tag: int = 0, length: int = 0, flags: int = 0, lun: int = 0, block: bytes = b"") -> None:
         self.tag = tag
         self.length = length  # dCBWDataTransferLength
+        self.to_host = bool(flags)  # bmCBWFlags
+        self.lun = lun
+        self.block = block  # CBWCB
         self.residue = length
         self.status = _PASSED
         self.plan: scsi.Plan = scsi.NOTHING
@@ -143,8 +161,9 @@ class Disk(VirtualDevice):
         self._storage = Storage(backing)
         shape = (backing.size // block, block, removable, readonly or backing.readonly)
         self._unit = scsi.Unit(Identity(*shape, product=self.product, serial=self.serial))
-        self._phase = Phase.COMMAND
-        self._command = _Command(0, 0)
+        self._phase = _COMMAND
+        self._command = _Command()
+        self._in_waits = self._out_waits = False  # a transfer may be parked there
         self._broken = False  # an invalid CBW came: both endpoints stall until Reset Recovery
         super().__init__(clock=clock)
 
@@ -153,8 +172,9 @@ class Disk(VirtualDevice):
         return (Interface(0, 0, 0x08, 0x06, 0x50, (self.bulk(IN, burst=15), self.bulk(OUT, burst=15))),)
 
     async def opened(self) -> None:
+        self._loop = asyncio.get_running_loop()
         await self._storage.open()
-        self._unit.insert()
+        self._unit.plug_in()
 
     async def closed(self) -> None:
         await self._storage.close()
@@ -183,12 +203,20 @@ class Disk(VirtualDevice):
     def settings_changed(self) -> None:
         self._restart()
 
+    def _kick_in(self) -> None:
+        self._in_waits = False
+        self.kick(IN)
+
+    def _kick_out(self) -> None:
+        self._out_waits = False
+        self.kick(OUT)
+
     def _restart(self) -> None:
         """Forget the command under way. What the storage is at goes on, and comes before what is asked of it next."""
-        self._phase = Phase.COMMAND
-        self._command = _Command(0, 0)
+        self._phase = _COMMAND
+        self._command = _Command()
         self._broken = False
-        self.kick(OUT)
+        self._kick_out()
 
     def halt_cleared(self, address: int) -> None:
         """BOT §6.6.1: an invalid CBW is got over by Reset Recovery alone."""
@@ -199,21 +227,30 @@ class Disk(VirtualDevice):
 
     @endpoint(OUT)
     def _out(self, transfer: Transfer) -> Answer:
-        if self._phase is Phase.COMMAND:
+        if self._phase is _COMMAND:
             return self._take_command(transfer)
-        if self._phase is Phase.DATA_OUT:
+        if self._phase is _BEGIN:
+            self._begin()
+        if self._phase is _DATA_OUT:
             return self._take_data(transfer)
-        return None  # the next command: after the CSW of this one
+        self._out_waits = True  # the next command: after the CSW of this one
+        return None
 
     @endpoint(IN)
     def _in(self, transfer: Transfer) -> Answer:
-        if self._phase is Phase.DATA_IN:
+        if self._phase is _BEGIN:
+            self._begin()
+            if self._pipes[IN].halted:
+                return Completion(Status.STALL)
+        if self._phase is _DATA_IN:
             return self._give_data(transfer)
-        if self._phase is Phase.STATUS and not self._command.jobs:
-            command = self._command
-            self._phase = Phase.COMMAND
-            self.kick(OUT)
-            return Completion(Status.OK, _CSW(b"USBS", command.tag, command.residue, command.status))
+        command = self._command
+        if self._phase is _STATUS and not command.jobs:
+            self._phase = _COMMAND
+            if self._out_waits:
+                self._kick_out()
+            return Completion(_OK, _CSW(b"USBS", command.tag, command.residue, command.status))
+        self._in_waits = True
         return None
 
     def _take_command(self, transfer: Transfer) -> Answer:
@@ -223,8 +260,12 @@ class Disk(VirtualDevice):
         signature, tag, length, flags, lun, size, block = _CBW.unpack(transfer.data)
         if signature != b"USBC" or flags & 0x7F or lun & 0xF0 or not 1 <= size <= 16:
             return self._break()
-        self._begin(_Command(tag, length), bool(flags), lun, block)
-        self.kick(IN)
+        self._command = _Command(tag, length, flags, lun, block)
+        self._phase = _BEGIN
+        if self._in_waits:
+            self._begin()
+        else:
+            self._loop.call_soon(self._begin_later, self._command)
         return done(transfer)
 
     def _break(self) -> Answer:
@@ -235,11 +276,15 @@ class Disk(VirtualDevice):
 
     # -- a command ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, command: _Command, to_host: bool, lun: int, block: bytes) -> None:
+    def _begin_later(self, command: _Command) -> None:
+        if self._phase is _BEGIN and self._command is command:
+            self._begin()
+
+    def _begin(self) -> None:
         """The thirteen cases of BOT §6.7: H is what the host means to move, D the device; i IN, o OUT, n nothing."""
-        self._command = command
+        command, to_host = self._command, self._command.to_host
         try:
-            plan = command.plan = self._unit.execute(block, lun)
+            plan = command.plan = self._unit.execute(command.block, command.lun)
         except Check as check:
             self._unit.fail(check.sense)
             command.status = _FAILED
@@ -250,7 +295,7 @@ class Disk(VirtualDevice):
             if size and (size > host or not to_host):  # 2 Hn<Di, 7 Hi<Di, 10 Ho<>Di
                 self._disagree(to_host)
             elif size:  # 5 Hi>Di, 6 Hi=Di
-                self._phase = Phase.DATA_IN
+                self._phase = _DATA_IN
                 command.stream = self._stream(plan)
             else:
                 self._no_data(to_host)
@@ -260,14 +305,16 @@ class Disk(VirtualDevice):
         elif plan.length and (plan.length > host or to_host):  # 3 Hn<Do, 8 Hi<>Do, 13 Ho<Do
             self._disagree(to_host)
         elif plan.length:  # 11 Ho>Do, 12 Ho=Do
-            self._phase = Phase.DATA_OUT
+            self._phase = _DATA_OUT
             command.want = plan.length
         else:
             self._no_data(to_host)
+        if self._in_waits:
+            self._kick_in()
 
     def _no_data(self, to_host: bool) -> None:
         """1 Hn=Dn: on to the status; 4 Hi>Dn, 9 Ho>Dn: by way of a stall, so that the host stops moving data."""
-        self._phase = Phase.STATUS
+        self._phase = _STATUS
         if self._command.length:
             self.halt(IN if to_host else OUT)
 
@@ -279,7 +326,10 @@ class Disk(VirtualDevice):
     def _stream(self, plan: scsi.Read | scsi.Reply) -> Stream | _Held:
         if isinstance(plan, scsi.Reply):
             return _Held(plan.data)
-        return Stream(self._storage, plan.offset, plan.length, partial(self.kick, IN))
+        found = self._storage.peek(plan.offset, plan.length)
+        if found is not None:
+            return _Held(found)
+        return Stream(self._storage, plan.offset, plan.length, self._kick_in)
 
     # -- data to the host ---------------------------------------------------------------------------------------------
 
@@ -290,22 +340,23 @@ class Disk(VirtualDevice):
         chunk = stream.take(transfer.length)
         if chunk is None:
             if stream.error is None:
+                self._in_waits = True
                 return None
             self._read_failed(command, stream.error)
             return Completion(Status.STALL)
         command.residue -= len(chunk)
         if not stream.left:
-            self._phase = Phase.STATUS
+            self._phase = _STATUS
             command.stream = None
             if command.residue:  # 5 Hi>Di: the short packet ends this transfer, a stall any that the host has queued
                 self.halt(IN)
-        return Completion(Status.OK, chunk)
+        return Completion(_OK, chunk)
 
     def _read_failed(self, command: _Command, error: OSError) -> None:
         assert isinstance(command.plan, scsi.Read)
         at = command.plan.offset + command.length - command.residue
         self._fail(command, sense.of_error(error, reading=True).at(at // self._unit.disk.block))
-        self._phase = Phase.STATUS
+        self._phase = _STATUS
         command.stream = None
         self.halt(IN)
 
@@ -314,7 +365,8 @@ class Disk(VirtualDevice):
     def _take_data(self, transfer: Transfer) -> Answer:
         command = self._command
         if command.pending > _PENDING_BYTES:
-            return None  # kicked when some of it is written
+            self._out_waits = True
+            return None  # until some of it is written
         left = command.want - command.received
         command.received += transfer.length
         if left > 0 and command.status == _PASSED:
@@ -331,7 +383,7 @@ class Disk(VirtualDevice):
 
     def _received(self, command: _Command) -> None:
         """The data stage is over, or the host ended it early with a short packet."""
-        self._phase = Phase.STATUS
+        self._phase = _STATUS
         plan = command.plan
         if isinstance(plan, scsi.Parameters):
             self._take_parameters(command, plan)
@@ -341,7 +393,8 @@ class Disk(VirtualDevice):
                 self._job(command, self._storage.sync)
         if command.received < command.want:
             self._fail(command, sense.DATA_PHASE)
-        self.kick(IN)
+        if self._in_waits:
+            self._kick_in()
 
     def _store(self, command: _Command) -> None:
         """Hand what was gathered to the storage."""
@@ -399,7 +452,10 @@ class Disk(VirtualDevice):
             self._fail(command, sense.of_error(error, reading=isinstance(command.plan, scsi.Compare)))
         elif future.result() is False:
             self._fail(command, sense.MISMATCH)
-        self.kick(OUT if self._phase is Phase.DATA_OUT else IN)
+        if self._phase is _DATA_OUT:
+            self._kick_out()
+        else:
+            self._kick_in()
 
     def _fail(self, command: _Command, why: Sense) -> None:
         """The first failure of a command is the one that is told."""
@@ -415,12 +471,26 @@ def _backing(image: Path | None, files: Path | None, size: int, readonly: bool, 
     if image is not None and files is not None:
         raise ValueError("image and files exclude each other")
     if files is not None:
-        raise ValueError("no files yet")
+        return _of_files(files, size, readonly, block)
     if image is not None:
         return Image(image, size=size, readonly=readonly)
     if size <= 0:
         raise ValueError("a disk needs image=FILE, files=FOLDER, or size=BYTES to be in memory")
     return Memory(size)
+
+
+def _of_files(folder: Path, size: int, readonly: bool, block: int) -> Backing:
+    """A disk with one partition, and in it the files of a folder."""
+    try:
+        tree = fat_image.scan(folder)
+        start = fat_image.PARTITION_OFFSET
+        if size and size <= start:
+            raise ValueError(f"{size} bytes are too few for a file system")
+        image = fat_image.make(tree, size=size and size - start, sector=block, hidden=start // block)
+    except OSError as error:
+        raise ValueError(f"{error.filename or folder}: {error.strerror}") from error
+    composed = Composed(*fat_image.partitioned(image, block=block))
+    return composed if readonly else Memory(composed.size, composed)
 
 
 def _printable(serial: str) -> str:

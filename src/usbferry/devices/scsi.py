@@ -99,19 +99,22 @@ class Unit:
 
     def __init__(self, disk: Identity) -> None:
         self.disk = disk
-        self.sense = NO_SENSE
-        self.reset()
-        self.insert()
+        self.attention: Sense | None = None
+        self.plug_in()
 
-    def insert(self) -> None:
-        """Power on: the medium is there again, should it have been ejected."""
+    def plug_in(self) -> None:
+        """Power on: the medium is there again, should it have been ejected.
+
+        As with most USB sticks there is no unit attention: a host that has just found the device knows that it is new.
+        """
         self.is_loaded = True
         self.reset()
+        self.attention = None
 
     def reset(self) -> None:
-        """A reset of the device, which the host is told once."""
+        """A reset of the device under a host that goes on with it, and is told once."""
         self.sense = NO_SENSE
-        self.attention: Sense | None = WAS_RESET
+        self.attention = WAS_RESET
         self.is_started = True
         self.is_locked = False  # PREVENT ALLOW MEDIUM REMOVAL
         self.write_cache = not self.disk.readonly

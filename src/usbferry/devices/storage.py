@@ -99,6 +99,15 @@ class Storage:
             self._executor = None
             executor.shutdown(wait=False)
 
+    def peek(self, offset: int, length: int) -> Buffer | None:
+        """`length` bytes if they are at hand; as quick a `read` as there is."""
+        if self._changes or length > _WINDOW:
+            return None
+        found = self._backing.peek(offset, length)
+        if found is not None:
+            self._next = offset + length
+        return found
+
     def read(self, offset: int, length: int) -> Buffer | asyncio.Future[Buffer]:
         """`length` bytes; the ones after them are fetched ahead when the reads follow each other and had to wait."""
         is_sequential = offset == self._next
