@@ -17,6 +17,10 @@ STATUS = "/sys/devices/platform/vhci_hcd.0/status*"
 ATTACHED = "006"  # VDEV_ST_USED: the device has an address
 FREE = "004"  # VDEV_ST_NULL
 
+CASES = tuple(range(30))  # of the kernel's conformance suite, the usbtest driver
+PATTERN_CASES = tuple(case for case in CASES if case not in (27, 28))  # those two know no pattern
+UNLINK_RETRY = "unlink retry"  # usbtest says so at error level of what it expects to happen
+
 
 class Attached(NamedTuple):
     """A device that the guest's kernel has imported."""
@@ -81,6 +85,16 @@ def wait_until_free(guest: Guest, attached: Attached, limit: float = 20) -> None
         done
     """
     guest.run(script, limit).ok()
+
+
+def disk_of(guest: Guest, attached: Attached) -> str:
+    """The name of the disk that the attached device is, such as "sda", once the kernel has read its size."""
+    script = f"""
+        until block=$(echo /sys/bus/usb/devices/{attached.device}/*/host*/target*/*/block/sd*) && [ -e $block/size ] &&
+            [ $(cat $block/size) != 0 ]; do sleep 0.02; done
+        echo ${{block##*/}}
+    """
+    return guest.run(script, 20).ok().strip()
 
 
 def usbtest_command(words: str) -> str:

@@ -4,14 +4,11 @@ import os
 
 import pytest
 
-from tests.kernel.steps import importing, unexpected, usbtest
+from tests.kernel.steps import CASES, PATTERN_CASES, UNLINK_RETRY, importing, unexpected, usbtest
 
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 ITERATIONS = 1000 if SOAK else 100  # testusb's own default, and a tenth of it
-CASES = tuple(range(30))
-WITHOUT_QUEUES = tuple(case for case in CASES if case not in (27, 28))  # those two know no pattern
 UNLINKS = 24  # the case in which an unlink can overtake its submit
-NOISE = "unlink retry"  # usbtest says it at error level of what it expects to happen
 # Case 14 with realworld=0 reads back 0 bytes as an IN request, which usbcore warns of, once: "BOGUS control dir".
 EMPTY_READ = (r"WARNING: .* at drivers/usb/core/urb.c:\d+ usb_submit_urb\+", "Call Trace:$")
 
@@ -37,7 +34,7 @@ def test_all_30_cases_pass(guest, serve, speed):
     assert (run.speed, run.failed) == (SPEEDS[speed], {})
     assert run.passed == list(CASES)
     assert len(run.passed) == 30
-    assert unexpected(guest, NOISE) == []
+    assert unexpected(guest, UNLINK_RETRY) == []
 
 
 @pytest.mark.timeout(3600 if SOAK else 300)
@@ -46,11 +43,11 @@ def test_the_28_cases_with_a_pattern_pass_under_strict_rules(guest, serve, speed
     server = serve(f"virtual:zero?speed={speed}&pattern=1")
     guest.mark()
     with importing(guest, server.port, "1-1"):
-        run = usbtest(guest, f"alt=1 pattern=1 realworld=0 {words(WITHOUT_QUEUES)}", 3500 if SOAK else 240)
+        run = usbtest(guest, f"alt=1 pattern=1 realworld=0 {words(PATTERN_CASES)}", 3500 if SOAK else 240)
     assert (run.speed, run.failed) == (SPEEDS[speed], {})
-    assert run.passed == list(WITHOUT_QUEUES)
+    assert run.passed == list(PATTERN_CASES)
     assert len(run.passed) == 28
-    assert unexpected(guest, NOISE, *EMPTY_READ) == []
+    assert unexpected(guest, UNLINK_RETRY, *EMPTY_READ) == []
 
 
 def test_a_wrong_pattern_is_noticed(guest, serve):
@@ -79,4 +76,4 @@ def test_an_unlink_may_overtake_its_submit_100_times_in_a_row(guest, serve, spee
         run = usbtest(guest, f"alt=1 {UNLINKS},iterations=10,times={times}", 3500 if SOAK else 240)
     assert (run.speed, run.failed) == (SPEEDS[speed], {})
     assert run.passed == [UNLINKS] * times
-    assert unexpected(guest, NOISE) == []
+    assert unexpected(guest, UNLINK_RETRY) == []
