@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from ..usb.transfer import Buffer
 
@@ -90,8 +90,7 @@ class Link(asyncio.BufferedProtocol):
     # -- for asyncio --------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.peer = _name(transport.get_extra_info("peername"))
         # uvloop gathers by itself, and keeps writes until the end of its turn: nothing may overtake them.
