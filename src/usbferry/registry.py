@@ -33,6 +33,8 @@ SOURCES: Final[dict[str, str]] = {
 # name in `virtual:NAME?option=value` -> device class; its keyword arguments are the options
 DEVICES: Final[dict[str, str]] = {
     "disk": "usbferry.devices.disk:Disk",
+    "keyboard": "usbferry.devices.keyboard:Keyboard",
+    "mouse": "usbferry.devices.mouse:Mouse",
     "zero": "usbferry.devices.zero:Zero",
 }
 

@@ -1,0 +1,67 @@
+"""Keys by name, as HID usages of the keyboard page: HID Usage Tables §10. Names are those of an American keyboard."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Final
+
+MODIFIERS: Final = range(0xE0, 0xE8)  # in a keyboard's report they are bits, all other keys are numbers
+
+_NAMED: Final = {
+    0x28: "enter esc backspace tab space minus equal leftbrace rightbrace backslash hash semicolon apostrophe grave "
+    "comma dot slash capslock",
+    0x46: "print scrolllock pause insert home pageup delete end pagedown right left down up numlock",
+    0x54: "kp/ kp* kp- kp+ kpenter kp1 kp2 kp3 kp4 kp5 kp6 kp7 kp8 kp9 kp0 kp. 102nd menu power",
+    0xE0: "leftctrl leftshift leftalt leftmeta rightctrl rightshift rightalt rightmeta",
+}
+_ALIASES: Final = {
+    "return": "enter",
+    "escape": "esc",
+    "del": "delete",
+    "ins": "insert",
+    "pgup": "pageup",
+    "pgdn": "pagedown",
+    "ctrl": "leftctrl",
+    "shift": "leftshift",
+    "alt": "leftalt",
+    "meta": "leftmeta",
+    "win": "leftmeta",
+    "cmd": "leftmeta",
+    "altgr": "rightalt",
+    "-": "minus",
+    "=": "equal",
+    "[": "leftbrace",
+    "]": "rightbrace",
+    "\\": "backslash",
+    ";": "semicolon",
+    "'": "apostrophe",
+    "`": "grave",
+    ",": "comma",
+    ".": "dot",
+    "/": "slash",
+}
+
+
+def _table() -> dict[str, int]:
+    table = {letter: 0x04 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
+    table |= {digit: 0x1E + i for i, digit in enumerate("1234567890")}
+    table |= {f"f{i + 1}": (0x3A if i < 12 else 0x68 - 12) + i for i in range(24)}
+    for first, names in _NAMED.items():
+        table |= {name: first + i for i, name in enumerate(names.split())}
+    return table | {alias: table[name] for alias, name in _ALIASES.items()}
+
+
+KEYS: Final = _table()
+
+
+def usage_of(key: str | int) -> int:
+    """The usage of a key, given by its name or as it is. Raises ValueError that suggests names."""
+    if isinstance(key, int):
+        if not (0x04 <= key <= 0xDD or key in MODIFIERS):
+            raise ValueError(f"{key:#x} is no key: usages go from 0x04 to 0xdd, and from 0xe0 to 0xe7")
+        return key
+    usage = KEYS.get(key.lower())
+    if usage is None:
+        close = difflib.get_close_matches(key.lower(), KEYS)
+        raise ValueError(f"there is no key {key!r}" + (f"; perhaps {' or '.join(close)}" if close else ""))
+    return usage

@@ -1,0 +1,121 @@
+"""HID report descriptors, declared readably: each function gives the bytes of some items, a descriptor is their sum.
+
+    application(Page.DESKTOP, 0x06,                          # a keyboard:
+        variables(INPUT, Page.KEYBOARD, range(0xE0, 0xE8)),  # a bit for each modifier
+        padding(INPUT, 8),
+        array(INPUT, Page.KEYBOARD, range(0, 0x66), count=6))  # the numbers of up to six keys
+
+Source: HID 1.11 §6.2.2; usages: HID Usage Tables 1.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final
+
+
+class Page(IntEnum):
+    """Usage pages, HID Usage Tables §3."""
+
+    DESKTOP = 0x01
+    KEYBOARD = 0x07
+    LED = 0x08
+    BUTTON = 0x09
+    CONSUMER = 0x0C
+
+
+class Item(IntEnum):
+    """bTag and bType of a short item, HID 1.11 §6.2.2.4 to §6.2.2.8; the size bits are zero."""
+
+    INPUT = 0x80
+    OUTPUT = 0x90
+    COLLECTION = 0xA0
+    FEATURE = 0xB0
+    END_COLLECTION = 0xC0
+    USAGE_PAGE = 0x04
+    LOGICAL_MINIMUM = 0x14
+    LOGICAL_MAXIMUM = 0x24
+    REPORT_SIZE = 0x74
+    REPORT_ID = 0x84
+    REPORT_COUNT = 0x94
+    USAGE = 0x08
+    USAGE_MINIMUM = 0x18
+    USAGE_MAXIMUM = 0x28
+
+
+INPUT: Final = Item.INPUT
+OUTPUT: Final = Item.OUTPUT
+FEATURE: Final = Item.FEATURE
+
+# Bits of the main items, HID 1.11 §6.2.2.5; without VARIABLE a field is an array.
+CONSTANT: Final = 0x01
+VARIABLE: Final = 0x02
+RELATIVE: Final = 0x04
+
+_PHYSICAL, _APPLICATION = 0x00, 0x01
+_SIGNED: Final = {Item.LOGICAL_MINIMUM, Item.LOGICAL_MAXIMUM}
+
+
+def item(tag: Item, value: int) -> bytes:
+    """One short item in as few bytes as hold its value. Logical limits are signed, the others are not."""
+    if tag is Item.END_COLLECTION:
+        return bytes((tag,))
+    signed = tag in _SIGNED
+    for code, size in ((1, 1), (2, 2), (3, 4)):
+        low, high = (-1 << 8 * size - 1, 1 << 8 * size - 1) if signed else (0, 1 << 8 * size)
+        if low <= value < high:
+            return bytes((tag | code,)) + value.to_bytes(size, "little", signed=signed)
+    raise ValueError(f"{tag.name} is {value}, it must fit 32 bits")
+
+
+def application(page: int, usage: int, *fields: bytes) -> bytes:
+    """What a system takes for one device, with all its fields."""
+    return _collection(_APPLICATION, page, usage, fields)
+
+
+def physical(page: int, usage: int, *fields: bytes) -> bytes:
+    """Fields that describe one point of the device, such as a mouse's pointer."""
+    return _collection(_PHYSICAL, page, usage, fields)
+
+
+def variables(
+    kind: Item, page: int, usages: Sequence[int], *, low: int = 0, high: int = 1, bits: int = 1, relative: bool = False
+) -> bytes:
+    """A field of `bits` for each usage, holding its value between `low` and `high`."""
+    return (
+        _usages(page, usages)
+        + _values(low, high, bits, len(usages))
+        + item(kind, VARIABLE | (RELATIVE if relative else 0))
+    )
+
+
+def array(kind: Item, page: int, usages: range, *, count: int, bits: int = 8) -> bytes:
+    """`count` fields that name the usages in force; 0 stands for none."""
+    return _usages(page, usages) + _values(usages[0], usages[-1], bits, count) + item(kind, 0)
+
+
+def padding(kind: Item, bits: int) -> bytes:
+    """Bits without meaning, to fill a byte."""
+    return item(Item.REPORT_COUNT, 1) + item(Item.REPORT_SIZE, bits) + item(kind, CONSTANT)
+
+
+def _collection(kind: int, page: int, usage: int, fields: tuple[bytes, ...]) -> bytes:
+    head = item(Item.USAGE_PAGE, page) + item(Item.USAGE, usage) + item(Item.COLLECTION, kind)
+    return head + b"".join(fields) + item(Item.END_COLLECTION, 0)
+
+
+def _usages(page: int, usages: Sequence[int]) -> bytes:
+    head = item(Item.USAGE_PAGE, page)
+    if isinstance(usages, range):
+        return head + item(Item.USAGE_MINIMUM, usages[0]) + item(Item.USAGE_MAXIMUM, usages[-1])
+    return head + b"".join(item(Item.USAGE, usage) for usage in usages)
+
+
+def _values(low: int, high: int, bits: int, count: int) -> bytes:
+    return (
+        item(Item.LOGICAL_MINIMUM, low)
+        + item(Item.LOGICAL_MAXIMUM, high)
+        + item(Item.REPORT_SIZE, bits)
+        + item(Item.REPORT_COUNT, count)
+    )
