@@ -1,7 +1,8 @@
 """The named limits of one connection. Whatever a peer sends, it costs no more than this.
 
 Over `transfers` or `bytes_in_flight` a submit is answered with Status.NO_MEMORY and reading goes on, so that the cancel
-which would free them is still read. Over a framing limit (`out_bytes`, `iso_packets`) the connection ends.
+which would free them is still read. The connection ends over what no honest peer does: OUT data of more than
+`transfer_bytes`, more than `iso_packets` or `cancels` of one transfer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Limits:
     iso_packets: int = 1024  # of one transfer; USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h
     transfers: int = 2048  # waiting at the device at one time
     bytes_in_flight: int = 64 * MIB  # asked for or sent by those transfers
+    cancels: int = 16  # of one transfer, that wait for its end; a host sends one
     early_cancels: int = 256  # cancels held for submits they overtook
     early_cancel_seconds: float = 5.0  # how long such a cancel is held
     handshake_seconds: float = 10.0  # from the connection to a whole request

@@ -37,7 +37,7 @@ class Pending:
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
-        self._queues: dict[tuple[int, int], deque[Entry]] = {}
+        self._queues: dict[tuple[int, int], deque[Entry]] = {}  # none of them empty
         self.bytes = 0  # sum of the transfers' lengths
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Pending:
 
     def waits_on(self, transfer: Transfer) -> bool:
         """Whether an earlier transfer on the same (endpoint, stream) has no answer yet."""
-        return bool(self._queues.get((transfer.endpoint, transfer.stream_id)))
+        return (transfer.endpoint, transfer.stream_id) in self._queues
 
     def add(self, tag: int, transfer: Transfer) -> Entry:
         """Note a transfer. Raises ValueError when its tag is in flight already."""
@@ -89,15 +89,25 @@ class Pending:
 
     def release(self, entry: Entry) -> None:
         """Take one entry out of its order."""
-        self._queues[entry.transfer.endpoint, entry.transfer.stream_id].remove(entry)
+        key = (entry.transfer.endpoint, entry.transfer.stream_id)
+        queue = self._queues[key]
+        queue.remove(entry)
+        if not queue:
+            del self._queues[key]
         self._forget(entry)
 
     def _ready(self, entry: Entry) -> list[Entry]:
-        queue = self._queues[entry.transfer.endpoint, entry.transfer.stream_id]
-        ready = []
+        """What may leave now of the endpoint and stream of `entry`."""
+        key = (entry.transfer.endpoint, entry.transfer.stream_id)
+        queue = self._queues.get(key)
+        ready: list[Entry] = []
+        if queue is None:
+            return ready
         while queue and queue[0].completion is not None:
             ready.append(queue.popleft())
             self._forget(ready[-1])
+        if not queue:
+            del self._queues[key]
         return ready
 
     def _forget(self, entry: Entry) -> None:

@@ -31,6 +31,7 @@ from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Entry, Pending
 from .messages import (
     ECONNRESET,
+    EPROTO,
     ERRNO,
     FLAGS,
     VERSION,
@@ -50,6 +51,7 @@ from .messages import (
 )
 
 HEADER: Final = CmdSubmit.SIZE  # bytes of every message once a device is imported
+_MAX_INTERFACES: Final = 255  # that a list can say of one device
 _OK: Final = Status.OK
 _EMPTY: Final = memoryview(b"")
 _CMD_SUBMIT: Final = int(Command.CMD_SUBMIT)
@@ -270,6 +272,8 @@ class Exporter:
                 continue
             if pending and (len(pending) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
                 # Not in its order: behind parked reads it would wait for them, and they for room.
+                if packets > 0:
+                    transfer.packets = _iso_packets(view[descriptors:after])
                 self._reply(seqnum, start_frame, packets, transfer, Completion(Status.NO_MEMORY))
                 continue
             self._current = (seqnum, start_frame, packets, transfer)
@@ -296,19 +300,17 @@ class Exporter:
         """Control and isochronous transfers, and what no device needs to see: None when it was answered here."""
         assert self._current is not None
         tag = self._current[0]
+        if len(descriptors):
+            transfer.packets = _iso_packets(descriptors)
+            transfer.start_frame = 0 if transfer.flags & Flags.ISO_ASAP else start_frame
         if ep > 15:
+            transfer.endpoint = transfer.endpoint & 0x80 | 0x10  # in the order of no endpoint that there is
             return self._refuse(tag, Status.STALL)
         if transfer.length > self._limits.transfer_bytes:
             return self._refuse(tag, Status.NO_MEMORY)
-        if ep == 0:
-            return self._control(tag, transfer, setup)
-        transfer.packets = [
-            IsoPacket(offset, length) for offset, length, _, _ in IsoDescriptor.STRUCT.iter_unpack(descriptors)
-        ]
-        transfer.start_frame = 0 if transfer.flags & Flags.ISO_ASAP else start_frame
-        if any(p.offset + p.length > transfer.length for p in transfer.packets):
+        if transfer.packets is not None and (ep == 0 or not _fits(transfer)):
             return self._refuse(tag, Status.INVALID)
-        return Submit(tag, transfer)
+        return self._control(tag, transfer, setup) if ep == 0 else Submit(tag, transfer)
 
     def _control(self, tag: int, transfer: Transfer, raw: bytes) -> Event | None:
         """Where transfer_buffer_length and wLength differ (Windows clients), the smaller counts."""
@@ -347,17 +349,23 @@ class Exporter:
             raise ProtocolError(f"command {command:#x}, known are SUBMIT 1 and UNLINK 2")
         entry = self._pending.cancel(target, seqnum)
         if entry is not None:
+            self._bound(target, entry.cancels)
             if entry.completion is None:
                 return Cancel(target, entry.transfer)
             self._pending.release(entry)
             self._answer(entry)
         elif target in self._early:
             self._early[target][0].append(seqnum)
+            self._bound(target, self._early[target][0])
         elif self._newest is None or 0 < (target - self._newest & 0xFFFFFFFF) < 0x80000000:
             self._hold(target, seqnum)
         else:
             self._say_unlinked(seqnum, 0)
         return None
+
+    def _bound(self, target: int, cancels: list[int]) -> None:
+        if len(cancels) > self._limits.cancels:
+            raise ProtocolError(f"{len(cancels)} unlinks of #{target}, the limit is {self._limits.cancels}")
 
     def _hold(self, target: int, seqnum: int) -> None:
         if len(self._early) >= self._limits.early_cancels:
@@ -395,33 +403,38 @@ class Exporter:
         A device that gave more than was asked for babbled: Status.OVERFLOW, with what fits.
         """
         if packets > 0:
-            self._reply_iso(seqnum, packets, transfer, completion)
+            self._reply_iso(seqnum, start_frame, transfer, completion)
             return
         status, length = completion.status, transfer.length
         data = completion.data if transfer.endpoint >= 0x80 else b""
         actual = len(data) or completion.actual
         if actual > length or (transfer.endpoint >= 0x80 and actual != len(data)):
-            status, actual, data = Status.OVERFLOW, min(len(data), length), data[:length]
-        number = 0 if status == _OK else ERRNO[Status(status)]
+            status, data = Status.OVERFLOW, data[:length]
+            actual = len(data) if transfer.endpoint >= 0x80 else length
+        number = 0 if status == _OK else ERRNO.get(status, EPROTO)
         self.outgoing.append(_pack_ret_submit(_RET_SUBMIT, seqnum, number, actual, start_frame, packets, 0))
         self.outgoing_bytes += HEADER + len(data)
         if data:
             self.outgoing.append(data)
 
-    def _reply_iso(self, seqnum: int, packets: int, transfer: Transfer, completion: Completion) -> None:
+    def _reply_iso(self, seqnum: int, start_frame: int, transfer: Transfer, completion: Completion) -> None:
         """Data compact, descriptors with the submitted offsets and lengths, one for each packet whatever happened."""
-        asked, done, data = transfer.packets or (), completion.packets or (), completion.data
-        status, actual = ERRNO[Status(completion.status)], sum(p.actual for p in done)
-        if len(done) != packets or (transfer.is_in and actual != len(data)):  # refused or cancelled as a whole
-            blank = [IsoPacket(0, 0)] * (packets - len(asked))
-            done = [IsoPacket(p.offset, p.length, 0, Status.NOT_DONE) for p in (*asked, *blank)]
-            actual, data = 0, b""
-        errors = sum(p.status != _OK for p in done)
-        self._say(_pack_ret_submit(_RET_SUBMIT, seqnum, status, actual, completion.start_frame, packets, errors))
-        if transfer.is_in and actual:
+        asked, status = transfer.packets or [], completion.status
+        data = completion.data if transfer.is_in else b""
+        if _agree(asked, completion, transfer.is_in):
+            done = [(p.actual, p.status) for p in completion.packets or ()]
+        else:  # refused or cancelled as a whole, or a device that contradicts itself
+            status = Status.FAILED if status == _OK else status
+            done, data = [(0, Status.NOT_DONE)] * len(asked), b""
+        actual = sum(count for count, _ in done)
+        errors = sum(one != _OK for _, one in done)
+        number, frame = ERRNO.get(status, EPROTO), completion.start_frame or start_frame
+        self._say(_pack_ret_submit(_RET_SUBMIT, seqnum, number, actual, frame, len(asked), errors))
+        if data:
             self._say(data)
         pack = IsoDescriptor.STRUCT.pack
-        self._say(b"".join([pack(p.offset, p.length, p.actual, ERRNO[Status(p.status)]) for p in done]))
+        pairs = zip(asked, done, strict=True)
+        self._say(b"".join([pack(p.offset, p.length, count, ERRNO.get(one, EPROTO)) for p, (count, one) in pairs]))
 
     def _say_unlinked(self, seqnum: int, status: int) -> None:
         self._say(RetUnlink(Command.RET_UNLINK, seqnum, status).pack())
@@ -431,11 +444,31 @@ class Exporter:
         self.outgoing_bytes += len(chunk)
 
 
+def _iso_packets(descriptors: memoryview) -> list[IsoPacket]:
+    """What is asked for; a command's descriptors say nothing of what was done."""
+    return [IsoPacket(offset, length) for offset, length, _, _ in IsoDescriptor.STRUCT.iter_unpack(descriptors)]
+
+
+def _fits(transfer: Transfer) -> bool:
+    """Whether each packet lies in the buffer, and all together ask for no more than it holds."""
+    packets = transfer.packets or ()
+    inside = all(p.offset + p.length <= transfer.length for p in packets)
+    return inside and sum(p.length for p in packets) <= transfer.length
+
+
+def _agree(asked: list[IsoPacket], completion: Completion, is_in: bool) -> bool:
+    """Whether a device's packets are those it was asked for, none with more than its length, and sum up to its data."""
+    given = completion.packets or ()
+    if len(given) != len(asked) or not all(0 <= g.actual <= p.length for g, p in zip(given, asked, strict=True)):
+        return False
+    return not is_in or sum(p.actual for p in given) == len(completion.data)
+
+
 def _device_record(info: DeviceInfo) -> DeviceRecord:
     device = info.device
     return DeviceRecord(
-        path=info.path.encode()[:255],
-        busid=info.name.encode()[:31],
+        path=info.path.encode(errors="replace")[:255],
+        busid=info.name.encode(errors="replace")[:31],
         busnum=info.bus,
         devnum=info.address,
         speed=wire_speed(info.speed),
@@ -447,9 +480,9 @@ def _device_record(info: DeviceInfo) -> DeviceRecord:
         device_protocol=device.device_protocol,
         configuration=info.configuration,
         configurations=device.configurations,
-        interfaces=len(info.classes),
+        interfaces=min(len(info.classes), _MAX_INTERFACES),
     )
 
 
 def _interface_records(info: DeviceInfo) -> bytes:
-    return b"".join(InterfaceRecord(*triplet).pack() for triplet in info.classes)
+    return b"".join(InterfaceRecord(*triplet).pack() for triplet in info.classes[:_MAX_INTERFACES])

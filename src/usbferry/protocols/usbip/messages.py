@@ -166,7 +166,7 @@ FLAGS: Final = int(Flags.SHORT_NOT_OK | Flags.ISO_ASAP | Flags.ZERO_PACKET)
 URB_DIR_IN: Final = 0x200
 
 # Linux errno numbers, written out: Python's errno module gives other numbers on other systems.
-ERRNO: Final[dict[Status, int]] = {
+ERRNO: Final[dict[int, int]] = {
     Status.OK: 0,
     Status.STALL: -32,  # EPIPE
     Status.CANCELLED: -104,  # ECONNRESET
@@ -188,9 +188,10 @@ ERRNO: Final[dict[Status, int]] = {
     Status.FAILED: -71,  # EPROTO: drivers take it for a passing error of the bus
 }
 ECONNRESET: Final = ERRNO[Status.CANCELLED]
+EPROTO: Final = ERRNO[Status.FAILED]  # also for a status that is none
 
 _STATUS: Final[dict[int, Status]] = {
-    **{number: status for status, number in ERRNO.items() if status is not Status.FAILED},
+    **{number: Status(status) for status, number in ERRNO.items() if status != Status.FAILED},
     -2: Status.CANCELLED,  # ENOENT: killed
     -113: Status.GONE,  # EHOSTUNREACH
 }
