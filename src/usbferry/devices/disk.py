@@ -1,9 +1,6 @@
 """A USB disk: mass storage by Bulk-Only Transport, in front of an image file, memory, or a folder's files.
 
-    COMMAND --CBW--> BEGIN --> DATA_IN or DATA_OUT --all moved--> STATUS --CSW--> COMMAND
-
-A CBW is answered first and looked at afterwards: while the answer travels and the host turns to its next transfer, the
-data is fetched. A host that has sent that transfer already makes it begin at once.
+    COMMAND --CBW--> DATA_IN or DATA_OUT --all moved--> STATUS --CSW--> COMMAND
 
 The host says in the CBW how much it will move and which way, the command itself says it too, and the thirteen ways in
 which the two can relate (BOT 1.0 §6.7) are decided in one place, `_begin`. Sources: "BOT" is the Universal Serial Bus
@@ -50,13 +47,12 @@ class Phase(Enum):
     """Where the transport stands."""
 
     COMMAND = "command"  # waits for a CBW
-    BEGIN = "begin"  # has one
     DATA_IN = "in"
     DATA_OUT = "out"
     STATUS = "status"  # the CSW is next, when the command's work is done
 
 
-_COMMAND, _BEGIN, _DATA_IN, _DATA_OUT, _STATUS = Phase  # found sooner than by attribute, several times a command
+_COMMAND, _DATA_IN, _DATA_OUT, _STATUS = Phase  # found sooner than by attribute, several times a command
 _OK: Final = Status.OK
 
 
@@ -84,12 +80,10 @@ class _Command:
     """One command from its CBW to its CSW."""
 
     __slots__ = (
-        "block",
         "chunks",
         "gathered",
         "jobs",
         "length",
-        "lun",
         "pending",
         "plan",
         "received",
@@ -97,17 +91,13 @@ class _Command:
         "status",
         "stream",
         "tag",
-        "to_host",
         "want",
         "written",
     )
 
-    def __init__(self, tag: int = 0, length: int = 0, flags: int = 0, lun: int = 0, block: bytes = b"") -> None:
+    def __init__(self, tag: int = 0, length: int = 0) -> None:
         self.tag = tag
         self.length = length  # dCBWDataTransferLength
-        self.to_host = bool(flags)  # bmCBWFlags
-        self.lun = lun
-        self.block = block  # CBWCB
         self.residue = length
         self.status = _PASSED
         self.plan: scsi.Plan = scsi.NOTHING
@@ -156,8 +146,8 @@ class Disk(VirtualDevice):
         if backing.size % block:
             raise ValueError(f"{backing.size} bytes are no whole number of {block}-byte blocks")
         self.speed = speed
-        self.product = product or self.product
-        self.serial = _printable(serial) or _serial_of(image or files)
+        self.product = _printable("product", product) or self.product
+        self.serial = _printable("serial", serial) or _serial_of(image or files)
         self._storage = Storage(backing)
         shape = (backing.size // block, block, removable, readonly or backing.readonly)
         self._unit = scsi.Unit(Identity(*shape, product=self.product, serial=self.serial))
@@ -166,13 +156,13 @@ class Disk(VirtualDevice):
         self._in_waits = self._out_waits = False  # a transfer may be parked there
         self._broken = False  # an invalid CBW came: both endpoints stall until Reset Recovery
         super().__init__(clock=clock)
+        self._packet = self.info.configurations[0].interfaces[0].endpoints[0].packet_size
 
     def interfaces(self) -> tuple[Interface, ...]:
         """SCSI transparent command set over Bulk-Only Transport."""
         return (Interface(0, 0, 0x08, 0x06, 0x50, (self.bulk(IN, burst=15), self.bulk(OUT, burst=15))),)
 
     async def opened(self) -> None:
-        self._loop = asyncio.get_running_loop()
         await self._storage.open()
         self._unit.plug_in()
 
@@ -213,6 +203,8 @@ class Disk(VirtualDevice):
 
     def _restart(self) -> None:
         """Forget the command under way. What the storage is at goes on, and comes before what is asked of it next."""
+        if isinstance(self._command.stream, Stream):
+            self._command.stream.stop()
         self._phase = _COMMAND
         self._command = _Command()
         self._broken = False
@@ -229,8 +221,6 @@ class Disk(VirtualDevice):
     def _out(self, transfer: Transfer) -> Answer:
         if self._phase is _COMMAND:
             return self._take_command(transfer)
-        if self._phase is _BEGIN:
-            self._begin()
         if self._phase is _DATA_OUT:
             return self._take_data(transfer)
         self._out_waits = True  # the next command: after the CSW of this one
@@ -238,10 +228,6 @@ class Disk(VirtualDevice):
 
     @endpoint(IN)
     def _in(self, transfer: Transfer) -> Answer:
-        if self._phase is _BEGIN:
-            self._begin()
-            if self._pipes[IN].halted:
-                return Completion(Status.STALL)
         if self._phase is _DATA_IN:
             return self._give_data(transfer)
         command = self._command
@@ -249,7 +235,8 @@ class Disk(VirtualDevice):
             self._phase = _COMMAND
             if self._out_waits:
                 self._kick_out()
-            return Completion(_OK, _CSW(b"USBS", command.tag, command.residue, command.status))
+            csw = _CSW(b"USBS", command.tag, command.residue, command.status)
+            return Completion(_OK, csw) if transfer.length >= len(csw) else Completion(Status.OVERFLOW)
         self._in_waits = True
         return None
 
@@ -260,13 +247,8 @@ class Disk(VirtualDevice):
         signature, tag, length, flags, lun, size, block = _CBW.unpack(transfer.data)
         if signature != b"USBC" or flags & 0x7F or lun & 0xF0 or not 1 <= size <= 16:
             return self._break()
-        self._command = _Command(tag, length, flags, lun, block)
-        self._phase = _BEGIN
-        if self._in_waits:
-            self._begin()
-        else:
-            self._loop.call_soon(self._begin_later, self._command)
-        return done(transfer)
+        self._begin(_Command(tag, length), bool(flags), lun, block)
+        return Completion(_OK, b"", 31)
 
     def _break(self) -> Answer:
         self._broken = True
@@ -276,15 +258,11 @@ class Disk(VirtualDevice):
 
     # -- a command ----------------------------------------------------------------------------------------------------
 
-    def _begin_later(self, command: _Command) -> None:
-        if self._phase is _BEGIN and self._command is command:
-            self._begin()
-
-    def _begin(self) -> None:
+    def _begin(self, command: _Command, to_host: bool, lun: int, block: bytes) -> None:
         """The thirteen cases of BOT §6.7: H is what the host means to move, D the device; i IN, o OUT, n nothing."""
-        command, to_host = self._command, self._command.to_host
+        self._command = command
         try:
-            plan = command.plan = self._unit.execute(command.block, command.lun)
+            plan = command.plan = self._unit.execute(block, lun)
         except Check as check:
             self._unit.fail(check.sense)
             command.status = _FAILED
@@ -374,7 +352,7 @@ class Disk(VirtualDevice):
             command.chunks.append(chunk)
             command.gathered += len(chunk)
             command.residue -= len(chunk)
-        is_short = transfer.length % self._pipes[OUT].endpoint.packet_size
+        is_short = transfer.length % self._packet or not transfer.length
         if command.received >= command.length or is_short:
             self._received(command)
         elif command.gathered >= _WRITE_BYTES and not isinstance(command.plan, scsi.Parameters):
@@ -493,10 +471,10 @@ def _of_files(folder: Path, size: int, readonly: bool, block: int) -> Backing:
     return composed if readonly else Memory(composed.size, composed)
 
 
-def _printable(serial: str) -> str:
-    if serial and not (serial.isascii() and serial.isprintable() and len(serial) <= 126):
-        raise ValueError("a serial number has up to 126 printable ASCII characters")
-    return serial
+def _printable(option: str, text: str) -> str:
+    if not (text.isascii() and text.isprintable() and len(text) <= 126):
+        raise ValueError(f"{option} is up to 126 printable ASCII characters")
+    return text
 
 
 def _serial_of(path: Path | None) -> str:

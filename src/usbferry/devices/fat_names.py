@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Final
 
 ENTRY: Final = Struct("<11sBBBHHHHHHHI")
-"""name, attributes, case, tenths, created (time and date), accessed, cluster high, written (the same), cluster low, size
+"""name, attributes, case, tenths, created (time, date), accessed, cluster high, written (time, date), cluster low, size
 """
 LONG: Final = Struct("<B10sBBB12sH4s")  # order, 5 units, attributes, type, checksum, 6 units, cluster (0), 2 units
 LONG_NAME: Final = 0x0F  # attributes of a long name's entry

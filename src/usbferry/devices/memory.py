@@ -33,6 +33,7 @@ class Memory(Backing):
         self.is_quick = base is None
         self._base = base
         self._chunks: dict[int, bytes | bytearray] = {}  # those that differ from the base; bytes only for zeros
+        self._lent: set[int] = set()  # chunks that a reader may still hold a view of: written to anew, not again
 
     def open(self) -> None:
         if self._base is not None:
@@ -77,19 +78,26 @@ class Memory(Backing):
     def _writable(self, number: int) -> bytearray:
         chunk = self._chunks.get(number)
         if isinstance(chunk, bytearray):
-            return chunk
-        if chunk is None and self._base is not None:
+            if number not in self._lent:
+                return chunk
+            new = bytearray(chunk)
+        elif chunk is None and self._base is not None:
             start = number * _CHUNK
             new = bytearray(self._base.read(start, min(_CHUNK, self.size - start)))
             new.extend(bytes(_CHUNK - len(new)))
         else:
             new = bytearray(_CHUNK)
         self._chunks[number] = new
+        self._lent.discard(number)
         return new
 
     def _gather(self, offset: int, length: int, base: Callable[[int, int], Buffer | None] | None) -> Buffer | None:
         if base is not None and not self._chunks:
             return base(offset, length)
+        number, start = divmod(offset, _CHUNK)
+        if number in self._chunks and start + length <= _CHUNK:
+            self._lent.add(number)
+            return memoryview(self._chunks[number])[start : start + length]
         buffer = bytearray(length)
         for number, start, stop, at in _split(offset, length):
             chunk: Buffer | None = self._chunks.get(number)

@@ -379,7 +379,9 @@ class Unit:
         self.is_started = True
 
     def _prevent(self, cdb: bytes) -> Plan:
-        if not self.disk.removable or cdb[4] & 0x03 > 1:
+        if not self.disk.removable:
+            raise Check(INVALID_OPCODE)
+        if cdb[4] & 0x02:
             raise Check(INVALID_FIELD)
         self.is_locked = bool(cdb[4] & 0x01)
         return NOTHING

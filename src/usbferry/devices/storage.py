@@ -220,6 +220,10 @@ class Stream:
             self._fetch(_WINDOW)
         return taken
 
+    def stop(self) -> None:
+        """Nobody will take any more."""
+        self._end = self._next
+
     def _cut(self, count: int) -> Buffer:
         head = self._held.popleft() if count else b""
         if len(head) == count:
