@@ -40,6 +40,10 @@ from .catalog import Catalog, Offer
 log: Final = logging.getLogger(__name__)
 _REFUSALS: Final = {NotFound: Refusal.NOT_FOUND, Busy: Refusal.BUSY, Unavailable: Refusal.UNAVAILABLE}
 _BATCH_BYTES: Final = 256 * 1024  # answers are written when they come to this much, and at the end of each read
+_LAST_TURNS: Final = (
+    3  # of the loop, in which a closed device's last completions arrive: callbacks, of callbacks at most
+)
+_TURN_SECONDS: Final = 0.01  # of work on what one importer sent, before others have their turn
 
 Answer = Completion | asyncio.Future[Completion]
 
@@ -101,7 +105,8 @@ class Pump:
         self._offer: Offer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unwatch: Callable[[], None] = lambda: None
-        self._flush_due = False
+        self._flush_due = self._turn_due = False
+        self._deaf = False  # what comes is not looked at any more: the connection is being closed
         self.closed = False
 
     # -- bytes in -----------------------------------------------------------------------------------------------------
@@ -116,26 +121,30 @@ class Pump:
         self._set_timer()
 
     def received(self, view: memoryview) -> int:
-        exporter = self._exporter
-        exporter.receive(view, self._loop.time())
+        if self._deaf:
+            return len(view)
+        exporter, now = self._exporter, self._loop.time()
+        exporter.receive(view, now)
         try:
-            self._work(exporter)
+            self._work(exporter, now + _TURN_SECONDS)
         except ProtocolError as error:
             self._fail(error)
         return exporter.consumed
 
-    def _work(self, exporter: Exporter) -> None:
+    def _work(self, exporter: Exporter, until: float) -> None:
         device, link = self._device, self._link
         assert link is not None
+        submit = device.submit if device is not None else _absent
         trace = log.isEnabledFor(logging.DEBUG)
         for event in exporter.events():
-            if event.__class__ is Submit:
-                assert isinstance(event, Submit)
-                assert device is not None
+            if isinstance(event, Submit):
                 if trace:
                     log.debug("> %s #%d %s", self._name, event.tag, event.transfer)
-                answer = self._ask(device, event.transfer)
-                if answer.__class__ is Completion:
+                try:
+                    answer = submit(event.transfer)
+                except Exception:
+                    answer = self._failed(event.tag)
+                if isinstance(answer, Completion):
                     self._answer(event.tag, answer) if trace else exporter.complete(event.tag, answer)
                 else:
                     answer.add_done_callback(partial(self._later, event.tag))
@@ -145,36 +154,58 @@ class Pump:
                 self._flush()
                 if link.blocked:
                     break  # the rest is read when these bytes are gone: `Link.resume_writing` offers it again
+                if self._loop.time() >= until:
+                    self._turn_soon()
+                    break
         self._flush()
 
+    def _turn_soon(self) -> None:
+        """Go on with what is not read yet when others have had their turn."""
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if self._link is not None:
+            self._link.process()
+
     def _handle(self, event: Event) -> None:
-        device = self._device
         match event:
             case List():
                 self._exporter.listed(offer.current() for offer in self._catalog.list())
             case Claim():
                 self._spawn(self._claim(event.name))
-            case Cancel():
-                assert device is not None
-                log.debug("> %s cancel #%d", self._name, event.tag)
-                device.cancel(event.transfer)
-            case Reset():
-                assert device is not None
-                device.reset().add_done_callback(partial(self._was_reset, event.tag))
-            case AllocStreams():
-                assert device is not None
-                self._give(event.tag, device.alloc_streams(event.endpoints, event.count))
-            case FreeStreams():
-                assert device is not None
-                self._give(event.tag, device.free_streams(event.endpoints))
-            case Suspend():
-                assert device is not None
-                device.suspend()
-            case Wake():
-                assert device is not None
-                device.resume()
+            case Cancel() | Reset() | AllocStreams() | FreeStreams() | Suspend() | Wake():
+                if self._device is not None:
+                    self._tell_device(self._device, event)
             case _:
                 self._handle_wider(event)
+
+    def _tell_device(self, device: Device, event: Event) -> None:
+        """A device that fails over this is an answer too, where there is one to give."""
+        try:
+            match event:
+                case Cancel():
+                    log.debug("> %s cancel #%d", self._name, event.tag)
+                    device.cancel(event.transfer)
+                case Reset():
+                    log.debug("> %s reset #%d", self._name, event.tag)
+                    device.reset().add_done_callback(partial(self._was_reset, event.tag))
+                case AllocStreams():
+                    self._give(event.tag, device.alloc_streams(event.endpoints, event.count))
+                case FreeStreams():
+                    self._give(event.tag, device.free_streams(event.endpoints))
+                case Suspend():
+                    device.suspend()
+                case Wake():
+                    device.resume()
+        except Exception:
+            log.exception("%s failed over %s", self._name, type(event).__name__)
+            if isinstance(event, Reset):
+                self._exporter.reset_done(event.tag, False)
+            elif isinstance(event, AllocStreams | FreeStreams):
+                self._exporter.complete(event.tag, Completion(Status.FAILED))
 
     def _handle_wider(self, event: Event) -> None:
         exporter = cast(Wider, self._exporter)
@@ -224,15 +255,19 @@ class Pump:
         if self._link is not None:
             self._link.process()
 
+    def _flush_or_end(self) -> None:
+        """What has no transport, and waits for none any more, ends."""
+        if self._link is None and self._exporter.done:
+            self._end()
+        else:
+            self._flush()
+
     # -- answers out --------------------------------------------------------------------------------------------------
 
-    def _ask(self, device: Device, transfer: Transfer) -> Any:
-        """The device's answer; a device that fails over a transfer is a failed transfer, not a failed server."""
-        try:
-            return device.submit(transfer)
-        except Exception:
-            log.exception("%s failed over %s", self._name, transfer)
-            return Completion(Status.FAILED)
+    def _failed(self, tag: int) -> Completion:
+        """A device that fails over a transfer is a failed transfer, not a failed server."""
+        log.exception("%s failed over #%d", self._name, tag)
+        return Completion(Status.FAILED)
 
     def _give(self, tag: int, answer: Answer) -> None:
         if isinstance(answer, Completion):
@@ -252,7 +287,10 @@ class Pump:
         self._exporter.complete(tag, completion)
 
     def _was_reset(self, tag: int, future: asyncio.Future[ResetOutcome]) -> None:
-        same = not future.cancelled() and future.exception() is None and future.result() is ResetOutcome.SAME
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            log.error("%s failed over its reset", self._name, exc_info=error)
+        same = not future.cancelled() and error is None and future.result() is ResetOutcome.SAME
         self._exporter.reset_done(tag, same)
         if not same:
             self._exporter.gone()
@@ -274,41 +312,45 @@ class Pump:
             exporter.outgoing, exporter.outgoing_bytes = [], 0
             link.write(pieces, size)
         if exporter.done:
+            self._deaf = True
             link.close()
-        elif self._timer is None and exporter.deadline() is not None:
+            return
+        deadline = exporter.deadline()
+        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
             self._set_timer()
 
     # -- the claim ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _peer(self) -> str:
+        return self._link.peer if self._link is not None else "-"
 
     @property
     def _name(self) -> str:
         return self._offer.info.name if self._offer is not None else "-"
 
     async def _claim(self, name: str) -> None:
-        assert self._link is not None
-        claimant = Claimant(self._link.peer, self._exporter.protocol)
         try:
-            offer, device = await self._catalog.claim(name, claimant)
+            await self._open(name)
         except DeviceError as error:
-            log.warning("%s may not have %s: %s", claimant.address, name, error)
+            log.warning("%s may not have %s: %s", self._peer, name, error)
             self._exporter.refuse(_refusal(error))
-            self._flush()
-            return
         except Exception:
             log.exception("%s could not be opened", name)
             self._exporter.refuse(Refusal.FAILED)
-            self._flush()
-            return
-        self._offer, self._device = offer, device
+        self._flush_and_process()
+
+    async def _open(self, name: str) -> None:
+        claimant = Claimant(self._peer, self._exporter.protocol)
+        self._offer, self._device = await self._catalog.claim(name, claimant)
         if self.closed:  # the importer left while the device was opened
             await self._release()
             return
         log.info("%s imported by %s", name, claimant.address)
-        device.gone.add_done_callback(self._device_gone)
-        self._exporter.accept(offer.current())
+        self._device.gone.add_done_callback(self._device_gone)
+        self._exporter.accept(self._offer.current())
         if session := getattr(self._exporter, "session", b""):
             self._sessions[session] = self
-        self._flush_and_process()
 
     def _device_gone(self, future: asyncio.Future[str]) -> None:
         if not future.cancelled() and not self.closed:
@@ -317,22 +359,31 @@ class Pump:
             self._loop.call_soon(self._say_gone)
 
     def _say_gone(self) -> None:
-        self._exporter.gone()
-        self._flush()
+        if not self.closed:
+            self._exporter.gone()
+            self._flush_or_end()
 
     async def stop(self) -> None:
         """Take the device from its importer: what is pending is answered, then the connection closes."""
-        if self._offer is not None and not self.closed:
-            await self._release()
-            self._exporter.gone()
-            self._flush()
+        self._deaf = True
+        try:
+            if self._offer is not None and not self.closed:
+                await self._release()
+                for _ in range(_LAST_TURNS):
+                    await asyncio.sleep(0)
+                self._exporter.gone()
+                self._flush_or_end()
+        finally:
+            if self._link is not None:
+                self._link.close()
+
+    def abort(self) -> None:
+        """Close the connection now."""
         if self._link is not None:
-            self._link.close()
-        elif not self.closed:
-            self._end()
+            self._link.abort()
 
     def lost(self, error: Exception | None) -> None:
-        peer = self._link.peer if self._link is not None else "-"
+        peer = self._peer
         log.debug("%s disconnected: %s", peer, error or "closed")
         self._link = None
         if self._exporter.disconnected(self._loop.time()):
@@ -367,12 +418,15 @@ class Pump:
     # -- errors and time ----------------------------------------------------------------------------------------------
 
     def _fail(self, error: ProtocolError) -> None:
-        if self._link is not None:
+        if self._link is not None and not self._deaf:
             log.warning("%s broke %s: %s", self._link.peer, self._exporter.protocol, error)
             self._flush()
+            self._deaf = True
             self._link.close()
 
     def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         deadline = self._exporter.deadline()
         self._timer = None if deadline is None else self._loop.call_at(deadline, self._tick)
 
@@ -383,10 +437,12 @@ class Pump:
         except ProtocolError as error:
             self._fail(error)
             return
-        if self._link is None and self._exporter.done:
-            self._end()
-        else:
-            self._flush()
+        self._flush_or_end()
+
+
+def _absent(transfer: Transfer) -> Answer:
+    """Between a claim's end and its connection's."""
+    return Completion(Status.GONE)
 
 
 def _refusal(error: DeviceError) -> Refusal:
