@@ -1,176 +1,57 @@
 """Devices at the other end of a stream: `usbip://HOST[:PORT]` is a Source, each device of it an importer on a link.
 
-Device.submit -> importer -> link ~~~ server
-futures <- events <- importer <- link ~~~'
+    Device.submit -> [behind a barrier?] -> [in pieces?] -> connection -> importer -> link ~~~ server
+    futures <----------------------------------------------- events <--- importer <- link ~~~'
+
+Servers differ in what they survive, so what the weakest one does not is never sent: transfers to endpoints that are not
+there, odd isochronous packets, more in one transfer than a kernel can allocate.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from typing import Any, Final, Protocol
+import os
+import re
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Source, Unavailable
-from ..protocols.errors import ProtocolError
-from ..protocols.events import Claimed, Completed, Event, Listed, Refusal, Refused
+from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Source
+from ..devices.gate import Gate
+from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..transports import tcp
-from ..transports.link import Link
 from ..usb import setup as requests
 from ..usb.descriptors import DescriptorError, parse_configuration, parse_device, parse_languages, parse_string
 from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
-from ..usb.transfer import Buffer, Completion, Transfer
-from ..usb.tree import DescriptorType, Endpoint
-from ..usb.types import Status
+from ..usb.transfer import Completion, IsoPacket, Transfer
+from ..usb.tree import Configuration, DescriptorType, Endpoint
+from ..usb.types import Speed, Status, TransferType
+from .connection import Connection
+from .pieces import PIECE, Pieces
 
 log: Final = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 10.0
-REPLY_SECONDS: Final = 30.0  # for a list or a claim: usbipd-win restarts a driver over it
-CONTROL_SECONDS: Final = 5.0  # for each request that reads descriptors; USB 2.0 §9.2.6.1 allows as much
+LIST_SECONDS: Final = 10.0
+CLAIM_SECONDS: Final = 30.0  # usbipd-win restarts a driver over it
+PREPARE_SECONDS: Final = 30.0  # for reading all the descriptors of a device
+CONTROL_SECONDS: Final = 5.0  # for one request of these; USB 2.0 §9.2.6.1 allows as much
 BUSY_RETRIES: Final = 5  # a server that resets the device after its last user says busy for a moment
 BUSY_SECONDS: Final = 0.2  # before the first retry, doubled each time
-_ERRORS: Final = {Refusal.BUSY: Busy, Refusal.NOT_FOUND: NotFound, Refusal.UNAVAILABLE: Unavailable}
+MAX_CONFIGURATIONS: Final = 8  # as Linux: USB_MAXCONFIG, drivers/usb/core/config.c
+ISO_PACKETS: Final = 1024  # of one transfer; USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h
+ISO_BYTES: Final = 4 << 20  # of one transfer, which cannot go in pieces
+
+Answer = Completion | asyncio.Future[Completion]
 
 
-class Importer(Protocol):
-    """What a remote device wants of its protocol's importer; `protocols.usbip.importer` says what each part means."""
+class _Pipe(NamedTuple):
+    """What counts of an endpoint in the current settings."""
 
-    protocol: str
-    consumed: int
-    needed: int
-    outgoing: list[Buffer]
-    outgoing_bytes: int
-
-    def list_devices(self) -> None: ...
-    def claim(self, name: str) -> None: ...
-    def submit(self, transfer: Transfer) -> int: ...
-    def cancel(self, tag: int) -> None: ...
-    def receive(self, view: memoryview, now: float) -> None: ...
-    def events(self) -> Iterator[Event]: ...
-
-
-class Connection:
-    """One importer on one link: questions become futures."""
-
-    def __init__(self, importer: Importer, server: str) -> None:
-        self.importer = importer
-        self._server = server  # for messages
-        self._loop = asyncio.get_running_loop()
-        self._link: Link | None = None
-        self._answer: asyncio.Future[Listed | Claimed] | None = None
-        self._flying: dict[int, tuple[Transfer, asyncio.Future[Completion]]] = {}
-        self._tags: dict[int, int] = {}  # id(transfer) -> tag
-        self._flush_due = False
-        self._error: Exception | None = None
-        self.lost_future: asyncio.Future[str] = self._loop.create_future()
-
-    async def ask(self, question: Any, *arguments: str) -> Any:
-        """Put a question of the importer's and wait for its answer. Raises DeviceError."""
-        self._answer = self._loop.create_future()
-        question(*arguments)
-        self._flush()
-        try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                return await self._answer
-        except TimeoutError:
-            raise DeviceError(f"{self._server} did not answer within {REPLY_SECONDS:g} s") from None
-
-    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
-        """Send a transfer; GONE at once when the connection is."""
-        if self._link is None:
-            return Completion(Status.GONE)
-        if not isinstance(transfer.data, bytes):
-            transfer.data = bytes(transfer.data)  # it was lent, and is sent at the end of this turn
-        tag = self.importer.submit(transfer)
-        future: asyncio.Future[Completion] = self._loop.create_future()
-        self._flying[tag] = (transfer, future)
-        self._tags[id(transfer)] = tag
-        self._flush_soon()
-        return future
-
-    def cancel(self, transfer: Transfer) -> None:
-        tag = self._tags.get(id(transfer))
-        if tag is not None:
-            self.importer.cancel(tag)
-            self._flush_soon()
-
-    async def close(self, status: Status = Status.SHUTDOWN) -> None:
-        """End what is pending with `status`, close, and wait until it is closed."""
-        self._end_all(status)
-        if self._link is not None:
-            self._link.close()
-            await asyncio.wait([self.lost_future])
-
-    # -- the link's user ----------------------------------------------------------------------------------------------
-
-    @property
-    def needed(self) -> int:
-        return self.importer.needed
-
-    def opened(self, link: Link) -> None:
-        self._link = link
-
-    def received(self, view: memoryview) -> int:
-        importer = self.importer
-        importer.receive(view, 0.0)
-        try:
-            for event in importer.events():
-                if isinstance(event, Completed):
-                    self._completed(event.tag, event.completion)
-                else:
-                    self._answered(event)
-        except ProtocolError as error:
-            log.warning("%s broke %s: %s", self._server, importer.protocol, error)
-            self._error = error
-            if self._link is not None:
-                self._link.abort()
-        return importer.consumed
-
-    def lost(self, error: Exception | None) -> None:
-        self._link = None
-        reason = str(self._error or error or "the connection was closed")
-        self._end_all(Status.GONE)
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(DeviceError(f"{self._server}: {reason}"))
-        if not self.lost_future.done():
-            self.lost_future.set_result(reason)
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _completed(self, tag: int, completion: Completion) -> None:
-        transfer, future = self._flying.pop(tag)
-        del self._tags[id(transfer)]
-        if not future.done():
-            future.set_result(completion)
-
-    def _answered(self, event: Event) -> None:
-        if self._answer is None or self._answer.done():
-            return
-        if isinstance(event, Refused):
-            kind = _ERRORS.get(event.reason, DeviceError)
-            self._answer.set_exception(kind(event.text))
-        elif isinstance(event, Listed | Claimed):
-            self._answer.set_result(event)
-
-    def _end_all(self, status: Status) -> None:
-        for tag in tuple(self._flying):
-            self._completed(tag, Completion(status))
-
-    def _flush_soon(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        importer = self.importer
-        if self._link is not None and importer.outgoing:
-            pieces, size = importer.outgoing, importer.outgoing_bytes
-            importer.outgoing, importer.outgoing_bytes = [], 0
-            self._link.write(pieces, size)
+    interval: int  # as Linux's urb->interval; USB/IP servers tell types by it: 0 is bulk
+    packet: int  # bytes
+    iso: int | None  # bytes of an isochronous packet at most; None for the other types
 
 
 class RemoteDevice(Device):
@@ -178,61 +59,128 @@ class RemoteDevice(Device):
 
     def __init__(self, connection: Connection, info: DeviceInfo) -> None:
         self.info = info
-        self.gone = connection.lost_future
+        self.gone = connection.gone
         self._connection = connection
-        self._endpoints: dict[int, Endpoint] = {}
+        self._pipes: dict[int, _Pipe] = {}
+        self._gate = Gate(self._send, self._gate_moved)
+        self._gated: set[int] = set()
+        self._in_pieces: dict[int, Pieces] = {}
 
-    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
-        if transfer.endpoint & 0x0F:
-            endpoint = self._endpoints.get(transfer.endpoint)
-            if endpoint is None:  # the Linux server would lose the connection over it
-                return Completion(Status.GONE if self.gone.done() else Status.STALL)
-            transfer.interval = _interval(endpoint)
-            return self._connection.submit(transfer)
-        answer = self._connection.submit(transfer)
-        if isinstance(answer, asyncio.Future) and transfer.setup:
-            setup = Setup.parse(transfer.setup)
-            if (setup.request_type, setup.request) in (requests.SET_CONFIGURATION, requests.SET_INTERFACE):
-                answer.add_done_callback(lambda done: self._note(setup, done))
-        return answer
+    # -- the seam -----------------------------------------------------------------------------------------------------
+
+    def submit(self, transfer: Transfer) -> Answer:
+        address = transfer.endpoint
+        if not address & 0x0F:
+            return self._control(transfer)
+        pieces = self._in_pieces.get(address) if self._in_pieces else None
+        if pieces is None:
+            if transfer.length <= PIECE or transfer.packets is not None or address not in self._pipes:
+                return self._pass(transfer)
+            pieces = self._in_pieces[address] = self._start_pieces(address)
+        return pieces.submit(transfer)
 
     def cancel(self, transfer: Transfer) -> None:
-        self._connection.cancel(transfer)
+        pieces = self._in_pieces.get(transfer.endpoint)
+        if pieces is None or not pieces.cancel(transfer):
+            self._withdraw(transfer)
 
     def reset(self) -> asyncio.Future[ResetOutcome]:
         """By the port reset request that servers recognise; Linux restores the settings before it answers."""
         outcome: asyncio.Future[ResetOutcome] = asyncio.get_running_loop().create_future()
-        raw = Setup(*requests.SET_PORT_FEATURE, value=requests.PORT_RESET).pack()
-        answer = self._connection.submit(Transfer(0, 0, b"", raw))
+        answer = self._control(Transfer(0, 0, b"", Setup(*requests.SET_PORT_FEATURE, requests.PORT_RESET).pack()))
         if isinstance(answer, Completion):
             outcome.set_result(ResetOutcome.GONE)
         else:
-            answer.add_done_callback(
-                lambda done: outcome.set_result(
-                    ResetOutcome.SAME if done.result().status == Status.OK else ResetOutcome.GONE
-                )
-            )
+            answer.add_done_callback(lambda done: outcome.set_result(self._outcome(done.result())))
         return outcome
 
     async def close(self) -> None:
         await self._connection.close()
 
-    # -- settings -----------------------------------------------------------------------------------------------------
+    # -- the way of a transfer ----------------------------------------------------------------------------------------
 
-    def _note(self, setup: Setup, done: asyncio.Future[Completion]) -> None:
-        """A configuration or alternate setting was asked for: once granted, other endpoints exist."""
-        if done.cancelled() or done.result().status != Status.OK:
-            return
-        if setup.request == requests.Request.SET_CONFIGURATION:
-            self.info.configuration = setup.value & 0xFF
-            self.info.alternates.clear()
-        else:
-            self.info.alternates[setup.index] = setup.value
-        self.update_endpoints()
+    def _start_pieces(self, address: int) -> Pieces:
+        def ended() -> None:
+            del self._in_pieces[address]
 
-    def update_endpoints(self) -> None:
+        packet = self._pipes[address].packet
+        return Pieces(self._pass, self._withdraw, ended, PIECE // packet * packet)
+
+    def _pass(self, transfer: Transfer) -> Answer:
+        """Through the gate, where it may have to wait."""
+        if self._gated and transfer.endpoint in self._gated:
+            return self._gate.submit(transfer)
+        return self._send(transfer)
+
+    def _send(self, transfer: Transfer) -> Answer:
+        """The Linux server loses the connection over an endpoint that is not there, and over odd packets."""
+        pipe = self._pipes.get(transfer.endpoint)
+        if pipe is None:
+            return Completion(Status.GONE if self.gone.done() else Status.STALL)
+        if transfer.packets is not None or pipe.iso is not None:
+            refusal = _iso_refusal(transfer, transfer.packets, pipe.iso)
+            if refusal is not None:
+                return Completion(refusal)
+        transfer.interval = pipe.interval
+        return self._connection.submit(transfer)
+
+    def _withdraw(self, transfer: Transfer) -> None:
+        if not self._gate.cancel(transfer):
+            self._connection.cancel(transfer)
+
+    def _control(self, transfer: Transfer) -> Answer:
+        """Servers take wLength and the direction in bmRequestType for the transfer's own, or end the connection."""
+        if len(transfer.setup) != 8:
+            return Completion(Status.INVALID)
+        setup = Setup.parse(transfer.setup)
+        if setup.length != transfer.length or (setup.length and setup.is_in != transfer.is_in):
+            return Completion(Status.INVALID)
+        answer = self._connection.submit(transfer)
+        if isinstance(answer, asyncio.Future):
+            touched = self._touched(setup)
+            if touched is not None:
+                self._gate.put_up(transfer, touched)
+                self._gate_moved()
+                answer.add_done_callback(lambda done: self._settled(transfer, setup, done.result()))
+        return answer
+
+    def _touched(self, setup: Setup) -> frozenset[int] | None:
+        """The endpoints that a request may change, in any configuration; None for one that changes none."""
+        kind = (setup.request_type, setup.request)
+        if requests.is_clear_halt(setup):
+            return frozenset((setup.index & 0x8F,))
+        if kind != requests.SET_CONFIGURATION and kind != requests.SET_INTERFACE and not requests.is_port_reset(setup):
+            return None
+        interfaces = (i for c in self.info.configurations for i in c.interfaces)
+        if kind == requests.SET_INTERFACE:
+            interfaces = (i for i in interfaces if i.number == setup.index)
+        return frozenset(e.address for i in interfaces for e in i.endpoints)
+
+    def _settled(self, transfer: Transfer, setup: Setup, completion: Completion) -> None:
+        """A barrier ended: once a setting is granted, other endpoints exist."""
+        kind = (setup.request_type, setup.request)
+        if completion.status == Status.OK:
+            if kind == requests.SET_CONFIGURATION:
+                self.info.configuration = setup.value & 0xFF
+                self.info.alternates.clear()
+            elif kind == requests.SET_INTERFACE:
+                self.info.alternates[setup.index] = setup.value
+            self.update_pipes()
+        self._gate.ended(transfer)
+
+    def _gate_moved(self) -> None:
+        self._gated = self._gate.addresses()
+
+    def _outcome(self, completion: Completion) -> ResetOutcome:
+        if completion.status == Status.STALL:  # usbipd-win: the request went to the device, which knows no ports
+            log.warning("%s: its server does not reset devices; it goes on as it was", self.info.name)
+            return ResetOutcome.SAME
+        return ResetOutcome.SAME if completion.status == Status.OK else ResetOutcome.GONE
+
+    def update_pipes(self) -> None:
         """Look up the endpoints of the settings in force."""
-        self._endpoints = {e.address: e for i in self.info.interfaces for e in i.endpoints}
+        speed = self.info.speed
+        self._pipes = {e.address: _pipe(e, speed) for i in self.info.interfaces for e in i.endpoints}
 
     # -- descriptors --------------------------------------------------------------------------------------------------
 
@@ -240,82 +188,120 @@ class RemoteDevice(Device):
         """Read the descriptors, and set the first configuration if none is set. Raises DeviceError."""
         info = self.info
         try:
-            info.device = parse_device(await self._descriptor(DescriptorType.DEVICE, 0, 18))
-            found = []
-            for index in range(info.device.configurations):
-                head = await self._descriptor(DescriptorType.CONFIGURATION, index, 9)
-                total = int.from_bytes(head[2:4], "little")
-                found.append(parse_configuration(await self._descriptor(DescriptorType.CONFIGURATION, index, total)))
+            async with asyncio.timeout(PREPARE_SECONDS):
+                await self._read_descriptors()
+                if info.active is None and info.configurations:
+                    await self._request(requests.set_configuration(info.configurations[0].value))
+                self.update_pipes()
+                await self._read_strings()
         except DescriptorError as error:
-            raise DeviceError(f"{info.name} has broken descriptors: {error}") from error
+            raise DeviceError(f"{self._where} has broken descriptors: {error}") from error
+        except TimeoutError:
+            raise DeviceError(f"{self._where} took longer than {PREPARE_SECONDS:g} s over its descriptors") from None
+
+    @property
+    def _where(self) -> str:
+        return f"{self.info.name} at {self._connection.server}"
+
+    async def _read_descriptors(self) -> None:
+        info = self.info
+        info.device = parse_device(await self._descriptor(DescriptorType.DEVICE, 0, 18))
+        found: list[Configuration] = []
+        for index in range(min(info.device.configurations, MAX_CONFIGURATIONS)):
+            head = await self._descriptor(DescriptorType.CONFIGURATION, index, 9)
+            total = int.from_bytes(head[2:4], "little")
+            if total < 9:
+                raise DescriptorError(f"configuration {index} says it has {total} bytes")
+            found.append(parse_configuration(await self._descriptor(DescriptorType.CONFIGURATION, index, total)))
         info.configurations = tuple(found)
-        if info.active is None and found:
-            await self._control(requests.set_configuration(found[0].value))
-        self.update_endpoints()
-        language = await self._language()
-        info.manufacturer = await self._string(info.device.manufacturer, language)
-        info.product = await self._string(info.device.product, language)
-        info.serial = await self._string(info.device.serial, language)
+        if info.speed is Speed.UNKNOWN and info.device.usb >= 0x0300:
+            info.speed = Speed.SUPER_PLUS  # Linux's tools have no word for it
 
-    async def _control(self, setup: Setup) -> bytes:
-        """A control transfer for our own needs. Raises DeviceError when it fails."""
-        is_in = setup.is_in
-        transfer = Transfer(0x80 if is_in else 0, setup.length if is_in else 0, b"", setup.pack())
-        answer = self.submit(transfer)
-        if isinstance(answer, asyncio.Future):
-            try:
-                async with asyncio.timeout(CONTROL_SECONDS):
-                    answer = await asyncio.shield(answer)
-            except TimeoutError:
-                raise DeviceError(f"{self.info.name} does not answer {setup}") from None
-        if answer.status != Status.OK:
-            raise DeviceError(f"{self.info.name} answers {setup} with {Status(answer.status).name}")
-        return bytes(answer.data)
-
-    async def _descriptor(self, kind: DescriptorType, index: int, length: int) -> bytes:
-        return await self._control(requests.get_descriptor(kind, index, length=length))
-
-    async def _language(self) -> int:
-        """The first language of its strings; 0 when it has none."""
+    async def _read_strings(self) -> None:
+        """What people call it. What cannot be read stays empty; after a request without answer no other is tried."""
+        info = self.info
         try:
             languages = parse_languages(await self._descriptor(DescriptorType.STRING, 0, 255))
-        except (DeviceError, DescriptorError):
-            return 0
-        return languages[0] if languages else 0
+            language = languages[0] if languages else 0
+            info.manufacturer = await self._string(info.device.manufacturer, language)
+            info.product = await self._string(info.device.product, language)
+            info.serial = await self._string(info.device.serial, language)
+        except (_Failed, DescriptorError) as error:
+            log.debug("%s has no strings: %s", self._where, error)
 
     async def _string(self, index: int, language: int) -> str:
-        """A string for people: what cannot be read is empty."""
-        if not index or not language:
+        if not index:
             return ""
         try:
-            raw = await self._control(
-                requests.get_descriptor(DescriptorType.STRING, index, language=language, length=255)
-            )
-            return parse_string(raw)
-        except (DeviceError, DescriptorError):
+            wanted = requests.get_descriptor(DescriptorType.STRING, index, language=language, length=255)
+            return parse_string(await self._request(wanted))
+        except (_Stalled, DescriptorError):
             return ""
+
+    async def _descriptor(self, kind: DescriptorType, index: int, length: int) -> bytes:
+        return await self._request(requests.get_descriptor(kind, index, length=length))
+
+    async def _request(self, setup: Setup) -> bytes:
+        """A control transfer without OUT data, for our own needs. Raises DeviceError when it fails."""
+        transfer = Transfer(0x80 if setup.is_in else 0, setup.length, b"", setup.pack())
+        answer = self.submit(transfer)
+        if isinstance(answer, asyncio.Future):
+            done, _ = await asyncio.wait([answer], timeout=CONTROL_SECONDS)
+            if not done:
+                self.cancel(transfer)
+                raise _Failed(f"{self._where} does not answer {setup}")
+            answer = answer.result()
+        if answer.status == Status.STALL:
+            raise _Stalled(f"{self._where} refuses {setup}")
+        if self.gone.done():
+            raise DeviceError(f"{self._connection.server}: {self._connection.reason}")
+        if answer.status != Status.OK:
+            raise _Failed(f"{self._where} answers {setup} with {Status(answer.status).name}")
+        return bytes(answer.data)
+
+
+class _Failed(DeviceError):
+    """A request of ours to the device failed; the connection lives."""
+
+
+class _Stalled(_Failed):
+    """The device refused it."""
 
 
 class RemoteSource(Source):
-    """`SCHEME://HOST[:PORT]`: what a server of that protocol offers. Raises ValueError for bad addresses."""
+    """`SCHEME://HOST[:PORT][/DEVICE]`: what a server of that protocol offers. Raises ValueError for bad addresses."""
 
     def __init__(self, address: str) -> None:
-        parts = urlsplit(address)
         self.address = address
-        self.name = parts.path.strip("/")  # one device of it, where the address names one
+        form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
+        try:
+            parts = urlsplit(address)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{address!r} is no address, write it as {form}: {error}") from None
+        if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
+            raise ValueError(f"{address!r} is no address, write it as {form}")
+        self.name = parts.path.strip("/")
         self._scheme = parts.scheme
-        self._host = parts.hostname or ""
-        self._port = parts.port or PROTOCOLS[parts.scheme].port
-        if not self._host:
-            raise ValueError(f"{address!r} names no host: write it as {parts.scheme}://HOST[:PORT][/DEVICE]")
+        self._host = parts.hostname
+        self._port = port or PROTOCOLS[parts.scheme].port
+
+    @property
+    def _where(self) -> str:
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     async def list(self) -> list[DeviceInfo]:
+        """Raises NotFound when the address names a device that is not there."""
         connection = await self._connect()
         try:
-            answer: Listed = await connection.ask(connection.importer.list_devices)
+            answer: Listed = await connection.ask(connection.importer.list_devices, seconds=LIST_SECONDS)
         finally:
             await connection.close()
-        return [info for info in answer.devices if self.name in ("", info.name)]
+        found = [info for info in answer.devices if self.name in ("", info.name)]
+        if self.name and not found:
+            there = ", ".join(info.name for info in answer.devices[:20]) or "none that is free"
+            raise NotFound(f"{self._where} lists no device {self.name!r}; it has: {there}")
+        return found
 
     async def open(self, name: str, claimant: Claimant) -> Device:
         wait = BUSY_SECONDS
@@ -330,26 +316,55 @@ class RemoteSource(Source):
     async def _open(self, name: str) -> RemoteDevice:
         connection = await self._connect()
         try:
-            answer: Claimed = await connection.ask(connection.importer.claim, name)
+            answer: Claimed = await connection.ask(connection.importer.claim, name, seconds=CLAIM_SECONDS)
             device = RemoteDevice(connection, answer.info)
             await device.prepare()
+        except ValueError as error:
+            await connection.close()
+            raise NotFound(f"{self._where}: {error}") from error
         except BaseException:
             await connection.close()
             raise
+        connection.in_use = True
         return device
 
     async def _connect(self) -> Connection:
-        where = f"{self._host}:{self._port}"
-        connection = Connection(load_importer(self._scheme)(), where)
+        connection = Connection(load_importer(self._scheme)(), self._where)
         try:
             await tcp.connect(self._host, self._port, connection, CONNECT_SECONDS)
         except TimeoutError:
-            raise DeviceError(f"{where} did not accept a connection within {CONNECT_SECONDS:g} s") from None
+            raise DeviceError(f"no connection to {self._where} within {CONNECT_SECONDS:g} s") from None
         except OSError as error:
-            raise DeviceError(f"no connection to {where}: {error.strerror or error}") from error
+            raise DeviceError(f"no connection to {self._where}: {_reason(error)}") from error
         return connection
 
 
-def _interval(endpoint: Endpoint) -> int:
-    """What USB/IP servers tell endpoint types by: 0 for bulk, the interval for the periodic ones."""
-    return max(1, endpoint.interval) if endpoint.is_periodic else 0
+def _pipe(endpoint: Endpoint, speed: Speed) -> _Pipe:
+    interval = endpoint.interval_us(speed) // (125 if speed.has_microframes else 1000)
+    iso = endpoint.service_bytes if endpoint.type is TransferType.ISOCHRONOUS else None
+    return _Pipe(interval, endpoint.packet_size or 1, iso)
+
+
+def _iso_refusal(transfer: Transfer, packets: list[IsoPacket] | None, longest: int | None) -> Status | None:
+    """Why an isochronous transfer cannot be sent, or one with packets where they do not belong."""
+    if longest is None or not packets or len(packets) > ISO_PACKETS:
+        return Status.INVALID
+    total = 0
+    for packet in packets:
+        if packet.length > longest or packet.offset + packet.length > transfer.length:
+            return Status.INVALID
+        total += packet.length
+    if total > transfer.length:  # one over another
+        return Status.INVALID
+    return Status.NO_MEMORY if total > ISO_BYTES else None
+
+
+def _reason(error: OSError) -> str:
+    """Why there is no connection. asyncio puts the addresses it tried where the reason should be."""
+    number = error.errno
+    if number is None and (found := re.search(r"\[Errno (\d+)\]", str(error))):
+        number = int(found[1])
+    text = os.strerror(number) if number is not None and number > 0 else error.strerror or str(error)
+    if isinstance(error, ConnectionRefusedError) or "refused" in text:
+        text += "; is a server running there?"
+    return text

@@ -45,6 +45,7 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(self, user: User) -> None:
         self.blocked = False  # too many bytes unsent: write no more than what answers what was read
+        self.reads_while_blocked = False  # for the side that asks: if both sides wait to be read, neither ever is
         self.peer = ""
         self.user = user
         self._transport: asyncio.Transport | None = None
@@ -134,10 +135,11 @@ class Link(asyncio.BufferedProtocol):
         if self._start == self._end:
             self._start = self._end = 0
         needed = self.user.needed
-        waiting = self.blocked or self._end - self._start >= needed  # the user has enough, and does not take it
+        blocked = self.blocked and not self.reads_while_blocked
+        waiting = blocked or self._end - self._start >= needed  # the user has enough, and does not take it
         if full and not waiting:
             self._make_room(needed)
-        if waiting != self._paused and (full or self._paused or self.blocked):
+        if waiting != self._paused and (full or self._paused or blocked):
             self._pause(waiting)
 
     def _pause(self, stop: bool) -> None:

@@ -1,0 +1,179 @@
+"""One importer on one link: questions become answers or errors, transfers become futures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from ..device import Busy, DeviceError, NotFound, Unavailable
+from ..protocols.errors import ProtocolError
+from ..protocols.events import Claimed, Completed, Event, Listed, Refusal, Refused
+from ..transports.link import Link
+from ..usb.transfer import Buffer, Completion, Transfer
+from ..usb.types import Status
+
+log: Final = logging.getLogger(__name__)
+_ERRORS: Final = {Refusal.BUSY: Busy, Refusal.NOT_FOUND: NotFound, Refusal.UNAVAILABLE: Unavailable}
+
+
+class Importer(Protocol):
+    """What a connection wants of its protocol's importer; `protocols.usbip.importer` says what each part means."""
+
+    protocol: str
+    consumed: int
+    needed: int
+    outgoing: list[Buffer]
+    outgoing_bytes: int
+
+    def list_devices(self) -> None: ...
+    def claim(self, name: str) -> None: ...
+    def submit(self, transfer: Transfer) -> int: ...
+    def cancel(self, tag: int) -> None: ...
+    def receive(self, view: memoryview, now: float) -> None: ...
+    def events(self) -> Iterator[Event]: ...
+
+
+class Connection:
+    """An importer and its link, from the connection to its end. `server` is its name in messages."""
+
+    def __init__(self, importer: Importer, server: str) -> None:
+        self.importer = importer
+        self.server = server
+        self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # as `Device.gone`
+        self.in_use = False  # nobody waits for an answer who would be told of an error: it is logged
+        self._loop = asyncio.get_running_loop()
+        self._link: Link | None = None
+        self._over: Status | None = None  # what transfers end with once there is no connection
+        self._error: ProtocolError | None = None
+        self._answer: asyncio.Future[Listed | Claimed] | None = None
+        self._flying: dict[int, tuple[Transfer, asyncio.Future[Completion]]] = {}
+        self._tags: dict[Transfer, int] = {}
+        self._flush_due = False
+        self._lost = asyncio.Event()
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, for people."""
+        return self.gone.result() if self.gone.done() else "the connection was closed"
+
+    async def ask(self, question: Any, *arguments: str, seconds: float) -> Any:
+        """Put a question of the importer's and wait for its answer. Raises DeviceError, or what the question does."""
+        if self._over is not None:  # it was hung up on us, or spoke out of turn
+            raise DeviceError(f"{self.server}: {self.reason}")
+        question(*arguments)
+        self._answer = self._loop.create_future()
+        self._flush()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._answer
+        except TimeoutError:
+            raise DeviceError(f"{self.server} did not answer within {seconds:g} s") from None
+
+    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
+        """Send a transfer; once the connection is over, the answer comes at once.
+
+        Raises ValueError for one whose parts do not fit together.
+        """
+        if self._over is not None:
+            return Completion(self._over)
+        if transfer.data.__class__ is not bytes:
+            transfer.data = bytes(transfer.data)  # it was lent, and is sent at the end of this turn
+        tag = self.importer.submit(transfer)
+        future: asyncio.Future[Completion] = self._loop.create_future()
+        self._flying[tag] = (transfer, future)
+        self._tags[transfer] = tag
+        self._flush_soon()
+        return future
+
+    def cancel(self, transfer: Transfer) -> None:
+        tag = self._tags.get(transfer)
+        if tag is not None:
+            self.importer.cancel(tag)
+            self._flush_soon()
+
+    async def close(self) -> None:
+        """End what is pending with SHUTDOWN, close, and wait until it is closed. May be called twice."""
+        self._end(Status.SHUTDOWN)
+        if self._link is not None:
+            self._link.close()
+            await self._lost.wait()
+
+    # -- the link's user ----------------------------------------------------------------------------------------------
+
+    @property
+    def needed(self) -> int:
+        return self.importer.needed
+
+    def opened(self, link: Link) -> None:
+        self._link = link
+        link.reads_while_blocked = True
+
+    def received(self, view: memoryview) -> int:
+        importer = self.importer
+        importer.receive(view, 0.0)
+        try:
+            for event in importer.events():
+                if event.__class__ is Completed:
+                    assert isinstance(event, Completed)
+                    self._completed(event.tag, event.completion)
+                else:
+                    self._answered(event)
+        except ProtocolError as error:
+            self._error = error
+            if self._link is not None:
+                self._link.abort()
+        return importer.consumed
+
+    def lost(self, error: Exception | None) -> None:
+        self._link = None
+        reason = f"it broke {self.importer.protocol}: {self._error}" if self._error else str(error or "")
+        reason = reason or "the connection was closed"
+        if self._error is not None and self.in_use:
+            log.warning("%s: %s", self.server, reason)
+        if self._over is None:
+            self._end(Status.GONE)
+            self.gone.set_result(reason)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(DeviceError(f"{self.server}: {reason}"))
+        self._lost.set()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _completed(self, tag: int, completion: Completion) -> None:
+        found = self._flying.pop(tag, None)
+        if found is not None:
+            transfer, future = found
+            self._tags.pop(transfer, None)
+            if not future.done():
+                future.set_result(completion)
+
+    def _answered(self, event: Event) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        if isinstance(event, Refused):
+            kind = _ERRORS.get(event.reason, DeviceError)
+            self._answer.set_exception(kind(f"{self.server}: {event.text}"))
+        elif isinstance(event, Listed | Claimed):
+            self._answer.set_result(event)
+
+    def _end(self, status: Status) -> None:
+        """No transfer is sent from now on, and those in flight end."""
+        if self._over is None:
+            self._over = status
+        for tag in tuple(self._flying):
+            self._completed(tag, Completion(status))
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        importer = self.importer
+        if self._link is not None and importer.outgoing:
+            pieces, size = importer.outgoing, importer.outgoing_bytes
+            importer.outgoing, importer.outgoing_bytes = [], 0
+            self._link.write(pieces, size)
