@@ -1,16 +1,25 @@
 """The synchronous handle, and the one place that crosses threads: `with usbferry.open("usbip://host/1-2") as device`.
 
-Devices live in one event loop, in a thread of its own that the first `open` starts. A call hands its transfer over and
-waits on a lock, which costs less than a coroutine: no task, no second future.
+Devices live in one event loop. Who waits for a transfer runs that loop meanwhile, in his own thread (leader and
+followers, as libusb has it): no hand-over between threads, which would cost more than the transfer's own round trip.
+
+    caller, nobody leads ........ leads: runs the loop until his transfer has ended
+    caller, another one leads ... follows: hands his transfer over, and waits on a lock
+    caller, background leads .... takes the lead from it
+    nobody calls for a moment ... the background thread leads, so that a lost connection is noticed
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import signal
 import threading
+import time
 import weakref
 from collections.abc import Coroutine, Sequence
-from types import TracebackType
+from contextlib import suppress
+from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from .. import aio
@@ -23,44 +32,24 @@ from ..usb.types import Status
 
 T = TypeVar("T")
 _CLOSE_SECONDS: Final = 10.0
-
-
-class _Loop:
-    """The event loop's thread, started once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def get(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="usbferry", daemon=True).start()
-            return self._loop
-
-    def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run a coroutine there and wait for it, from any other thread."""
-        return asyncio.run_coroutine_threadsafe(work, self.get()).result(timeout)
-
-
-_loop: Final = _Loop()
+_IDLE_SECONDS: Final = 0.005  # without a call, before the background thread leads again
 
 
 class _Call:
-    """One transfer on its way through the loop's thread."""
+    """One transfer on its way through the loop."""
 
-    __slots__ = ("_done", "completion", "device", "transfer")
+    __slots__ = ("_done", "completion", "device", "leading", "transfer")
 
     def __init__(self, device: Device, transfer: Transfer) -> None:
         self.device = device
         self.transfer = transfer
         self.completion: Completion | None = None
+        self.leading: asyncio.AbstractEventLoop | None = None  # to stop at the end, when its caller runs it
         self._done = threading.Lock()
         self._done.acquire()
 
     def start(self) -> None:
-        """In the loop's thread."""
+        """In the loop."""
         try:
             answer = self.device.submit(self.transfer)
         except Exception:
@@ -78,11 +67,188 @@ class _Call:
     def _finish(self, completion: Completion) -> None:
         self.completion = completion
         self._done.release()
+        if self.leading is not None:
+            self.leading.stop()
 
-    def wait(self, timeout: float | None) -> Completion | None:
-        """In the caller's thread; None when the time is over."""
+    def ended(self) -> Completion:
+        """How it ended; CANCELLED when it has not."""
+        return self.completion or Completion(Status.CANCELLED)
+
+    def wait(self, timeout: float | None) -> None:
+        """As a follower, until it has ended or the time is over."""
         self._done.acquire(timeout=-1 if timeout is None else timeout)
-        return self.completion
+
+
+class _Loop:
+    """The event loop of this process's synchronous callers, and who runs it."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._leader: int | None = None  # a thread's identity
+        self._followers = 0
+        self._last_call = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._background: threading.Thread | None = None
+        self._handles: set[aio.Handle] = set()
+
+    # -- callers ------------------------------------------------------------------------------------------------------
+
+    def call(self, call: _Call, timeout: float | None) -> None:
+        """Bring a transfer to its end, or to `timeout`. Ctrl-C raises KeyboardInterrupt, and breaks nothing."""
+        loop = self._get()
+        if asyncio._get_running_loop() is None and self._lead():
+            try:
+                self._run_until(loop, call, timeout)
+            finally:
+                self._stop_leading()
+        else:
+            with self.following():
+                loop.call_soon_threadsafe(call.start)
+                call.wait(timeout)
+
+    def soon(self, callback: Any, *arguments: Any) -> None:
+        """Call back in the loop, from any thread."""
+        self._get().call_soon_threadsafe(callback, *arguments)
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run a coroutine in the loop and wait for it, from any thread but the leader's."""
+        loop = self._get()
+        with self.following():
+            return asyncio.run_coroutine_threadsafe(work, loop).result(timeout)
+
+    def _run_until(self, loop: asyncio.AbstractEventLoop, call: _Call, timeout: float | None) -> None:
+        call.leading = loop
+        loop.call_soon(call.start)
+        end = None if timeout is None else loop.time() + timeout
+        timer = None if end is None else loop.call_at(end, loop.stop)
+        with _InterruptLater(loop) as interrupt:
+            while call.completion is None and not interrupt.came and (end is None or loop.time() < end):
+                loop.run_forever()
+        call.leading = None
+        if timer is not None:
+            timer.cancel()
+
+    # -- who leads ----------------------------------------------------------------------------------------------------
+
+    def _lead(self) -> bool:
+        """Become the leader, unless another caller is."""
+        with self._state:
+            self._last_call = time.monotonic()
+            background = self._background.ident if self._background is not None else None
+            while self._leader is not None:
+                if self._leader != background or self._followers:
+                    return False
+                self._get().call_soon_threadsafe(self._get().stop)
+                self._state.wait()
+            self._leader = threading.get_ident()
+            return True
+
+    def _stop_leading(self) -> None:
+        with self._state:
+            self._leader = None
+            if self._followers:
+                self._state.notify_all()
+
+    def following(self) -> _Following:
+        """For the length of a `with`, the caller waits without leading: somebody else does."""
+        return _Following(self)
+
+    def follow(self, count: int) -> None:
+        """One follower more, or less: as long as there is one, somebody leads."""
+        with self._state:
+            self._followers += count
+            self._state.notify_all()
+
+    def _in_background(self) -> None:
+        loop = self._get()
+        while True:
+            with self._state:
+                while not self._may_lead():
+                    self._state.wait(_IDLE_SECONDS)
+                self._leader = threading.get_ident()
+            loop.run_forever()
+            with self._state:
+                self._leader = None
+                self._state.notify_all()
+
+    def _may_lead(self) -> bool:
+        idle = time.monotonic() - self._last_call > _IDLE_SECONDS
+        return self._leader is None and (self._followers > 0 or idle)
+
+    def _get(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            with self._state:
+                if self._loop is None:
+                    self._loop = asyncio.new_event_loop()
+                    self._background = threading.Thread(target=self._in_background, name="usbferry", daemon=True)
+                    self._background.start()
+                    atexit.register(self._at_exit)
+        return self._loop
+
+    # -- handles ------------------------------------------------------------------------------------------------------
+
+    def opened(self, handle: aio.Handle) -> None:
+        self._handles.add(handle)
+
+    def closed(self, handle: aio.Handle) -> None:
+        self._handles.discard(handle)
+
+    def forgotten(self, handle: aio.Handle) -> None:
+        """The program dropped its handle: the device is given back. It may be the collector that calls, anywhere."""
+        if handle in self._handles:
+            self._handles.discard(handle)
+            self.soon(lambda: self._get().create_task(handle.close()))
+
+    def _at_exit(self) -> None:
+        handles, self._handles = tuple(self._handles), set()
+        for handle in handles:
+            with suppress(Exception):
+                self.run(handle.close(), _CLOSE_SECONDS)
+
+
+class _Following:
+    """For the length of a `with`, somebody waits for the loop without running it."""
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._loop.follow(1)
+
+    def __exit__(self, *error: object) -> None:
+        self._loop.follow(-1)
+
+
+class _InterruptLater:
+    """Ctrl-C while the main thread runs the loop: the loop stops first, and only then comes KeyboardInterrupt.
+
+    Raised in the middle of a callback, it would leave a connection half-way through a message.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._mine = False
+        self.came = False
+
+    def __enter__(self) -> Self:
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._note)
+            self._mine = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._mine:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.came:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+_loop: Final = _Loop()
 
 
 class Handle:
@@ -94,8 +260,9 @@ class Handle:
     def __init__(self, handle: aio.Handle) -> None:
         self._handle = handle
         self._device = handle.device
-        self._loop = _loop.get()
-        self._finalizer = weakref.finalize(self, _forgotten, handle)
+        self._finalizer = weakref.finalize(self, _loop.forgotten, handle)
+        self._finalizer.atexit = False  # `_Loop` sees to it
+        _loop.opened(handle)
 
     @property
     def info(self) -> DeviceInfo:
@@ -181,6 +348,7 @@ class Handle:
     def close(self) -> None:
         """Give the device back; what is under way in other threads ends with DeviceGone. May be called twice."""
         if self._finalizer.detach():
+            _loop.closed(self._handle)
             _loop.run(self._handle.close(), _CLOSE_SECONDS)
 
     def __enter__(self) -> Self:
@@ -193,16 +361,17 @@ class Handle:
 
     def _do(self, transfer: Transfer, timeout: float | None) -> Completion:
         call = _Call(self._device, transfer)
-        self._loop.call_soon_threadsafe(call.start)
         try:
-            completion = call.wait(timeout)
+            _loop.call(call, timeout)
         except BaseException:  # Ctrl-C: the transfer must not go on without its caller
-            self._loop.call_soon_threadsafe(self._device.cancel, transfer)
+            _loop.soon(self._device.cancel, transfer)
             raise
-        if completion is None:
-            self._loop.call_soon_threadsafe(self._device.cancel, transfer)
-            completion = aio.timed_out(call.wait(aio.CANCEL_SECONDS) or Completion(Status.CANCELLED))
-        return aio.checked(transfer, completion)
+        if call.completion is None:
+            _loop.soon(self._device.cancel, transfer)
+            with _loop.following():
+                call.wait(aio.CANCEL_SECONDS)
+            return aio.checked(transfer, aio.timed_out(call.ended()))
+        return aio.checked(transfer, call.ended())
 
 
 def open(address: str) -> Handle:
@@ -212,8 +381,3 @@ def open(address: str) -> Handle:
     and DeviceError: NotFound, Busy (somebody else has it), or with the reason in words.
     """
     return Handle(_loop.run(aio.open(address)))
-
-
-def _forgotten(handle: aio.Handle) -> None:
-    """The program dropped its handle, or ends, without `close`: the device is given back all the same."""
-    _loop.run(handle.close(), _CLOSE_SECONDS)
