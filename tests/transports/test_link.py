@@ -1,0 +1,213 @@
+"""Links over real sockets, on each event loop that is installed: what is written arrives, what arrives is offered."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from usbferry.cli.serve import loop_factory
+from usbferry.transports import tcp
+from usbferry.transports.link import HIGH_WATER, LARGE_BUFFER, SMALL_BUFFER, Link
+from usbferry.usb.transfer import Buffer
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a coroutine on an event loop of one kind."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+
+    def on_loop(work: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=loop_factory(request.param)) as runner:
+            runner.run(work)
+
+    return on_loop
+
+
+class Taker:
+    """A user that takes whole messages of `size` bytes, while `takes` says so."""
+
+    def __init__(self, size: int = 1) -> None:
+        self.needed = size
+        self.takes = True
+        self.taken = bytearray()
+        self.most_offered = 0
+        self.link: Link | None = None
+        self.changed = asyncio.Event()
+        self.ended: list[Exception | None] = []
+
+    def opened(self, link: Link) -> None:
+        self.link = link
+        self.changed.set()
+
+    def received(self, view: memoryview) -> int:
+        self.most_offered = max(self.most_offered, len(view))
+        whole = len(view) - len(view) % self.needed if self.takes else 0
+        self.taken += view[:whole]
+        self.changed.set()
+        return whole
+
+    def lost(self, error: Exception | None) -> None:
+        self.ended.append(error)
+        self.changed.set()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+class Pair:
+    """A link, its user, and the plain socket at the other end."""
+
+    def __init__(self, user: Taker) -> None:
+        self.user = user
+
+    async def __aenter__(self) -> Pair:
+        self._listening = await tcp.listen("127.0.0.1", 0, lambda: self.user)
+        self.peer = socket.create_connection(self._listening.sockets[0].getsockname())
+        self.peer.setblocking(False)
+        await self.user.until(lambda: self.user.link is not None)
+        assert self.user.link is not None
+        self.link = self.user.link
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.peer.close()
+        self.link.abort()
+        await self.user.until(lambda: bool(self.user.ended))
+        self._listening.close()
+        await self._listening.wait_closed()
+
+    async def read(self, size: int) -> bytes:
+        loop, parts = asyncio.get_running_loop(), []
+        while size:
+            parts.append(await loop.sock_recv(self.peer, size))
+            assert parts[-1]
+            size -= len(parts[-1])
+        return b"".join(parts)
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.peer, data)
+
+
+def pieces_of(*sizes: int) -> list[Buffer]:
+    """Pieces of these sizes, each of its own bytes, every other one a view."""
+    made: list[Buffer] = []
+    for number, size in enumerate(sizes):
+        piece = (number * 2654435761 % (1 << 32)).to_bytes(4, "big") * (size // 4 + 1)
+        made.append(memoryview(piece)[:size] if number % 2 else piece[:size])
+    return made
+
+
+SHAPES: dict[str, Sequence[int]] = {
+    "one small piece": (48,),
+    "an empty piece among others": (48, 0, 65536, 48),
+    "headers with small data": (48, 512) * 64,
+    "more small pieces than one writev takes": (48, 512) * 1500,
+    "more large pieces than one writev takes": (48, 4096) * 1500,
+    "headers with large data": (48, 65536) * 16,
+    "more than a socket holds": (48, 1 << 20) * 12,
+    "one piece larger than a socket holds": (48, 20 << 20),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pieces_arrive_in_order_and_whole(shape: str, run: Run) -> None:
+    async def scene() -> None:
+        async with Pair(Taker()) as pair:
+            first, then = pieces_of(*SHAPES[shape]), pieces_of(7, 100_000, 48)
+            for pieces in (first, then, first):  # the later ones find the socket full where the first filled it
+                pair.link.write(pieces, sum(map(len, pieces)))
+            expected = b"".join([*first, *then, *first])
+            assert await pair.read(len(expected)) == expected
+
+    run(scene())
+
+
+def test_reading_stops_while_unsent_bytes_pile_up(run: Run) -> None:
+    async def scene() -> None:
+        user = Taker()
+        async with Pair(user) as pair:
+            pieces = pieces_of(16 << 20)
+            total = 0
+            while not pair.link.blocked:
+                pair.link.write(pieces, 16 << 20)
+                total += 16 << 20
+                assert total <= HIGH_WATER + (64 << 20)
+            await pair.send(b"ping")
+            await user.until(lambda: bool(user.taken))  # the read that was under way is still offered
+            sending = asyncio.gather(pair.send(bytes(64 << 20)))
+            for _ in range(500):  # turns of the loop: enough to read everything, were it read
+                await asyncio.sleep(0)
+            assert len(user.taken) < 8 << 20
+            await pair.read(total)
+            await sending
+            await user.until(lambda: len(user.taken) == 4 + (64 << 20))
+            assert not pair.link.blocked
+
+    run(scene())
+
+
+def test_a_message_larger_than_the_buffer_is_offered_whole(run: Run) -> None:
+    async def scene() -> None:
+        size = 3 * LARGE_BUFFER + 5
+        user = Taker(size)
+        async with Pair(user) as pair:
+            message = b"".join(pieces_of(size))
+            await pair.send(message * 2)
+            await user.until(lambda: len(user.taken) == 2 * size)
+            assert user.taken == message * 2
+            assert user.most_offered >= size
+
+    run(scene())
+
+
+def test_what_is_not_taken_is_kept_and_offered_again(run: Run) -> None:
+    async def scene() -> None:
+        user = Taker(4)
+        user.takes = False
+        async with Pair(user) as pair:
+            sent = b"".join(pieces_of(20 << 20))
+            sending = asyncio.gather(pair.send(sent))
+            await user.until(lambda: user.most_offered == SMALL_BUFFER)  # full: reading stops
+            user.takes = True
+            pair.link.process()
+            await sending
+            await user.until(lambda: len(user.taken) == len(sent))
+            assert user.taken == sent
+
+    run(scene())
+
+
+def test_close_sends_what_is_queued(run: Run) -> None:
+    async def scene() -> None:
+        async with Pair(Taker()) as pair:
+            pieces = pieces_of(48, 20 << 20)
+            pair.link.write(pieces, 48 + (20 << 20))
+            pair.link.close()
+            pair.link.write([b"too late"], 8)
+            assert await pair.read(48 + (20 << 20)) == b"".join(pieces)
+            assert await asyncio.get_running_loop().sock_recv(pair.peer, 8) == b""
+
+    run(scene())
+
+
+def test_the_peer_leaving_ends_the_link_once(run: Run) -> None:
+    async def scene() -> None:
+        user = Taker()
+        async with Pair(user) as pair:
+            pair.peer.close()
+            await user.until(lambda: bool(user.ended))
+            pair.link.write([b"nobody"], 6)
+            pair.link.close()
+            pair.link.abort()
+        assert len(user.ended) == 1
+
+    run(scene())
