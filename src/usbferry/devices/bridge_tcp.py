@@ -1,0 +1,180 @@
+"""Bridges to a TCP connection: one that is made, again and again, or one that is waited for. Raw bytes, no RFC 2217.
+
+What the host writes while nobody is connected waits, then the host does; so does what a peer sends while no host reads.
+What was handed to a connection that then breaks may be lost with it: TCP does not say what its peer got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+from urllib.parse import urlsplit
+
+from ..device import DeviceError
+from ..transports.tcp import tune
+from .bridges import Bridge, BridgeOptions, notes
+
+log: Final = logging.getLogger(__name__)
+_CHUNK: Final = 16 * 1024  # bytes handed to the transport at once, and so lost at most besides what the kernel holds
+FIRST_DELAY: Final = 0.2  # seconds until a connection that failed or ended is made anew
+LAST_DELAY: Final = 5.0  # what that doubles to
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of a bridge, which may have none other meanwhile."""
+
+    def __init__(self, bridge: _Tcp) -> None:
+        self._bridge = bridge
+        self.ended = asyncio.get_running_loop().create_future()
+        self.blocked = False
+        self._reading = True
+        self.peer = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.peer = "{}:{}".format(*transport.get_extra_info("peername"))
+        tune(transport.get_extra_info("socket"))
+        transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
+        self._bridge.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._bridge.to_host.put(data)
+        if not self._bridge.to_host.room and self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and self._bridge.to_host.room:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        self._bridge.took()
+        self._bridge.move()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._bridge.lost(self, error)
+        self.ended.set_result(None)
+
+
+class _Tcp(Bridge):
+    """What both directions of connecting share."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__(options)
+        self._connection: _Connection | None = None
+        try:
+            parts = urlsplit(f"tcp:{options.address}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            port = None
+        if port is None or parts.path or parts.query or parts.username is not None:
+            raise ValueError(f"{options.address!r} is no address: write //HOST:PORT")
+        self.host, self.port = host or "", port
+
+    def made(self, connection: _Connection) -> None:
+        if self._connection is not None:
+            log.warning("%s: %s turned away, %s is connected", self, connection.peer, self._connection.peer)
+            connection.transport.abort()
+            return
+        log.info("%s: connected with %s", self, connection.peer)
+        self._connection = connection
+        self.connected = True
+        self.move()
+
+    def lost(self, connection: _Connection, error: Exception | None) -> None:
+        if connection is self._connection:
+            log.info("%s: %s disconnected%s", self, connection.peer, f": {error}" if error else "")
+            self._connection = None
+            self.connected = False
+
+    def pass_on(self) -> None:
+        connection = self._connection
+        while connection is not None and self.from_host and not connection.blocked:
+            connection.transport.write(self.from_host.take(_CHUNK))
+            self.took()
+
+    def fetch(self) -> None:
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    def unsent(self) -> int:
+        connection = self._connection
+        return len(self.from_host) + (connection.transport.get_write_buffer_size() if connection else 0)
+
+    async def end(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            if self.unsent():
+                connection.transport.abort()
+            else:
+                connection.transport.close()
+            await connection.ended
+
+    scheme = ""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+class Client(_Tcp):
+    """Connects, and again when it is lost: soon at first, then every few seconds."""
+
+    scheme = "tcp"
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__(options)
+        if not self.host or not self.port:
+            raise ValueError(f"{options.address!r} is nowhere to connect to: write //HOST:PORT")
+
+    async def begin(self) -> None:
+        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def end(self) -> None:
+        self._connecting.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._connecting
+        await super().end()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = FIRST_DELAY
+        while True:
+            try:
+                _, connection = await loop.create_connection(lambda: _Connection(self), self.host, self.port)
+            except OSError as error:
+                level = logging.WARNING if delay == FIRST_DELAY else logging.DEBUG  # said once
+                log.log(level, "%s: not connected, trying on: %s", self, error)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LAST_DELAY)
+            else:
+                await asyncio.shield(connection.ended)
+                delay = FIRST_DELAY
+                await asyncio.sleep(delay)  # a server may accept just to close
+
+
+class Listener(_Tcp):
+    """Waits for a connection, of which there is one at a time: who comes second is turned away."""
+
+    scheme = "listen"
+
+    async def begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(lambda: _Connection(self), self.host or None, self.port)
+        except OSError as error:
+            raise DeviceError(f"{self}: {error.strerror or error}") from error
+        self.port = self._server.sockets[0].getsockname()[1]
+        notes.info("%s: listening", self)
+
+    async def end(self) -> None:
+        self._server.close()
+        await super().end()
