@@ -45,6 +45,7 @@ from ..usb.tree import (
 from ..usb.types import Speed, Status, TransferType
 from .chapter9 import Chapter9, Stall, strings_of
 from .clock import Clock, LoopClock
+from .faults import Faults
 from .gate import Gate
 from .pipe import Answer, Handler, Pipe, Waiting
 
@@ -129,6 +130,9 @@ class VirtualDevice(Chapter9, Device):
         self._absent = Status.GONE  # what an endpoint answers that is not there
         self.is_open = False  # from the start of `open` to the end of `close`
         self._is_plugged = self._for_one_claim = False
+        self.faults = Faults(self)
+        self.left: Callable[[float | None], None] = lambda away: None  # its source's: it vanished, for so long
+        self.freed: Callable[[], None] = lambda: None  # its source's: a claim has ended
 
     # -- what a subclass declares -------------------------------------------------------------------------------------
 
@@ -208,11 +212,26 @@ class VirtualDevice(Chapter9, Device):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def vanish(self, reason: str = "unplugged") -> None:
-        """Leave, as if unplugged: all that is pending ends with GONE."""
+    def vanish(
+        self, reason: str = "unplugged", *, away: float | None = None, become: tuple[int, int] | None = None
+    ) -> None:
+        """Leave, as if unplugged: all that is pending ends with GONE. Nothing happens when it has left already.
+
+        Its source has it again `away` seconds later, or never, and with idVendor and idProduct `become`, if given.
+        """
         if self._absent is Status.STALL:
             self._leave(Status.GONE)
             self.gone.set_result(reason)
+        elif self.is_open:
+            return
+        if become is not None:
+            self.info.device = replace(self.info.device, vendor_id=become[0], product_id=become[1])
+        self.left(away)
+
+    def rewire(self) -> None:
+        """Ask the endpoints' handlers by way of the faults as they are now."""
+        for address, pipe in self._pipes.items():
+            pipe.handler = self._handler(address)
 
     # -- the seam -----------------------------------------------------------------------------------------------------
 
@@ -267,7 +286,8 @@ class VirtualDevice(Chapter9, Device):
             await self.plug()
             await self.opened()
             self._absent = Status.STALL
-            self._control_pipe = _ControlPipe(self._control, self.info.speed, self.clock, self)
+            self.faults.begin()
+            self._control_pipe = _ControlPipe(self._handler(0), self.info.speed, self.clock, self)
             self._set_configuration(Setup(0, 9, self._first))
         except BaseException:
             self._absent = Status.GONE
@@ -295,10 +315,12 @@ class VirtualDevice(Chapter9, Device):
 
     async def _end_claim(self) -> None:
         try:
+            self.faults.end()
             if self._for_one_claim:
                 await self.unplug()
         finally:
             self.is_open = False
+            self.freed()
 
     # -- chapter 9's hooks --------------------------------------------------------------------------------------------
 
@@ -384,9 +406,13 @@ class VirtualDevice(Chapter9, Device):
 
     def _add_pipes(self, interface: Interface) -> None:
         for one in interface.endpoints:
-            name = self._endpoint_handlers.get(one.address)
-            handler = getattr(self, name) if name else self._no_handler
-            self._pipes[one.address] = Pipe(one, handler, self.info.speed, self.clock)
+            self._pipes[one.address] = Pipe(one, self._handler(one.address), self.info.speed, self.clock)
+
+    def _handler(self, address: int) -> Handler:
+        """Who answers an endpoint's transfers, behind the faults that were asked for."""
+        name = self._endpoint_handlers.get(address)
+        handler: Handler = getattr(self, name) if name else self._no_handler
+        return self.faults.over(address, handler if address & 0x0F else self._control)
 
     def _no_handler(self, transfer: Transfer) -> Answer:
         """A declared endpoint without a handler has nothing to give and takes nothing: it NAKs for ever."""
