@@ -131,6 +131,22 @@ def test_pieces_arrive_in_order_and_whole(shape: str, run: Run) -> None:
     run(scene())
 
 
+def test_nothing_overtakes_what_is_queued(run: Run) -> None:
+    async def scene() -> None:
+        async with Pair(Taker()) as pair:
+            first, then = pieces_of(48, 20 << 20), pieces_of(48, 65536)
+            pair.link.write(first, 48 + (20 << 20))
+            await asyncio.sleep(0)  # uvloop writes at the end of its turn
+            expected, arrived = b"".join([*first, *then]), bytearray()
+            while len(arrived) < 1 << 20:  # the socket has room again, before the loop knows
+                arrived += pair.peer.recv(65536)
+            pair.link.write(then, 48 + 65536)
+            arrived += await pair.read(len(expected) - len(arrived))
+            assert arrived == expected
+
+    run(scene())
+
+
 def test_reading_stops_while_unsent_bytes_pile_up(run: Run) -> None:
     async def scene() -> None:
         user = Taker()
