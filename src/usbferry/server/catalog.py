@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Final
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, Source, Unavailable
 from ..usb.info import DeviceInfo
 
+log: Final = logging.getLogger(__name__)
 _PORTS: Final = 127  # devices on one USB bus, and so per bus number here
 
 
@@ -71,7 +73,11 @@ class Catalog:
         bus, port = (int(number) for number in name.split("-"))
         path = info.path or f"/usbferry/{name}"
         public = replace(info, name=name, bus=bus, address=port + 1, path=path)  # address 1 is a bus's own hub
-        offer = self._offers[name] = Offer(public, source, info.name)
+        offer = self._offers.get(name)
+        if offer is None:
+            offer = self._offers[name] = Offer(public, source, info.name)
+        else:
+            offer.info = public  # the same device, told once more: who holds it keeps it
         self._tell()
         return offer
 
@@ -122,6 +128,9 @@ class Catalog:
             self._tell()
 
     async def close(self) -> None:
-        """Close every source."""
+        """Close every source, whatever becomes of the others."""
         for source in self._sources:
-            await source.close()
+            try:
+                await source.close()
+            except Exception:
+                log.exception("%s could not be closed", source.address)

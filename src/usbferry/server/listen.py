@@ -23,12 +23,15 @@ MakeExporter = Callable[[Limits, float], Exporter]
 
 
 class _Refused:
-    """The user of a connection over the limit: closed at once."""
+    """The user of a connection that is not served: closed at once."""
 
     needed = 1
 
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
     def opened(self, link: Link) -> None:
-        log.warning("%s turned away: %d connections are open", link.peer, MAX_CONNECTIONS)
+        log.warning("%s turned away: %s", link.peer, self._reason)
         link.abort()
 
     def received(self, view: memoryview) -> int:
@@ -51,6 +54,7 @@ class Server:
         self._max_connections = max_connections
         self._listening: list[asyncio.Server] = []
         self._following: list[asyncio.Task[None]] = []
+        self._working: set[asyncio.Task[None]] = set()  # claims and releases
         self._sessions: dict[bytes, Pump] = {}
         self._empty = asyncio.Event()  # no pump is left
         self._empty.set()
@@ -58,7 +62,7 @@ class Server:
     async def offer(self, source: Source) -> list[Offer]:
         """Offer a source's devices, those that appear later too. Raises DeviceError when it cannot be read."""
         offers = await self.catalog.add(source)
-        self._following.append(self._tasks.create_task(self.catalog.follow(source)))
+        self._following.append(self._tasks.create_task(_alone(self.catalog.follow(source))))
         return offers
 
     async def listen(self, host: str, port: int, exporter: MakeExporter) -> list[tuple[str, int]]:
@@ -71,8 +75,10 @@ class Server:
         return [sock.getsockname()[:2] for sock in listening.sockets]
 
     def _user(self, exporter: MakeExporter) -> Pump | _Refused:
+        if self.catalog.draining:
+            return _Refused("the server is closing")
         if len(self.pumps) >= self._max_connections:
-            return _Refused()
+            return _Refused(f"{self._max_connections} connections are open")
         now = asyncio.get_running_loop().time()
         pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, self._ended)
         self.pumps.add(pump)
@@ -85,10 +91,15 @@ class Server:
             self._empty.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.create_task(work)
+        task = self._tasks.create_task(_alone(work))
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
 
     async def drain(self) -> None:
-        """No new imports; current ones are told, their devices reset and given back."""
+        """No new imports; current ones are told, their devices reset and given back.
+
+        What takes longer than DRAIN_SECONDS for that, such as a device that does not close, is given up.
+        """
         self.catalog.draining = True
         for listening in self._listening:
             listening.close()
@@ -97,11 +108,23 @@ class Server:
         try:
             async with asyncio.timeout(DRAIN_SECONDS), asyncio.TaskGroup() as group:
                 for pump in tuple(self.pumps):
-                    group.create_task(pump.stop())
+                    group.create_task(_alone(pump.stop()))
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._empty.wait()
         except TimeoutError:
             log.warning("%d connections did not close in %g s", len(self.pumps), DRAIN_SECONDS)
+            for pump in tuple(self.pumps):
+                pump.abort()
+        for task in tuple(self._working):
+            task.cancel()
+
+
+async def _alone(work: Coroutine[Any, Any, None]) -> None:
+    """What goes wrong with one connection or source is said, and ends no other."""
+    try:
+        await work
+    except Exception:
+        log.exception("unexpected")
 
 
 @asynccontextmanager
