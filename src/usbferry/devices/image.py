@@ -41,6 +41,7 @@ class Image(Backing):
         self._fd = -1
         self._can_peek = _NOWAIT is not None and hasattr(os, "preadv")
         self._can_punch = True
+        self._dirty = False  # something was written that may not be on stable storage yet
         if size and not readonly and not path.exists():
             _create(path, size)
         self.size = 0
@@ -92,9 +93,10 @@ class Image(Backing):
         if fd < 0:
             return
         try:
-            if not self.readonly:
+            if self._dirty:
                 _sync(fd)
         finally:
+            self._dirty = False
             os.close(fd)
 
     def peek(self, offset: int, length: int) -> Buffer | None:
@@ -115,6 +117,7 @@ class Image(Backing):
         return read_exactly(self._fd, offset, length)
 
     def write(self, offset: int, pieces: Sequence[bytes]) -> None:
+        self._dirty = True
         length = sum(map(len, pieces))
         if length >= _PUNCH_BYTES and self._can_punch and all(map(is_zero, pieces)):
             self.zero(offset, length)
@@ -122,6 +125,7 @@ class Image(Backing):
             write_all(self._fd, offset, pieces)
 
     def zero(self, offset: int, length: int) -> None:
+        self._dirty = True
         if not length or (self._can_punch and self._punch(offset, length)):
             return
         zeros = bytes(min(length, 1 << 20))
@@ -129,8 +133,9 @@ class Image(Backing):
             write_all(self._fd, at, (zeros[: offset + length - at],))
 
     def sync(self) -> None:
-        if not self.readonly:
+        if self._dirty:
             _sync(self._fd)
+            self._dirty = False
 
     def _punch(self, offset: int, length: int) -> bool:
         if _fallocate is None:
