@@ -43,9 +43,9 @@ _READ_BLOCKS: Final = 128  # at most, of one READ(10)
 _README: Final = """\
 Hello from a USB stick that does not exist.
 
-These bytes are in a FAT file system, on a virtual disk, in one process.
-Another process has just imported the disk as a USB device over TCP, spoken
-SCSI to it, and read this file. No hardware, no kernel module, no root.
+These bytes are in a FAT file system on a virtual disk in one process.
+Another process has just imported the disk over TCP as a USB device,
+spoken SCSI to it, and read this file: no hardware, no root.
 """
 
 
@@ -151,8 +151,7 @@ async def _with_device(source: Source, info: DeviceInfo, use: Callable[[Device],
 
 
 async def _read_files(console: Console, device: Device, sums: dict[str, str]) -> None:
-    name = f"{device.info.manufacturer} {device.info.product}"
-    console.print(f"\n[bold]3.[/bold] It imports the disk ({name}) and reads the files: SCSI over USB over TCP.\n")
+    console.print("\n[bold]3.[/bold] It imports the disk and reads its files: SCSI over USB over TCP.\n")
     host = _DiskHost(device)
     blocks = await host.capacity()
     console.print(f"     {blocks:,} blocks of {_BLOCK} bytes, {blocks * _BLOCK / 2**20:.0f} MiB")
