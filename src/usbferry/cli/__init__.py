@@ -8,8 +8,6 @@ from typing import Final, NoReturn
 
 import click
 
-from .. import __version__
-
 # verb -> one line of help; `usbferry.cli.VERB` has the click command `command`
 VERBS: Final = {
     "demo": "See it work: two processes, virtual devices, no hardware, no root.",
@@ -37,12 +35,17 @@ class _Verbs(click.Group):
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="usbferry")
+@click.version_option(package_name="usbferry", prog_name="usbferry")
 def main() -> None:
     """Carry USB devices across machines: any device, to any user of it."""
 
 
 def fail(text: str) -> NoReturn:
     """End with one line for the user, and exit status 2."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
     sys.exit(2)
+
+
+def printable(text: str) -> str:
+    """A text that came from a device or another machine, without what would steer the terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
+import textwrap
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
+from unicodedata import east_asian_width
 
 import click
 
 from ..device import DeviceError
 from ..local import state
-from ..registry import DEVICES, open_source
+from ..registry import DEVICES, SOURCES, open_source
+from . import printable
 
 SCHEMA: Final = "usbferry.list/1"
+_HEADINGS: Final = ("DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "USED BY")
 
 
 @click.command()
@@ -23,10 +30,14 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
     """List devices.
 
     \b
-    Without ADDRESS: what this user's servers share on this machine, and who holds it.
-    ADDRESS is a machine's name, or usbip://HOST[:PORT], or any address that `serve` takes.
+    Without ADDRESS: what your servers on this machine share and who uses
+    it, and the virtual devices that could be shared.
+    ADDRESS is a machine (HOST, HOST:PORT, usbip://HOST), one device of it
+    (usbip://HOST/1-2), or anything else that `usbferry serve` takes.
 
-    Exit status 1 when an ADDRESS could not be listed; the others are.
+    Each device is shown with the address by which the other commands take it.
+
+    Exit status 1 when an ADDRESS could not be listed; the others still are.
     """
     places = asyncio.run(_remote(addresses)) if addresses else _local()
     report = {"schema": SCHEMA, "places": places}
@@ -35,32 +46,64 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        _print(report)
+        for line in _lines(report, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+            click.echo(line)
     if any(place["error"] for place in places):
         sys.exit(1)
 
 
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
 def _local() -> list[dict[str, Any]]:
     return [
-        {"address": " ".join(one["listening"]), "pid": one["pid"], "error": None, "devices": one["devices"]}
+        {
+            "address": " ".join(one["listening"]),
+            "pid": one["pid"],
+            "error": None,
+            "devices": [
+                {"address": _reachable(one["listening"], device["name"]), **device} for device in one["devices"]
+            ],
+        }
         for one in state.read()
     ]
 
 
+def _reachable(listening: list[str], name: str) -> str:
+    """A device of a server on this machine, by the first address it listens on."""
+    host, _, port = listening[0].rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+    return f"usbip://{host}/{name}" if port == "3240" else f"usbip://{host}:{port}/{name}"
+
+
 async def _remote(addresses: tuple[str, ...]) -> list[dict[str, Any]]:
     """Every place at once; one that fails does not hide the others."""
-    return list(await asyncio.gather(*[_place(address) for address in addresses]))
+    return list(await asyncio.gather(*[_place(whole_address(address)) for address in addresses]))
+
+
+def whole_address(text: str) -> str:
+    """The address that a user means: a machine's name alone is its USB/IP server."""
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme in SOURCES:
+        return text
+    if text.count(":") > 1 and not text.startswith("["):
+        return f"usbip://[{text}]"
+    if not colon or text.startswith("[") or rest.partition("/")[0].isdecimal():
+        return f"usbip://{text}"
+    return text
 
 
 async def _place(address: str) -> dict[str, Any]:
-    if ":" not in address:
-        address = f"usbip://{address}"
     place: dict[str, Any] = {"address": address, "pid": None, "error": None, "devices": []}
     try:
         source = open_source(address)
-        place["devices"] = [{**state.describe(info), "holder": None} for info in await source.list()]
-        await source.close()
-    except (DeviceError, ValueError) as error:
+        try:
+            for info in await source.list():
+                one = address if source.name or not info.name else f"{address.rstrip('/')}/{info.name}"
+                place["devices"].append({"address": one, **state.describe(info)})
+        finally:
+            await source.close()
+    except (DeviceError, ValueError, OSError) as error:
         place["error"] = str(error)
     return place
 
@@ -72,46 +115,81 @@ def _available() -> list[dict[str, Any]]:
     return [about(name) for name in DEVICES]
 
 
-def _print(report: dict[str, Any]) -> None:
-    from rich.console import Console
+# --- and how it looks -------------------------------------------------------------------------------------------------
 
-    console = Console(soft_wrap=True, highlight=False)
+
+def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
+    """The report as text, for a terminal of `width` columns; None is for a pipe, where nothing is broken or cut."""
     for place in report["places"]:
         pid = f", process {place['pid']}" if place["pid"] else ""
-        console.print(f"[bold]{place['address']}[/bold]{pid}")
+        yield click.style(printable(place["address"]), bold=True) + pid
         if place["error"]:
-            console.print(f"  [red]{place['error']}[/red]", soft_wrap=True)
+            yield from _wrapped(click.style(printable(place["error"]), fg="red"), width, "  ")
         elif not place["devices"]:
-            console.print("  no devices")
+            yield "  no devices"
         else:
-            console.print(_table(place["devices"]))
+            yield from _devices(place["devices"], width)
     if not report["places"]:
-        console.print("Nothing is shared here. Try: usbferry serve virtual:zero")
+        yield "Nothing is shared here. Try: usbferry serve virtual:zero"
     if "available" in report:
-        console.print("\n[bold]Virtual devices that can be served here[/bold]")
+        yield ""
+        yield click.style("Virtual devices that can be served here", bold=True)
+        longest = max(len(one["address"]) for one in report["available"])
+        indent = " " * (longest + 4 if width is None or width >= 80 else 4)
         for one in report["available"]:
-            options = ", ".join(one["options"])
-            console.print(f"  {one['address']:16} {one['about']} [dim]Options: {options}[/dim]", soft_wrap=True)
+            yield from _wrapped(f"{one['address']:{longest}}  {one['about']}", width, "  ", indent)
+            yield from _wrapped(f"options: {', '.join(one['options'])}", width, indent, indent)
 
 
-def _table(devices: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
+def _wrapped(text: str, width: int | None, first: str, others: str = "  ") -> list[str]:
+    if width is None:
+        return [first + text]
+    return textwrap.wrap(
+        text,
+        max(40, width - 1),
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
-    table = Table(box=None, pad_edge=True, padding=(0, 2, 0, 0))
-    for heading in ("DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "USED BY"):
-        table.add_column(heading, overflow="fold")
-    for one in devices:
-        name = " ".join(word for word in (one["manufacturer"], one["product"]) if word) or "-"
-        interfaces = ", ".join(i["name"] for i in one["interfaces"]) or "-"
-        identity = f"{one['vendor_id']}:{one['product_id']}"
-        table.add_row(one["name"] or "-", identity, name, one["speed"], interfaces, _holder(one["holder"]))
-    return table
+
+def _devices(devices: list[dict[str, Any]], width: int | None) -> Iterator[str]:
+    """A table, or where that is too wide for the terminal, some lines for each."""
+    rows = [_row(one) for one in devices]
+    table = list(_table([_HEADINGS, *rows]))
+    if width is None or max(map(_columns, table)) <= width:
+        yield from table
+        return
+    for address, identity, name, speed, interfaces, holder in rows:
+        yield f"  {address}"
+        yield from _wrapped(f"{identity} {name}, {speed} speed, {interfaces}", width, "    ", "    ")
+        if holder != "-":
+            yield from _wrapped(f"used by {holder}", width, "    ", "    ")
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    name = " ".join(word for word in (one["manufacturer"], one["product"]) if word)
+    interfaces = ", ".join(i["name"] for i in one["interfaces"])
+    identity = f"{one['vendor_id']}:{one['product_id']}"
+    cells = (one["address"], identity, name, one["speed"], interfaces, _holder(one["holder"]))
+    return tuple(printable(cell) or "-" for cell in cells)
+
+
+def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell + " " * (width - _columns(cell)) for cell, width in zip(row, widths, strict=True))
+        yield ("  " + "  ".join(cells)).rstrip()
+
+
+def _columns(text: str) -> int:
+    """How wide a terminal shows it."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _holder(holder: dict[str, Any] | None) -> str:
     if holder is None:
-        return "-"
-    from datetime import datetime
-
+        return ""
     since = datetime.fromtimestamp(holder["since"]).astimezone()
     return f"{holder['identity'] or holder['address']} since {since:%Y-%m-%d %H:%M:%S}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -17,8 +20,8 @@ from ..device import DeviceError
 from ..local.state import Publisher
 from ..registry import load_exporter, open_source
 from ..server.catalog import Catalog
-from ..server.listen import serving
-from . import fail
+from ..server.listen import Server, serving
+from . import fail, printable
 
 
 @click.command()
@@ -28,16 +31,21 @@ from . import fail
     default="127.0.0.1:3240",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where to listen; port 0 takes a free one.",
+    help="Where to listen; :PORT is every interface of this machine, port 0 a free one.",
 )
-@click.option("-v", "--verbose", count=True, help="Say who comes and goes; twice: every transfer.")
+@click.option("-v", "--verbose", count=True, help="Say who comes and goes; -vv: every transfer too.")
 def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
     """Offer the devices at each ADDRESS to other machines, over USB/IP.
 
     \b
     An ADDRESS is such as
-      virtual:zero                      the conformance device
-      virtual:disk?image=stick.img      a disk backed by a file
+      virtual:zero                    Gadget Zero, the conformance device
+      virtual:disk?image=stick.img    a disk backed by a file
+      usbip://HOST/1-2                a device of another machine, passed on
+    `usbferry list` shows the virtual devices and their options.
+
+    Ctrl-C or SIGTERM ends it: nobody new is let in, and who is there is
+    disconnected cleanly.
 
     It runs on uvloop where that is installed (pip install "usbferry[speed]"); USBFERRY_LOOP=asyncio in the environment
     keeps it on Python's own event loop, USBFERRY_LOOP=uvloop insists.
@@ -48,17 +56,19 @@ def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
     )
     try:
         run(serve(addresses, parse_endpoint(listen)))
+    except asyncio.CancelledError:
+        pass  # stopped before it listened
     except (DeviceError, ValueError, OSError) as error:
         fail(f"usbferry serve: {error}")
 
 
 def parse_endpoint(text: str, default_port: int = 3240) -> tuple[str, int]:
-    """HOST:PORT, [IPV6]:PORT, HOST or :PORT, the last for every interface. Raises ValueError."""
+    """HOST:PORT, [IPV6]:PORT, HOST, IPV6 or :PORT, the last for every interface. Raises ValueError."""
     host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
+    if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
         host, port = text, str(default_port)
-    if not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r}: the port is a number up to 65535")
+    if not text or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"--listen {text!r}: write it as HOST:PORT, the port being a number up to 65535")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -91,20 +101,71 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _on_signal()
     catalog = Catalog()
     async with serving(catalog) as server:
-        for address in addresses:
-            for offer in await server.offer(open_source(address)):
-                print(f"{offer.info}  ({address})", file=sys.stderr)
-        where_bound = await server.listen(*where, load_exporter("usbip"))
-        listening = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where_bound]
-        publisher = Publisher(catalog, listening)
-        if not all(ipaddress.ip_address(host).is_loopback for host, _ in where_bound):
-            print("note: USB/IP has no passwords; whoever reaches this port can use these devices", file=sys.stderr)
-        for one in listening:
-            print(f"listening on {one}", file=sys.stderr, flush=True)
-        await stop.wait()
-        publisher.close()
+        notes = [line for address in addresses for line in await _offer(server, address)]
+        listening = await _listen(server, *where)
+        publisher = Publisher(catalog, [_endpoint(*one) for one in listening])
+        try:
+            if not all(ipaddress.ip_address(host).is_loopback for host, _ in listening):
+                notes.append("note: USB/IP has no passwords; whoever reaches this port can use these devices")
+            for line in (*notes, *[f"listening on {_endpoint(*one)}" for one in listening]):
+                print(printable(line), file=sys.stderr, flush=True)
+            await stop()
+        finally:
+            publisher.close()
+
+
+def _on_signal() -> Callable[[], Awaitable[None]]:
+    """What waits for SIGTERM or SIGINT. Until it is called, they cancel this task; a second one ends the process."""
+    loop, task, stopped, waits = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event(), False
+    assert task is not None
+
+    def received(number: int) -> None:
+        remove(number)
+        if waits:
+            stopped.set()
+        else:
+            task.cancel()
+
+    def remove(number: int) -> None:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(number)
+
+    async def stop() -> None:
+        nonlocal waits
+        waits = True
+        await stopped.wait()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, received, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(received, number))
+    return stop
+
+
+async def _offer(server: Server, address: str) -> list[str]:
+    """Offer what is at an address, and what appears there; what to tell the user."""
+    offers = await server.offer(open_source(address))
+    return [f"{offer.info}  ({address})" for offer in offers] or [f"note: there is no device at {address} now"]
+
+
+async def _listen(server: Server, host: str, port: int) -> list[tuple[str, int]]:
+    """The addresses it really has. Raises DeviceError with the remedy."""
+    try:
+        return await server.listen(host, port, load_exporter("usbip"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "the port is in use; choose another with --listen, 0 for any free one"
+        elif error.errno == errno.EACCES:
+            reason = "ports below 1024 are the administrator's; choose another with --listen"
+        elif not isinstance(error, socket.gaierror) and error.errno:
+            reason = os.strerror(error.errno)
+        raise DeviceError(f"cannot listen on {_endpoint(host, port)}: {reason}") from error
+
+
+def _endpoint(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

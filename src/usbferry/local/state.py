@@ -27,7 +27,7 @@ _WRITE_SECONDS: Final = 0.05  # changes that come together are written once
 def folder() -> Path:
     """Where the files are: the user's runtime directory, or one of our own in the temporary one."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime).is_dir():
+    if runtime and _is_ours(Path(runtime)):  # after `su` it may still be another user's
         return Path(runtime) / "usbferry"
     if hasattr(os, "getuid"):
         return Path(tempfile.gettempdir()) / f"usbferry-{os.getuid()}"
@@ -35,9 +35,12 @@ def folder() -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether nobody else may write there: in a shared temporary directory another user may have made it first."""
-    status = path.lstat()
-    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode))
+    """Whether it is a directory of this user: in a shared temporary one another may have made it first."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
 def describe(info: DeviceInfo, holder: Claimant | None = None) -> dict[str, Any]:
@@ -87,13 +90,15 @@ class Publisher:
         self._unwatch()
         if self._timer is not None:
             self._timer.cancel()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink()
 
     def _write(self) -> None:
         self._timer = None
         state = {
             "schema": SCHEMA,
             "pid": os.getpid(),
+            "started": _started(os.getpid()),
             "listening": self._listening,
             "devices": [_offer(offer) for offer in self._catalog.list()],
         }
@@ -107,32 +112,45 @@ class Publisher:
 
 def read() -> list[dict[str, Any]]:
     """The states of the servers that run now, by process id. A file whose process died is removed."""
+    where = folder()
     states = []
-    for path in sorted(folder().glob("*.json")):
+    for path in where.glob("*.json") if _is_ours(where) else ():
         try:
             state = json.loads(path.read_text())
         except (OSError, ValueError):
+            continue  # gone this moment, or not ours
+        if not isinstance(state, dict) or state.get("schema") != SCHEMA or not isinstance(state.get("pid"), int):
             continue
-        if state.get("schema") != SCHEMA:
-            continue
-        if _is_alive(state["pid"]):
+        if _is_alive(state["pid"], state.get("started")):
             states.append(state)
         else:
-            path.unlink(missing_ok=True)
-    return states
+            with suppress(OSError):
+                path.unlink()
+                path.with_suffix(".new").unlink(missing_ok=True)
+    return sorted(states, key=lambda state: int(state["pid"]))
 
 
 def _offer(offer: Offer) -> dict[str, Any]:
     return {**describe(offer.current(), offer.holder), "source": offer.source.address}
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, started: object) -> bool:
+    """Whether the process that wrote a file is there still, and not another one that got its number."""
     if sys.platform == "win32":
         return True  # signal 0 is Ctrl-C there; a stale file is the lesser evil
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        return True
-    return True
+        pass
+    return started is None or started == _started(pid)
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in a form that only tells it from others; None where the system does not say."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]  # field 22, proc(5)

@@ -1,0 +1,287 @@
+"""`usbferry serve` as a user runs it: what it says, how it ends, and one line for each thing that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.cli.served import served, start
+from usbferry.cli.serve import command, loop_factory, parse_endpoint
+from usbferry.device import Claimant, DeviceError
+from usbferry.local import state
+from usbferry.registry import open_source
+from usbferry.usb.transfer import Transfer
+from usbferry.usb.types import Status
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+ME = Claimant("local")
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("USBFERRY_LOOP", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address that somebody listens on, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        yield f"127.0.0.1:{busy.getsockname()[1]}"
+
+
+# --- where to listen --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("127.0.0.1:3240", ("127.0.0.1", 3240)),
+        ("host", ("host", 3240)),
+        (":4000", ("", 4000)),
+        ("[::1]:0", ("::1", 0)),
+        ("[::1]", ("::1", 3240)),
+        ("::1", ("::1", 3240)),
+        ("::", ("::", 3240)),
+        ("fe80::1%eth0", ("fe80::1%eth0", 3240)),
+        ("[fe80::1%eth0]:65535", ("fe80::1%eth0", 65535)),
+    ],
+)
+def test_endpoints(text: str, endpoint: tuple[str, int]) -> None:
+    assert parse_endpoint(text) == endpoint
+
+
+@pytest.mark.parametrize("text", ["", "host:", "host:port", "host:65536", "host:-1", "[::1]:", ":", "host:٣٢٤٠0000"])
+def test_what_is_no_endpoint(text: str) -> None:
+    with pytest.raises(ValueError, match="write it as HOST:PORT"):
+        parse_endpoint(text)
+
+
+# --- one line, and exit status 2 --------------------------------------------------------------------------------------
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2, result.output
+    assert result.output.startswith("usbferry serve: ")
+    assert result.output.count("\n") == 1, result.output
+    return result.output.removeprefix("usbferry serve: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("zero", "'zero' is no address: write it as scheme:rest, such as virtual:zero"),
+        ("carrier:pigeon", "'carrier'; there are: "),
+        ("virtual:nothing", "no virtual device 'nothing'; there are: "),
+        ("virtual:zero?speed=warp", "'warp' is none of low, full, high, super, super+"),
+        ("virtual:zero?colour=red", "zero has no option 'colour'; it has: speed, pattern, serial"),
+        ("virtual:disk?image=/nowhere/stick.img", "/nowhere/stick.img"),
+        ("usbip://", "'usbip://' is no address, write it as usbip://HOST[:PORT][/DEVICE]"),
+        ("usbip://127.0.0.1:1", "no connection to 127.0.0.1:1: Connection refused; is a server running there?"),
+    ],
+)
+def test_an_address_that_cannot_be_served(address: str, text: str) -> None:
+    assert text in refused(address, "--listen", "127.0.0.1:0")
+
+
+def test_a_port_that_is_in_use(taken: str) -> None:
+    text = refused("virtual:zero", "--listen", taken)
+    assert text == f"cannot listen on {taken}: the port is in use; choose another with --listen, 0 for any free one"
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("192.0.2.1:4000", "cannot listen on 192.0.2.1:4000: Cannot assign requested address"),
+        ("[2001:db8::1]:4000", "cannot listen on [2001:db8::1]:4000: "),
+        ("127.0.0.1:port", "write it as HOST:PORT"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
+    assert text in refused("virtual:zero", "--listen", where)
+
+
+def test_an_event_loop_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USBFERRY_LOOP", "spaghetti")
+    assert refused("virtual:zero") == "USBFERRY_LOOP=spaghetti is none of auto, asyncio, uvloop"
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setenv("USBFERRY_LOOP", "uvloop")
+    assert refused("virtual:zero") == 'USBFERRY_LOOP=uvloop needs: pip install "usbferry[speed]"'
+    assert loop_factory("auto") is None
+    assert loop_factory("asyncio") is None
+
+
+def test_an_address_is_missing() -> None:
+    result = CliRunner().invoke(command, [])
+    assert result.exit_code == 2
+    assert "Missing argument 'ADDRESS...'" in result.output
+
+
+def test_a_broken_server_at_the_other_end_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(8)
+                peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                peer.recv(1)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        text = refused(f"usbip://{where}", "--listen", "127.0.0.1:0")
+        thread.join()
+    assert text == f"{where}: it broke usbip: the server speaks version 0x4854, known is 0x0111"
+
+
+# --- a server from its first line to its end --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_what_it_shares_and_ends_when_told_to(number: int, runtime: Path) -> None:
+    with served("virtual:zero", "virtual:zero?serial=two", runtime=runtime) as server:
+        assert server.lines[:2] == [
+            "1-1 0525:a4a0 usbferry Gadget Zero  (virtual:zero)",
+            "1-2 0525:a4a0 usbferry Gadget Zero  (virtual:zero?serial=two)",
+        ]
+        assert re.fullmatch(r"listening on 127\.0\.0\.1:\d+", server.lines[2])
+        assert [one["pid"] for one in state.read()] == [server.process.pid]
+        assert server.end(number) == 0
+    assert server.rest == ""
+    assert list((runtime / "usbferry").iterdir()) == []
+
+
+async def test_the_end_reaches_who_is_connected(runtime: Path) -> None:
+    with served("virtual:zero", runtime=runtime) as server:
+        device = await open_source(server.address).open("1-1", ME)
+        parked = device.submit(Transfer(0x82, 512))
+        assert isinstance(parked, asyncio.Future)
+        assert await asyncio.to_thread(server.end) == 0
+        assert (await parked).status in (Status.SHUTDOWN, Status.GONE)
+        assert await device.gone
+        await device.close()
+        with pytest.raises(DeviceError, match="Connection refused"):
+            await open_source(server.address).open("1-1", ME)
+    assert server.rest == ""
+
+
+def test_it_can_be_stopped_before_it_listens(runtime: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"usbip://127.0.0.1:{silent.getsockname()[1]}"
+        process = start(where, "--listen", "127.0.0.1:0", runtime=runtime)
+        peer, _ = silent.accept()
+        with peer:
+            assert peer.recv(8, socket.MSG_WAITALL)  # now it waits for an answer that never comes
+            process.terminate()
+            _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "")
+
+
+def test_ipv6(runtime: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with served("virtual:zero", "--listen", "[::1]:0", runtime=runtime) as server:
+        assert re.fullmatch(r"\[::1\]:\d+", server.listening[0])
+        [found] = asyncio.run(open_source(server.address).list())
+        assert found.name == "1-1"
+
+
+def test_listening_beyond_this_machine_brings_a_note(runtime: Path) -> None:
+    with served("virtual:zero", "--listen", "0.0.0.0:0", runtime=runtime) as server:
+        assert any("USB/IP has no passwords" in line for line in server.lines)
+        assert server.listening[0].startswith("0.0.0.0:")
+
+
+async def test_verbose_says_who_comes_and_goes(runtime: Path) -> None:
+    with served("virtual:zero", "-v", runtime=runtime) as server:
+        device = await open_source(server.address).open("1-1", ME)
+        await device.close()
+        await asyncio.to_thread(server.end)
+    assert re.search(r"^I usbferry\.server\.pump: 1-1 imported by 127\.0\.0\.1:\d+$", server.rest, re.MULTILINE)
+    assert "1-1 released by" in server.rest
+
+
+async def test_more_verbose_says_every_transfer(runtime: Path) -> None:
+    with served("virtual:zero", "-vv", runtime=runtime) as server:
+        device = await open_source(server.address).open("1-1", ME)
+        answer = device.submit(Transfer(0x81, 512))
+        assert isinstance(answer, asyncio.Future)
+        await answer
+        await device.close()
+        await asyncio.to_thread(server.end)
+    assert re.search(r"> 1-1 #\d+ in 81 512$", server.rest, re.MULTILINE)
+    assert re.search(r"< 1-1 #\d+ ok 512$", server.rest, re.MULTILINE)
+
+
+def test_without_a_place_for_its_state_it_serves_all_the_same(runtime: Path) -> None:
+    (runtime / "usbferry").write_text("in the way")
+    with served("virtual:zero", runtime=runtime) as server:
+        assert [d.name for d in asyncio.run(open_source(server.address).list())] == ["1-1"]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_either_event_loop(loop: str, runtime: Path) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    with served("virtual:zero", runtime=runtime, USBFERRY_LOOP=loop) as server:
+        device = await open_source(server.address).open("1-1", ME)
+        await device.close()
+
+
+# --- a gateway --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_device_of_another_server_is_passed_on(runtime: Path) -> None:
+    with served("virtual:zero", runtime=runtime) as first, served(first.address, runtime=runtime) as second:
+        assert second.lines[0] == f"1-1 0525:a4a0  ({first.address})"
+        device = await open_source(second.address).open("1-1", ME)
+        assert device.info.product == "Gadget Zero"
+        wrote = device.submit(Transfer(0x02, 5, b"hello"))
+        read = device.submit(Transfer(0x82, 512))
+        assert isinstance(wrote, asyncio.Future)
+        assert isinstance(read, asyncio.Future)
+        assert ((await wrote).actual, (await read).data) == (5, b"hello")
+        parked = device.submit(Transfer(0x82, 512))
+        assert isinstance(parked, asyncio.Future)
+        first.process.kill()
+        assert (await parked).status == Status.GONE
+        assert await device.gone
+        await device.close()
+        with pytest.raises(DeviceError):
+            await open_source(second.address).open("1-1", ME)
+        assert await asyncio.to_thread(second.end) == 0
+        assert "Connection refused" in second.rest
+
+
+def test_a_server_that_shares_nothing_now_is_told(runtime: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(8)
+                peer.sendall(bytes.fromhex("0111 0005 00000000 00000000"))
+                peer.recv(1)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"usbip://127.0.0.1:{server.getsockname()[1]}"
+        with served(address, runtime=runtime) as second:
+            assert second.lines[0] == f"note: there is no device at {address} now"
+        thread.join()
+    assert os.listdir(runtime / "usbferry") == []
