@@ -83,12 +83,16 @@ def test_images_that_are_none(path, tmp_path):
         Image(tmp_path / "no" / "such" / "folder", size=512)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may open anything")
-def test_an_image_that_may_not_be_written(path):
+@pytest.mark.parametrize(("readonly", "text"), [(False, "may not be opened, perhaps readonly=1"), (True, "opened$")])
+def test_an_image_that_may_not_be_opened(path, monkeypatch, readonly, text):
     path.write_bytes(bytes(4096))
-    path.chmod(0o444)
-    with pytest.raises(DeviceError, match="perhaps readonly=1"):
-        Image(path)
+
+    def refuse(*arguments):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DeviceError, match=text):
+        Image(path, readonly=readonly)
 
 
 def test_an_image_whose_size_is_no_whole_number_of_blocks(path):

@@ -27,6 +27,7 @@ PACKAGES = {
     "usbutils": "lsusb",
     "dosfstools": "mkfs.vfat on an attached disk",
     "e2fsprogs": "mkfs.ext4 on an attached disk",
+    "mtools": "reads and writes FAT file systems beside ours",
     "tshark": "a second decoder of our bytes",
 }
 KERNEL_PACKAGE = "linux-image-amd64"  # depends on the image proper, whose name carries the release
