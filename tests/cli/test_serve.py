@@ -262,6 +262,7 @@ async def test_a_device_of_another_server_is_passed_on(runtime: Path) -> None:
         assert (await parked).status == Status.GONE
         assert await device.gone
         await device.close()
+        await asyncio.to_thread(first.process.wait)
         with pytest.raises(DeviceError):
             await open_source(second.address).open("1-1", ME)
         assert await asyncio.to_thread(second.end) == 0

@@ -128,8 +128,11 @@ class Connection:
 
     def lost(self, error: Exception | None) -> None:
         self._link = None
-        reason = f"it broke {self.importer.protocol}: {self._error}" if self._error else str(error or "")
-        reason = reason or "the connection was closed"
+        reason = "the connection was closed"
+        if self._error is not None:
+            reason = f"it broke {self.importer.protocol}: {self._error}"
+        elif error is not None:
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or reason
         if self._error is not None and self.in_use:
             log.warning("%s: %s", self.server, reason)
         if self._over is None:
