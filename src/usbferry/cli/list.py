@@ -130,7 +130,8 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
         else:
             yield from _devices(place["devices"], width)
     if not report["places"]:
-        yield "Nothing is shared here. Try: usbferry serve virtual:zero"
+        yield "Nothing is shared here. Try:"
+        yield "  usbferry serve virtual:zero"
     if "available" in report:
         yield ""
         yield click.style("Virtual devices that can be served here", bold=True)

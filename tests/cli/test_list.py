@@ -1,0 +1,312 @@
+"""`usbferry list`: what a person reads, what a program reads, and what is shown when a place cannot be listed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.cli.served import served
+from usbferry.cli import list as module
+from usbferry.cli.list import SCHEMA, _lines, command, whole_address
+from usbferry.device import Claimant
+from usbferry.registry import DEVICES, open_source
+
+DEVICE_KEYS = [
+    "address",
+    "name",
+    "vendor_id",
+    "product_id",
+    "manufacturer",
+    "product",
+    "serial",
+    "speed",
+    "class",
+    "interfaces",
+    "path",
+    "holder",
+]
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+def as_json(*arguments: str, status: int = 0) -> Any:
+    result = run("--json", *arguments)
+    assert result.exit_code == status, result.output
+    report = json.loads(result.output)
+    assert report["schema"] == SCHEMA == "usbferry.list/1"
+    return report
+
+
+def check(report: Any) -> None:
+    """The keys that programs count on, in every place and device."""
+    assert list(report) in (["schema", "places"], ["schema", "places", "available"])
+    for place in report["places"]:
+        assert list(place) == ["address", "pid", "error", "devices"]
+        for device in place["devices"]:
+            assert [key for key in device if key != "source"] == DEVICE_KEYS
+            for interface in device["interfaces"]:
+                assert list(interface) == ["class", "subclass", "protocol", "name"]
+            if device["holder"] is not None:
+                assert list(device["holder"]) == ["address", "identity", "protocol", "since"]
+    for one in report.get("available", []):
+        assert list(one) == ["name", "address", "about", "options"]
+        assert all({"type", "default"} <= set(option) for option in one["options"].values())
+
+
+# --- what the user means ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("lab", "usbip://lab"),
+        ("lab/1-2", "usbip://lab/1-2"),
+        ("lab:4000", "usbip://lab:4000"),
+        ("lab:4000/1-2", "usbip://lab:4000/1-2"),
+        ("192.0.2.7", "usbip://192.0.2.7"),
+        ("::1", "usbip://[::1]"),
+        ("[::1]:4000", "usbip://[::1]:4000"),
+        ("usbip://lab", "usbip://lab"),
+        ("virtual:zero", "virtual:zero"),
+        ("virtual:", "virtual:"),
+        ("usb:1-2", "usb:1-2"),  # unknown, and no port
+    ],
+)
+def test_a_machines_name_is_its_usbip_server(text: str, address: str) -> None:
+    assert whole_address(text) == address
+
+
+# --- this machine -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_shared() -> None:
+    result = run()
+    assert result.exit_code == 0
+    assert "Nothing is shared here. Try:\n  usbferry serve virtual:zero\n" in result.output
+    for name in DEVICES:
+        assert f"virtual:{name}" in result.output
+    report = as_json()
+    check(report)
+    assert report["places"] == []
+    assert [one["name"] for one in report["available"]] == list(DEVICES)
+
+
+def test_what_can_be_served_says_its_options() -> None:
+    [zero] = [one for one in as_json()["available"] if one["name"] == "zero"]
+    assert zero["address"] == "virtual:zero"
+    assert zero["about"].startswith("Gadget Zero")
+    assert zero["options"]["pattern"] == {"type": "int", "default": 0}
+    assert zero["options"]["speed"]["default"] == "high"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+async def test_two_servers_and_who_uses_their_devices(runtime: Path) -> None:
+    with served("virtual:zero", runtime=runtime) as one, served("virtual:zero", "virtual:zero", runtime=runtime) as two:
+        device = await open_source(two.address).open("1-2", Claimant("local"))
+        try:
+            for _ in range(100):  # the server writes what changed a moment later
+                report = await asyncio.to_thread(as_json)
+                holders = [d["holder"] for place in report["places"] for d in place["devices"]]
+                if any(holders):
+                    break
+                await asyncio.sleep(0.02)
+            check(report)
+            places = {place["pid"]: place for place in report["places"]}
+            assert sorted(places) == [place["pid"] for place in report["places"]]
+            [alone] = places[one.process.pid]["devices"]
+            free, held = places[two.process.pid]["devices"]
+            assert places[one.process.pid]["address"] == one.listening[0]
+            assert (alone["address"], held["address"]) == (f"{one.address}/1-1", f"{two.address}/1-2")
+            assert (alone["holder"], free["holder"]) == (None, None)
+            assert held["holder"]["address"].startswith("127.0.0.1:")
+            assert held["holder"]["protocol"] == "usbip"
+            text = (await asyncio.to_thread(run)).output
+            assert f"{one.listening[0]}, process {one.process.pid}\n" in text
+            assert f"{held['holder']['address']} since 20" in text
+        finally:
+            await device.close()
+        one.process.kill()
+        await asyncio.to_thread(one.process.wait)
+        report = await asyncio.to_thread(as_json)
+        assert [place["pid"] for place in report["places"]] == [two.process.pid]
+        assert not (runtime / "usbferry" / f"{one.process.pid}.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("listening", "address"),
+    [
+        (["127.0.0.1:3240"], "usbip://127.0.0.1/1-1"),
+        (["127.0.0.1:4000", "[::1]:4000"], "usbip://127.0.0.1:4000/1-1"),
+        (["0.0.0.0:3240"], "usbip://127.0.0.1/1-1"),
+        (["[::]:4000"], "usbip://[::1]:4000/1-1"),
+        (["192.0.2.7:4000"], "usbip://192.0.2.7:4000/1-1"),
+    ],
+)
+def test_the_address_by_which_a_shared_device_is_reached(listening: list[str], address: str) -> None:
+    assert module._reachable(listening, "1-1") == address
+
+
+# --- other places -----------------------------------------------------------------------------------------------------
+
+
+def test_a_virtual_device_is_listed_without_serving_it() -> None:
+    report = as_json("virtual:zero?speed=super")
+    check(report)
+    [place] = report["places"]
+    [device] = place["devices"]
+    assert place["address"] == device["address"] == "virtual:zero?speed=super"
+    assert (device["vendor_id"], device["product_id"], device["speed"]) == ("0525", "a4a0", "super")
+    assert "available" not in report
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_another_machine(runtime: Path) -> None:
+    with served("virtual:zero", "virtual:keyboard", runtime=runtime) as server:
+        where = server.listening[0]
+        report = as_json(where)
+        check(report)
+        assert [d["address"] for d in report["places"][0]["devices"]] == [
+            f"usbip://{where}/1-1",
+            f"usbip://{where}/1-2",
+        ]
+        [device] = as_json(f"{where}/1-2")["places"][0]["devices"]
+        assert (device["address"], device["interfaces"][0]["name"]) == (f"usbip://{where}/1-2", "keyboard")
+        text = run(where).output
+        assert f"  usbip://{where}/1-2  1209:" in text
+        assert text.splitlines()[1].split() == ["DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "USED", "BY"]
+
+
+def test_a_place_that_fails_does_not_hide_the_others() -> None:
+    result = run("127.0.0.1:1", "virtual:zero", "virtual:nothing", "carrier:pigeon", "usbip://host?really")
+    assert result.exit_code == 1
+    assert "  no connection to 127.0.0.1:1: Connection refused; is a server running there?\n" in result.output
+    assert "Gadget Zero" in result.output
+    assert "  no virtual device 'nothing'; there are: " in result.output
+    assert "'carrier'; there are: " in result.output
+    assert "'usbip://host?really' is no address" in result.output
+    assert "Traceback" not in result.output
+    report = as_json("127.0.0.1:1", "virtual:zero", status=1)
+    check(report)
+    failed, fine = report["places"]
+    assert failed["address"] == "usbip://127.0.0.1:1"
+    assert failed["error"].startswith("no connection to 127.0.0.1:1")
+    assert (failed["devices"], fine["error"], len(fine["devices"])) == ([], None, 1)
+
+
+def test_a_device_that_cannot_be_made_is_an_error_of_its_place(tmp_path: Path) -> None:
+    for address in (f"virtual:disk?image={tmp_path}/no.img", f"virtual:disk?files={tmp_path}/no"):
+        result = run(address)
+        assert result.exit_code == 1
+        assert str(tmp_path) in result.output
+        assert "Traceback" not in result.output
+
+
+def test_a_place_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Empty:
+        name = ""
+
+        async def list(self) -> list[object]:
+            return []
+
+        async def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(module, "open_source", lambda address: Empty())
+    result = run("usbip://lab")
+    assert (result.exit_code, result.output) == (0, "usbip://lab\n  no devices\n")
+
+
+# --- how it looks -----------------------------------------------------------------------------------------------------
+
+
+def a_device(**fields: Any) -> dict[str, Any]:
+    return {
+        "address": "usbip://lab/1-2",
+        "vendor_id": "046d",
+        "product_id": "c31c",
+        "manufacturer": "Logitech",
+        "product": "Keyboard",
+        "speed": "low",
+        "interfaces": [{"name": "keyboard"}, {"name": "HID"}],
+        "holder": None,
+        **fields,
+    }
+
+
+def shown(*devices: dict[str, Any], width: int | None = None, error: str | None = None) -> list[str]:
+    place = {"address": "usbip://lab", "pid": None, "error": error, "devices": list(devices)}
+    lines = list(_lines({"places": [place]}, width))
+    assert lines[0] == "\x1b[1musbip://lab\x1b[0m"
+    return lines[1:]
+
+
+HOLDER = {"address": "192.0.2.7:51234", "identity": None, "protocol": "usbip", "since": 0.0}
+
+
+def test_a_table_lines_up() -> None:
+    assert shown(a_device(), a_device(address="usbip://lab/1-10", manufacturer="", product="键盘")) == [
+        "  DEVICE            ID         NAME               SPEED  INTERFACES     USED BY",
+        "  usbip://lab/1-2   046d:c31c  Logitech Keyboard  low    keyboard, HID  -",
+        "  usbip://lab/1-10  046d:c31c  键盘               low    keyboard, HID  -",
+    ]
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    [_, row] = shown(a_device(manufacturer="", product="", interfaces=[]))
+    assert row.split() == ["usbip://lab/1-2", "046d:c31c", "-", "low", "-", "-"]
+
+
+def test_a_narrow_terminal_gets_lines_and_no_table() -> None:
+    assert shown(a_device(holder=HOLDER), width=60)[:3] == [
+        "  usbip://lab/1-2",
+        "    046d:c31c Logitech Keyboard, low speed, keyboard, HID",
+        "    used by 192.0.2.7:51234 since " + shown(a_device(holder=HOLDER))[1].partition("since ")[2],
+    ]
+    assert all(len(line) <= 60 for line in shown(a_device(holder=HOLDER), width=60))
+
+
+def test_a_wide_terminal_and_a_pipe_get_the_table() -> None:
+    assert shown(a_device(), width=80) == shown(a_device())
+    long = a_device(product="x" * 500)
+    assert len(shown(long)) == 2
+    assert "x" * 500 in shown(long)[1]
+
+
+def test_an_identity_is_shown_rather_than_an_address() -> None:
+    assert "alice since 19" in shown(a_device(holder={**HOLDER, "identity": "alice", "since": 3600 * 24.0}))[1]
+
+
+def test_names_of_devices_cannot_steer_the_terminal() -> None:
+    """They come from whoever made the device: escapes, line ends and markup stay text."""
+    [_, row] = shown(a_device(manufacturer="\x1b[2J", product="[red]two\nlines[/]"))
+    assert "\ufffd[2J [red]two\ufffdlines[/]" in row
+    assert "\x1b" not in row
+    [line] = shown(error="\x1b]0;title\x07")
+    assert line == "  \x1b[31m\ufffd]0;title\ufffd\x1b[0m"
+
+
+@pytest.mark.parametrize("width", [20, 40, 79, 80, 81, 200])
+def test_every_line_fits_the_terminal(width: int) -> None:
+    report = {**as_json(), "places": []}
+    for line in _lines(report, width):
+        text = line.replace("\x1b[1m", "").replace("\x1b[0m", "")
+        assert len(text) <= max(width, 44)
+
+
+def test_on_a_pipe_there_are_no_colours() -> None:
+    result = run("virtual:nothing", "virtual:zero")
+    assert "\x1b" not in result.output
