@@ -6,6 +6,8 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.devices.disk_host import Host, cbw, cdb16, read10, write10
 from tests.devices.host import ask, opened, turn
@@ -669,3 +671,66 @@ async def test_blocks_of_4096_bytes():
 async def test_clear_halt_when_nothing_is_halted(disk, host):
     assert ask(disk, clear_halt(IN)).status == Status.OK
     assert (await host.command(TEST_READY)).status == PASSED
+
+
+# -- any host -------------------------------------------------------------------------------------------------------
+
+COMMANDS = st.one_of(
+    st.binary(min_size=1, max_size=16),
+    st.sampled_from([read10(0, 8), write10(8, 8), INQUIRY, TEST_READY, cdb16(0x93, 0, 9, 1), bytes([0x35]) + bytes(9)]),
+)
+WRAPPERS = st.builds(
+    cbw, st.integers(0, 9), st.sampled_from([0, 13, 36, 512, 4096, 1 << 31]), st.booleans(), COMMANDS, st.integers(0, 2)
+)
+STEPS = st.one_of(
+    st.tuples(
+        st.just("out"), st.one_of(WRAPPERS, WRAPPERS, st.binary(max_size=40), st.sampled_from([512, 4096]).map(bytes))
+    ),
+    st.tuples(st.just("in"), st.sampled_from([0, 1, 13, 36, 512, 4096, 100_000])),
+    st.tuples(st.just("clear"), st.sampled_from([IN, OUT])),
+    st.tuples(st.just("halt"), st.sampled_from([IN, OUT])),
+    st.tuples(st.sampled_from(["reset", "port", "configure", "cancel", "turn"]), st.none()),
+)
+
+
+async def any_host(disk, steps):
+    """Whatever it does, it gets answers, never more than it asked for; and Reset Recovery mends all of it."""
+    pending = []
+    for what, value in steps:
+        if what in ("out", "in"):
+            transfer = Transfer(OUT, len(value), value) if what == "out" else Transfer(IN, value)
+            answer = disk.submit(transfer)
+            if isinstance(answer, asyncio.Future):
+                pending.append((transfer, answer))
+            else:
+                assert answer.status in (Status.OK, Status.STALL, Status.OVERFLOW)
+                assert len(answer.data) <= transfer.length
+        elif what == "cancel" and pending:
+            disk.cancel(pending.pop()[0])
+        elif what == "port":
+            await disk.reset()
+        elif what == "turn":
+            await turn()
+        else:
+            requests = {"reset": Setup(0x21, 0xFF), "configure": set_configuration(1), "clear": clear_halt(value or IN)}
+            ask(disk, requests.get(what, Setup(0x02, 3, 0, value or IN)))
+    for transfer, answer in pending:
+        disk.cancel(transfer)
+        assert (await answer).status != Status.FAILED
+    host = Host(disk)
+    await host.recover()
+    await host.command(TEST_READY)  # perhaps a unit attention, or stopped
+    answer = await host.command(INQUIRY, 36)
+    assert (answer.status, len(answer.data)) == (PASSED, 36)
+
+
+@given(st.lists(STEPS, max_size=30), st.booleans())
+def test_any_host_is_answered_and_recovers(steps, threaded):
+    async def run():
+        backing = Slow(MIB) if threaded else Memory(MIB)
+        if threaded:
+            backing.gate.set()
+        async with opened(Disk(backing, removable=True)) as disk:
+            await any_host(disk, steps)
+
+    asyncio.run(run())
