@@ -7,7 +7,6 @@ import ctypes
 import ctypes.util
 from collections.abc import Iterable
 
-SHIFT, ALTGR = 42, 100  # KEY_LEFTSHIFT, KEY_RIGHTALT, include/uapi/linux/input-event-codes.h
 _NAMES = {"uk": "gb"}  # ours -> theirs
 _COMPOSING, _COMPOSED, _CANCELLED = 1, 2, 3  # enum xkb_compose_status
 

@@ -5,24 +5,8 @@ import string
 import pytest
 
 from tests import xkb
+from tests.evdev import events
 from usbferry.devices.layouts import ALTGR, DE, FR, LAYOUTS, SHIFT, UK, US, Stroke, Untypable
-
-# HID usage -> evdev code, for the keys that layouts use: drivers/hid/hid-input.c, hid_keyboard[].
-EVDEV = {
-    **{0x04 + i: code for i, code in enumerate(b"\x1e\x30\x2e\x20\x12\x21\x22\x23\x17\x24\x25\x26\x32")},
-    **{0x11 + i: code for i, code in enumerate(b"\x31\x18\x19\x10\x13\x1f\x14\x16\x2f\x11\x2d\x15\x2c")},
-    **{0x1E + i: code for i, code in enumerate(range(2, 12))},
-    **{0x28: 28, 0x29: 1, 0x2A: 14, 0x2B: 15, 0x2C: 57, 0x2D: 12, 0x2E: 13, 0x2F: 26, 0x30: 27, 0x31: 43, 0x32: 43},
-    **{0x33: 39, 0x34: 40, 0x35: 41, 0x36: 51, 0x37: 52, 0x38: 53, 0x4C: 111, 0x64: 86},
-    **{SHIFT: xkb.SHIFT, ALTGR: xkb.ALTGR},
-}
-
-
-def events(strokes):
-    for stroke in strokes:
-        keys = [EVDEV[key] for key in (*stroke.held, stroke.key)]
-        yield from ((key, 1) for key in keys)
-        yield from ((key, 0) for key in reversed(keys))
 
 
 @pytest.mark.parametrize(("name", "count"), [("us", 100), ("uk", 103), ("de", 194), ("fr", 158)])

@@ -1,0 +1,241 @@
+"""The kernel's own HID drivers: what we type and move arrives as input events, and the lights come back."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import evdev, xkb
+from tests.kernel.guest import CHECKOUT
+from tests.kernel.steps import importing, unexpected
+from usbferry.devices.layouts import LAYOUTS
+
+EVENTS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'events.py'}"
+KEY_ENTER, BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA = 28, 0x110, 0x111, 0x112, 0x113, 0x114
+EV_KEY, EV_REL = 1, 2
+REL_X, REL_Y, REL_HWHEEL, REL_WHEEL = 0, 1, 6, 8
+SYN_DROPPED = (0, 3, 0)
+
+# vhci_hcd says so at error level of every full-speed device (vhci_hub_control, drivers/usb/usbip/vhci_hcd.c).
+FULL_SPEED = "vhci_device speed not set"
+
+pytestmark = pytest.mark.usefixtures("drivers")
+
+
+@pytest.fixture(scope="module")
+def drivers(guest):
+    guest.run("modprobe -a vhci-hcd usbhid hid-generic evdev").ok()
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """A FIFO that stays open for writing."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    yield path
+    os.close(descriptor)
+
+
+class Reader:
+    """The guest reads events of devices."""
+
+    def __init__(self, guest, words):
+        self.step = guest.start(f"{EVENTS} {words}", 60)
+        wait_for(lambda: "ready" in self.step.output() or self.step.is_over())
+        assert "ready" in self.step.output(), self.step.wait()
+
+    def events(self):
+        """(device, type, code, value) of each, when it has ended. Losses would show as SYN_DROPPED."""
+        lines = self.step.wait().ok().splitlines()
+        found = [
+            (line.split()[0], *map(int, line.split()[1:])) for line in lines if re.fullmatch(r"\S+( -?\d+){3}", line)
+        ]
+        assert not any(event[1:] == SYN_DROPPED for event in found)
+        return found
+
+
+def wait_for(condition, limit=30):
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def keys(events, device=None):
+    return [(code, value) for name, kind, code, value in events if kind == EV_KEY and device in (None, name)]
+
+
+# -- typing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "speed", "count"), [("us", "low", 97), ("uk", "full", 100), ("de", "high", 191), ("fr", "low", 155)]
+)
+def test_every_character_arrives(guest, serve, fifo, layout, speed, count):
+    text = "".join(c for c in LAYOUTS[layout].characters() if c not in "\n\b\x1b\x7f") + "\n"
+    assert len(text) == count
+    server = serve(f"virtual:keyboard?layout={layout}&speed={speed}&pipe={fifo}&delay=0")
+    guest.mark()
+    with importing(guest, server.port, "1-1") as attached:
+        reader = Reader(guest, f"{attached.device} until={KEY_ENTER}")
+        fifo.write_text(text)
+        typed = keys(reader.events())
+    assert evdev.text(layout, typed) == text
+    if not xkb.missing():
+        assert xkb.Desktop(layout).write(typed) == text
+    assert unexpected(guest, FULL_SPEED) == []
+
+
+def test_text_of_the_command_line_is_typed_by_itself(guest, serve):
+    server = serve("virtual:keyboard?text=1+1%20=%202!%0A&delay=6")
+    guest.mark()
+    with importing(guest, server.port, "1-1") as attached:
+        typed = keys(Reader(guest, f"{attached.device} until={KEY_ENTER}").events())
+    assert evdev.text("us", typed) == "1+1 = 2!\n"
+    assert unexpected(guest) == []
+
+
+PROGRAM = """
+import asyncio
+from usbferry.backends.virtual import VirtualSource
+from usbferry.devices.keyboard import Keyboard
+from usbferry.registry import load_exporter
+from usbferry.server.catalog import Catalog
+from usbferry.server.listen import serving
+
+async def main():
+    keyboard = Keyboard(delay=0)
+    async with serving(Catalog()) as server:
+        await server.offer(VirtualSource("virtual:keyboard", keyboard))
+        (_, port), = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
+        print(port, flush=True)
+        await asyncio.to_thread(input)
+        keyboard.press("shift", "a")
+        keyboard.release("a")
+        keyboard.type("b")
+        keyboard.release()
+        keyboard.type("c\\n")
+        print("fetched" if await keyboard.flushed() else "lost", flush=True)
+        await asyncio.to_thread(input)
+
+asyncio.run(main())
+"""
+
+
+def test_a_python_program_types_and_knows_when_it_was_fetched(guest):
+    guest.mark()
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=pipe, stdout=pipe, text=True, cwd=CHECKOUT) as program:
+        port = int(program.stdout.readline())
+        with importing(guest, port, "1-1") as attached:
+            reader = Reader(guest, f"{attached.device} until={KEY_ENTER}")
+            program.stdin.write("\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "fetched\n"
+            assert evdev.text("us", keys(reader.events())) == "ABc\n"
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.wait(20) == 0
+    assert unexpected(guest) == []
+
+
+# -- lights -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interrupt_out", ["no", "yes"], ids=["over control", "over interrupt OUT"])
+def test_lights_come_back(guest, serve, interrupt_out):
+    server = serve(f"virtual:keyboard?interrupt_out={interrupt_out}", "-v", "-v")
+    guest.mark()
+    with importing(guest, server.port, "1-1") as attached:
+        Reader(guest, f"{attached.device} led=1:1 led=2:1 led=1:0 led=0:1").step.wait().ok()
+        said = ["caps lock", "caps lock, scroll lock", "scroll lock", "num lock, scroll lock"]
+        wait_for(lambda: lights(server)[:4] == said)
+    over_interrupt = " out 01 1" in server.log()
+    assert over_interrupt is (interrupt_out == "yes")
+    assert unexpected(guest) == []
+
+
+def lights(server):
+    return re.findall(r"Keyboard: LEDs (.+)", server.log())
+
+
+# -- mouse ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("speed", ["low", "high"])
+def test_movements_buttons_and_wheels_arrive(guest, serve, fifo, speed):
+    server = serve(f"virtual:mouse?speed={speed}&pipe={fifo}&delay=0")
+    guest.mark()
+    with importing(guest, server.port, "1-1") as attached:
+        reader = Reader(guest, f"{attached.device} until={BTN_EXTRA}")
+        fifo.write_text(
+            "move 10 -5\nmove -32767 1\nmove 100000 -100000\nwheel -1\nhwheel 2\n"
+            "click left\npress right\nmove 1 0\nrelease right\nclick middle\nclick back\nclick forward\n"
+        )
+        events = [event[1:] for event in reader.events()]
+    ways = [(code, value) for kind, code, value in events if kind == EV_REL and code in (REL_X, REL_Y)]
+    assert ways[:4] == [(REL_X, 10), (REL_Y, -5), (REL_X, -32767), (REL_Y, 1)]
+    assert ways[4:] == [(REL_X, 25_000), (REL_Y, -25_000)] * 4 + [(REL_X, 1)]
+    turns = [(code, value) for kind, code, value in events if kind == EV_REL and code in (REL_WHEEL, REL_HWHEEL)]
+    assert turns == [(REL_WHEEL, -1), (REL_HWHEEL, 2)]
+    pressed = [(code, value) for kind, code, value in events if kind == EV_KEY]
+    assert pressed == [
+        (button, value) for button in (BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA) for value in (1, 0)
+    ]
+    order = [(kind, code) for kind, code, _ in events if (kind, code) in ((EV_KEY, BTN_RIGHT), (EV_REL, REL_X))]
+    assert order[-3:] == [(EV_KEY, BTN_RIGHT), (EV_REL, REL_X), (EV_KEY, BTN_RIGHT)]
+    assert unexpected(guest) == []
+
+
+# -- more than one, and ends ------------------------------------------------------------------------------------------
+
+
+def test_keyboard_and_mouse_at_once(guest, serve, tmp_path):
+    for name in ("keys", "ways"):
+        os.mkfifo(tmp_path / name)
+    server = serve(
+        f"virtual:keyboard?pipe={tmp_path}/keys&delay=0",
+        f"virtual:mouse?pipe={tmp_path}/ways&delay=0",
+        "virtual:keyboard?layout=de",
+    )
+    text = "typed while the mouse moves 0123456789 " * 4 + "\n"
+    guest.mark()
+    with (
+        importing(guest, server.port, "1-1") as keyboard,
+        importing(guest, server.port, "1-2") as mouse,
+        importing(guest, server.port, "1-3"),
+    ):
+        reader = Reader(guest, f"{keyboard.device} {mouse.device} until={KEY_ENTER}")
+        (tmp_path / "ways").write_text("move 1 1\n" * 100)
+        (tmp_path / "keys").write_text(text)
+        events = reader.events()
+    assert evdev.text("us", keys(events, keyboard.device)) == text
+    moved = [value for name, kind, code, value in events if (name, kind, code) == (mouse.device, EV_REL, REL_X)]
+    assert moved == [1] * 100
+    assert unexpected(guest) == []
+
+
+def test_detached_while_it_types(guest, serve, fifo):
+    server = serve(f"virtual:keyboard?pipe={fifo}&delay=0", "-v")
+    sending = r"sendmsg failed!, ret=-32"  # vhci_hcd had something to send when its socket was shut down
+    text = "never to be seen in full " * 16
+    guest.mark()
+    with importing(guest, server.port, "1-1") as attached:
+        reader = Reader(guest, attached.device)
+        fifo.write_text(text)
+        wait_for(lambda: reader.step.output().count("\n") > 120)
+    events = reader.events()
+    assert reader.step.output().splitlines()[-1].endswith("gone")
+    seen = evdev.text("us", keys(events))
+    assert text.startswith(seen)
+    assert 10 < len(seen) < len(text)
+    wait_for(lambda: server.log().count("released") == 1)
+    with importing(guest, server.port, "1-1") as attached:  # and the rest is typed to the next host
+        reader = Reader(guest, f"{attached.device} until={KEY_ENTER}")
+        fifo.write_text("\n")
+        assert evdev.text("us", keys(reader.events())).endswith("in full \n")
+    assert unexpected(guest, sending) == []
