@@ -39,7 +39,7 @@ from .catalog import Catalog, Offer
 
 log: Final = logging.getLogger(__name__)
 _REFUSALS: Final = {NotFound: Refusal.NOT_FOUND, Busy: Refusal.BUSY, Unavailable: Refusal.UNAVAILABLE}
-_BATCH_BYTES: Final = 256 * 1024  # answers are written when they come to this much, and at the end of each read
+_BATCH_BYTES: Final = 512 * 1024  # answers are written when they come to this much, and at the end of each read
 _LAST_TURNS: Final = (
     3  # of the loop, in which a closed device's last completions arrive: callbacks, of callbacks at most
 )
