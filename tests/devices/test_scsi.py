@@ -198,7 +198,7 @@ def unmap(unit, *ranges):
 
 def test_unmap(unit):
     assert unmap(unit, (0, 8), (100, 1)) == Change([(0, 4096), (51200, 512)])
-    assert unmap(unit) == Change()
+    assert unmap(unit) == Change([])
 
 
 def test_unmap_without_a_list(unit):

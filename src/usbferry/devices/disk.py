@@ -10,27 +10,24 @@ Mass Storage Class, Bulk-Only Transport, revision 1.0; what the commands do is i
 from __future__ import annotations
 
 import asyncio
-import hashlib
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from itertools import count
 from pathlib import Path
 from struct import Struct
 from typing import Any, Final
 
 from ..usb.setup import Setup
-from ..usb.transfer import Buffer, Completion, Transfer
+from ..usb.transfer import Completion, Transfer
 from ..usb.tree import DeviceDescriptor, Interface
 from ..usb.types import Speed, Status
-from . import fat_image, scsi, sense
+from . import medium, scsi, sense
 from .chapter9 import Stall
 from .clock import Clock
-from .image import Image
-from .memory import Composed, Memory
 from .pages import Identity
 from .pipe import Answer
 from .sense import Check, Sense
-from .storage import Backing, Storage, Stream
+from .storage import Backing, Held, Storage, Stream
 from .virtual import VirtualDevice, done, endpoint, request
 
 IN: Final = 0x81
@@ -40,7 +37,6 @@ _CSW: Final = Struct("<4sIIB").pack  # signature, tag, residue, status: BOT §5.
 _PASSED, _FAILED, _PHASE_ERROR = 0, 1, 2  # bCSWStatus
 _WRITE_BYTES: Final = 256 << 10  # of a data stage that are written in one go
 _PENDING_BYTES: Final = 4 << 20  # taken and not yet written, before the endpoint NAKs
-_memory_disks = count(1)
 
 
 class Phase(Enum):
@@ -56,59 +52,23 @@ _COMMAND, _DATA_IN, _DATA_OUT, _STATUS = Phase  # found sooner than by attribute
 _OK: Final = Status.OK
 
 
-class _Held:
-    """A data stage that is all there: like a Stream, only lighter."""
-
-    __slots__ = ("_data", "left")
-    error: OSError | None = None
-
-    def __init__(self, data: Buffer) -> None:
-        self._data = data
-        self.left = len(data)
-
-    def take(self, count: int) -> Buffer:
-        data = self._data
-        if count >= self.left:
-            self.left = 0
-            return data
-        self.left -= count
-        self._data = memoryview(data)[count:]
-        return memoryview(data)[:count]
-
-
+@dataclass(slots=True, eq=False)
 class _Command:
     """One command from its CBW to its CSW."""
 
-    __slots__ = (
-        "chunks",
-        "gathered",
-        "jobs",
-        "length",
-        "pending",
-        "plan",
-        "received",
-        "residue",
-        "status",
-        "stream",
-        "tag",
-        "want",
-        "written",
-    )
-
-    def __init__(self, tag: int = 0, length: int = 0) -> None:
-        self.tag = tag
-        self.length = length  # dCBWDataTransferLength
-        self.residue = length
-        self.status = _PASSED
-        self.plan: scsi.Plan = scsi.NOTHING
-        self.stream: Stream | _Held | None = None  # of data IN
-        self.want = 0  # bytes of data OUT that the command is about
-        self.received = 0  # bytes of data OUT
-        self.chunks: list[bytes] = []  # received, and not handed to the storage yet
-        self.gathered = 0  # bytes in chunks
-        self.written = 0  # bytes handed to the storage
-        self.jobs = 0  # that the storage is at
-        self.pending = 0  # bytes that those hold
+    tag: int = 0
+    length: int = 0  # dCBWDataTransferLength
+    residue: int = 0
+    status: int = _PASSED
+    plan: scsi.Plan = scsi.NOTHING
+    stream: Stream | Held | None = None  # of data IN
+    want: int = 0  # bytes of data OUT that the command is about
+    received: int = 0  # bytes of data OUT
+    chunks: list[bytes] = field(default_factory=list)  # received, and not handed to the storage yet
+    gathered: int = 0  # bytes in chunks
+    written: int = 0  # bytes handed to the storage
+    jobs: int = 0  # that the storage is at
+    pending: int = 0  # bytes that those hold
 
 
 class Disk(VirtualDevice):
@@ -142,12 +102,12 @@ class Disk(VirtualDevice):
         if speed < Speed.FULL:
             raise ValueError("a disk is at full speed or more: low speed has no bulk endpoints")
         if backing is None:
-            backing = _backing(image, files, size, readonly, block)
+            backing = medium.choose(image, files, size, readonly, block)
         if backing.size % block:
             raise ValueError(f"{backing.size} bytes are no whole number of {block}-byte blocks")
         self.speed = speed
-        self.product = _printable("product", product) or self.product
-        self.serial = _printable("serial", serial) or _serial_of(image or files)
+        self.product = medium.printable("product", product) or self.product
+        self.serial = medium.printable("serial", serial) or medium.serial_of(image or files)
         self._storage = Storage(backing)
         shape = (backing.size // block, block, removable, readonly or backing.readonly)
         self._unit = scsi.Unit(Identity(*shape, product=self.product, serial=self.serial))
@@ -247,7 +207,7 @@ class Disk(VirtualDevice):
         signature, tag, length, flags, lun, size, block = _CBW.unpack(transfer.data)
         if signature != b"USBC" or flags & 0x7F or lun & 0xF0 or not 1 <= size <= 16:
             return self._break()
-        self._begin(_Command(tag, length), bool(flags), lun, block)
+        self._begin(_Command(tag, length, length), bool(flags), lun, block)
         return Completion(_OK, b"", 31)
 
     def _break(self) -> Answer:
@@ -301,12 +261,12 @@ class Disk(VirtualDevice):
         self._command.status = _PHASE_ERROR
         self._no_data(to_host)
 
-    def _stream(self, plan: scsi.Read | scsi.Reply) -> Stream | _Held:
+    def _stream(self, plan: scsi.Read | scsi.Reply) -> Stream | Held:
         if isinstance(plan, scsi.Reply):
-            return _Held(plan.data)
+            return Held(plan.data)
         found = self._storage.peek(plan.offset, plan.length)
         if found is not None:
-            return _Held(found)
+            return Held(found)
         return Stream(self._storage, plan.offset, plan.length, self._kick_in)
 
     # -- data to the host ---------------------------------------------------------------------------------------------
@@ -440,44 +400,3 @@ class Disk(VirtualDevice):
         if command.status == _PASSED:
             command.status = _FAILED
             self._unit.fail(why)
-
-
-def _backing(image: Path | None, files: Path | None, size: int, readonly: bool, block: int) -> Backing:
-    """Where the bytes are, by the options. Raises ValueError or DeviceError."""
-    if size % block:
-        raise ValueError(f"size {size} is no whole number of {block}-byte blocks")
-    if image is not None and files is not None:
-        raise ValueError("image and files exclude each other")
-    if files is not None:
-        return _of_files(files, size, readonly, block)
-    if image is not None:
-        return Image(image, size=size, readonly=readonly)
-    if size <= 0:
-        raise ValueError("a disk needs image=FILE, files=FOLDER, or size=BYTES to be in memory")
-    return Memory(size)
-
-
-def _of_files(folder: Path, size: int, readonly: bool, block: int) -> Backing:
-    """A disk with one partition, and in it the files of a folder."""
-    try:
-        tree = fat_image.scan(folder)
-        start = fat_image.PARTITION_OFFSET
-        if size and size <= start:
-            raise ValueError(f"{size} bytes are too few for a file system")
-        image = fat_image.make(tree, size=size and size - start, sector=block, hidden=start // block)
-    except OSError as error:
-        raise ValueError(f"{error.filename or folder}: {error.strerror}") from error
-    composed = Composed(*fat_image.partitioned(image, block=block))
-    return composed if readonly else Memory(composed.size, composed)
-
-
-def _printable(option: str, text: str) -> str:
-    if not (text.isascii() and text.isprintable() and len(text) <= 126):
-        raise ValueError(f"{option} is up to 126 printable ASCII characters")
-    return text
-
-
-def _serial_of(path: Path | None) -> str:
-    """The same for the same image at every start. BOT §4.1.1: at least 12 digits, 0 to 9 and A to F."""
-    name = f"memory {next(_memory_disks)}" if path is None else str(path.absolute())
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16].upper()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from struct import pack
+from struct import pack, unpack
 from typing import Final
+
+from .sense import INVALID_LIST, LIST_LENGTH, Check
 
 MAX_UNMAP_BYTES: Final = 1 << 30  # of one UNMAP: where files have no holes, zeros must be written
 MAX_SAME_BYTES: Final = 1 << 28  # of one WRITE SAME
@@ -111,13 +113,41 @@ def mode_pages(page: int, caching: bool) -> bytes | None:
 _MODE_PAGES: Final = {0x01: 0x0A, CACHING: 0x12, 0x0A: 0x0A, 0x1C: 0x0A}
 
 
-def mode_page_length(code: int) -> int | None:
-    """Bytes of a page after its first two."""
-    return _MODE_PAGES.get(code)
-
-
 def block_descriptor(disk: Identity, long: bool) -> bytes:
     """SBC-3 §6.4.2: the medium's size and its blocks'. The short one says FFFFFFFFh where it has no room."""
     if long:
         return pack(">Q4xI", disk.blocks, disk.block)
     return pack(">II", min(disk.blocks, 0xFFFFFFFF), disk.block)
+
+
+def selected(disk: Identity, data: bytes, is_long: bool, caching: bool) -> bool:
+    """WCE as a MODE SELECT leaves it; all else must be as MODE SENSE gives it (SPC-4 §6.11). Raises Check."""
+    head = 8 if is_long else 4
+    if len(data) < head:
+        raise Check(LIST_LENGTH)
+    described = int.from_bytes(data[6:8], "big") if is_long else data[3]
+    if described:
+        _check_descriptor(disk, data[head : head + described], described)
+    at = head + described
+    while at < len(data):
+        code, length = data[at] & 0x3F, data[at + 1] if at + 1 < len(data) else -1
+        if length != _MODE_PAGES.get(code):
+            raise Check(INVALID_LIST)
+        body = data[at + 2 : at + 2 + length]
+        if len(body) < length:
+            raise Check(LIST_LENGTH)
+        wce = code == CACHING and bool(body[0] & WCE)
+        if any(body[1:]) or body[0] != wce * WCE or (wce and disk.readonly):
+            raise Check(INVALID_LIST)
+        caching = wce if code == CACHING else caching
+        at += 2 + length
+    return caching
+
+
+def _check_descriptor(disk: Identity, raw: bytes, length: int) -> None:
+    """A block descriptor cannot change the medium; 0 blocks mean all of them."""
+    if length not in (8, 16) or len(raw) < length:
+        raise Check(LIST_LENGTH if len(raw) < length else INVALID_LIST)
+    blocks, block = unpack(">Q4xI", raw) if length == 16 else unpack(">II", raw)
+    if block & 0xFFFFFF != disk.block or (blocks and raw != block_descriptor(disk, length == 16)):
+        raise Check(INVALID_LIST)

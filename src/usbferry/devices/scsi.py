@@ -6,8 +6,8 @@ transport) tells failures with `fail`, and the host hears why by REQUEST SENSE. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from struct import Struct, pack, unpack_from
 from typing import Final
 
@@ -73,11 +73,11 @@ class Parameters:
     then: Callable[[bytes], Plan]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Change:
     """No data: make ranges of (offset, length) bytes zero, or repetitions of `fill`; then `sync`."""
 
-    ranges: list[tuple[int, int]] = field(default_factory=list)
+    ranges: Sequence[tuple[int, int]] = ()
     fill: bytes = b""
     sync: bool = False
 
@@ -321,37 +321,9 @@ class Unit:
         return Parameters(length, lambda data: self._mode_selected(data, is_long)) if length else NOTHING
 
     def _mode_selected(self, data: bytes, is_long: bool) -> Plan:
-        """Take over WCE, the one field that may change; all else must be as MODE SENSE gives it (SPC-4 §6.11)."""
-        head = 8 if is_long else 4
-        if len(data) < head:
-            raise Check(LIST_LENGTH)
-        described = int.from_bytes(data[6:8], "big") if is_long else data[3]
-        if described:
-            self._check_descriptor(data[head : head + described], described)
-        at, caching = head + described, self.write_cache
-        while at < len(data):
-            code, length = data[at] & 0x3F, data[at + 1] if at + 1 < len(data) else -1
-            if length != pages.mode_page_length(code):
-                raise Check(INVALID_LIST)
-            body = data[at + 2 : at + 2 + length]
-            if len(body) < length:
-                raise Check(LIST_LENGTH)
-            wce = code == pages.CACHING and bool(body[0] & pages.WCE)
-            if any(body[1:]) or body[0] != wce * pages.WCE or (wce and self.disk.readonly):
-                raise Check(INVALID_LIST)
-            caching = wce if code == pages.CACHING else caching
-            at += 2 + length
-        self.write_cache = caching
-        return Change(sync=not caching)
-
-    def _check_descriptor(self, raw: bytes, length: int) -> None:
-        """A block descriptor cannot change the medium: 0 blocks mean all of them."""
-        if length not in (8, 16) or len(raw) < length:
-            raise Check(LIST_LENGTH if len(raw) < length else INVALID_LIST)
-        blocks, block = unpack_from(">Q4xI", raw) if length == 16 else unpack_from(">II", raw)
-        same = pages.block_descriptor(self.disk, length == 16)
-        if block & 0xFFFFFF != self.disk.block or (blocks and raw != same):
-            raise Check(INVALID_LIST)
+        """Take over WCE, the one field that may change."""
+        self.write_cache = pages.selected(self.disk, data, is_long, self.write_cache)
+        return Change(sync=not self.write_cache)
 
     # -- starting and removing ----------------------------------------------------------------------------------------
 

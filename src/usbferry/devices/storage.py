@@ -269,6 +269,26 @@ class Stream:
             self._ready()
 
 
+class Held:
+    """Bytes that are all there, taken as from a Stream."""
+
+    __slots__ = ("_data", "left")
+    error: OSError | None = None
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = data
+        self.left = len(data)
+
+    def take(self, count: int) -> Buffer:
+        data = self._data
+        if count >= self.left:
+            self.left = 0
+            return data
+        self.left -= count
+        self._data = memoryview(data)[count:]
+        return memoryview(data)[:count]
+
+
 def _retrieve(future: asyncio.Future[Any]) -> None:
     """Nobody may come for a read ahead: its error is then of no interest."""
     if not future.cancelled():
