@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -229,6 +230,27 @@ async def test_nobody_listens_at_any_of_a_names_addresses() -> None:
     source = RemoteSource(f"usbip://localhost:{free_port()}")
     with pytest.raises(DeviceError, match=r"^no connection to localhost:\d+: Connection refused; is a server"):
         await source.list()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            ConnectionRefusedError(111, "Connect call failed ('::1', 9)"),
+            "Connection refused; is a server running there?",
+        ),
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 101] Connect call failed"),
+            "Connection refused; is a server running there?",
+        ),
+        (OSError(113, "Connect call failed ('192.0.2.1', 9)"), "No route to host"),
+        (socket.gaierror(8, "nodename nor servname provided"), "nodename nor servname provided"),
+        (OSError("could not get source address"), "could not get source address"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
+def test_why_there_is_no_connection(error: OSError, text: str) -> None:
+    assert remote._reason(error) == text
 
 
 async def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1055,7 +1077,7 @@ async def test_a_cancel_loses_against_the_last_piece() -> None:
 @pytest.mark.usefixtures("small_pieces")
 async def test_a_thousand_large_transfers_end_with_the_connection() -> None:
     async with hand_server() as owner, in_hand(owner) as (device, hand):
-        answers = [pending(device.submit(Transfer(0x81, 4096))) for _ in range(2000)]
+        answers = [pending(device.submit(Transfer(0x81, length))) for length in 1000 * (4096, 8)]
         await hand.submit()
         hand.transport.close()
         assert {(await answer).status for answer in answers} == {Status.GONE}

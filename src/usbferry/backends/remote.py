@@ -10,9 +10,11 @@ there, odd isochronous packets, more in one transfer than a kernel can allocate.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
+import socket
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -364,7 +366,7 @@ def _reason(error: OSError) -> str:
     number = error.errno
     if number is None and (found := re.search(r"\[Errno (\d+)\]", str(error))):
         number = int(found[1])
-    text = os.strerror(number) if number is not None and number > 0 else error.strerror or str(error)
-    if isinstance(error, ConnectionRefusedError) or "refused" in text:
-        text += "; is a server running there?"
-    return text
+    if number is None or isinstance(error, socket.gaierror):  # its numbers are others
+        return error.strerror or str(error)
+    text = os.strerror(number)
+    return f"{text}; is a server running there?" if number == errno.ECONNREFUSED else text
