@@ -361,6 +361,12 @@ async def test_a_close_that_cannot_sync_says_so(path, monkeypatch):
         pass
 
 
+async def test_an_idle_disk_has_no_thread(path):
+    async with opened(Disk(image=path, size=MIB)), opened(Disk(size=MIB)) as memory:
+        await Host(memory).write(0, bytes(MIB))
+        assert not [t for t in threading.enumerate() if t.name.startswith("usbferry-disk")]
+
+
 async def test_no_thread_outlives_a_claim(path):
     before = threading.active_count()
     disk = Disk(image=path, size=MIB)

@@ -375,7 +375,9 @@ class Disk(VirtualDevice):
         except (OSError, MemoryError) as error:
             self._fail(command, sense.of_error(error, reading=False))
             return
-        if isinstance(answer, asyncio.Future):
+        if answer is False:
+            self._fail(command, sense.MISMATCH)
+        elif isinstance(answer, asyncio.Future):
             command.jobs += 1
             command.pending += size
             answer.add_done_callback(partial(self._job_done, command, size))

@@ -81,23 +81,17 @@ class Storage:
 
     async def open(self) -> None:
         """Begin a claim. Raises DeviceError."""
-        self._executor = ThreadPoolExecutor(1, "usbferry-disk")
-        try:
-            await self._run(self._backing.open)
-        except BaseException:
-            self._executor.shutdown(wait=False)
-            raise
+        await asyncio.to_thread(self._backing.open)
 
     async def close(self) -> None:
         """Wait for what is under way, then put all of it on stable storage."""
         executor, self._ahead = self._executor, None
-        if executor is None:
-            return
         try:
-            await self._run(self._backing.close)
+            await (asyncio.to_thread(self._backing.close) if executor is None else self._run(self._backing.close))
         finally:
             self._executor = None
-            executor.shutdown(wait=False)
+            if executor is not None:
+                executor.shutdown(wait=False)
 
     def peek(self, offset: int, length: int) -> Buffer | None:
         """`length` bytes if they are at hand; as quick a `read` as there is."""
@@ -137,8 +131,10 @@ class Storage:
         """Everything written before is on stable storage."""
         return self._change(self._backing.sync)
 
-    def compare(self, offset: int, pieces: Sequence[bytes]) -> asyncio.Future[bool]:
+    def compare(self, offset: int, pieces: Sequence[bytes]) -> asyncio.Future[bool] | bool:
         """Whether the bytes there are `pieces`."""
+        if self._backing.is_quick:
+            return self._compare(offset, pieces)
         return self._run(self._compare, offset, pieces)
 
     # -- in the thread ------------------------------------------------------------------------------------------------
@@ -168,6 +164,8 @@ class Storage:
         self._changes -= 1
 
     def _run(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        if self._executor is None:  # an idle disk, and one in memory, have no thread
+            self._executor = ThreadPoolExecutor(1, "usbferry-disk")
         return asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
 
     def _take_ahead(self, offset: int, length: int) -> Buffer | asyncio.Future[Buffer] | None:
