@@ -123,13 +123,13 @@ async def test_one_request_alone_may_be_meant(device):
 # -- when -------------------------------------------------------------------------------------------------------------
 
 
-async def test_so_many_go_well_before(device):
+async def test_so_many_come_before(device):
     fault = device.faults.babble(0x81, after=3)
     assert [at_once(device, read(0x81, 9)).status for _ in range(5)] == [OK, OK, OK, OVERFLOW, OK]
     assert fault.happened == 1
 
 
-async def test_it_happens_so_often_with_good_ones_before_each(device):
+async def test_it_happens_so_often_with_others_before_each(device):
     device.faults.babble(0x81, after=1, times=2)
     assert [at_once(device, read(0x81, 64)).status for _ in range(6)] == [OK, OVERFLOW, OK, OVERFLOW, OK, OK]
 

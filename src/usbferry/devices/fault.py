@@ -31,9 +31,9 @@ class Kind(Enum):
 class Fault:
     """One fault, as it was asked for and as far as it has come.
 
-    It happens once `wait` seconds of a claim are over and `after` transfers of the endpoint have gone well, `times`
-    times (0: for ever), with `after` good transfers before each. Endpoint 0 counts control transfers, of all requests
-    or of one bRequest; no endpoint stands for all but that.
+    It happens once `wait` seconds of a claim are over and the endpoint has answered `after` other transfers, `times`
+    times (0: for ever), with `after` others before each. Endpoint 0 counts control transfers, of all requests or of
+    one bRequest; no endpoint stands for all but that.
     """
 
     kind: Kind
@@ -47,7 +47,7 @@ class Fault:
     away: float | None = None
     become: tuple[int, int] | None = None
     happened: int = 0
-    good: int = field(default=0, repr=False)  # transfers since it happened last
+    passed: int = field(default=0, repr=False)  # transfers since it happened last
     held: Transfer | None = field(default=None, repr=False)  # the one that is late
     held_until: float = field(default=0.0, repr=False)
 
@@ -65,7 +65,7 @@ class Fault:
 
     def happens(self) -> None:
         self.happened += 1
-        self.good = 0
+        self.passed = 0
 
 
 NEEDS_IN: Final = {Kind.SHORT, Kind.LENGTH, Kind.BABBLE}  # nothing is sent on OUT endpoints

@@ -1,6 +1,6 @@
 """Faults on demand, for people who test drivers: any virtual device misbehaves where and when it is told to.
 
-    device.faults.stall(0x81, after=10)              # after ten good transfers the endpoint halts
+    device.faults.stall(0x81, after=10)              # the eleventh transfer halts the endpoint
     device.faults.late(0x81, seconds=3, times=2)     # the next two answers come late
     device.faults.vanish(wait=5, away=1, become=(0x1209, 0x0010))
 
@@ -158,13 +158,13 @@ class Faults:
         if answer is not None:
             for other in faults:
                 if other is not fault and other.counts(transfer):
-                    other.good += 1
+                    other.passed += 1
         return answer
 
     def _is_due(self, fault: Fault, transfer: Transfer) -> bool:
         if fault.held is transfer:
             return True
-        if fault.is_spent or fault.good < fault.after or not fault.counts(transfer):
+        if fault.is_spent or fault.passed < fault.after or not fault.counts(transfer):
             return False
         if fault.kind in NEEDS_IN and not transfer.is_in:
             return False

@@ -1,0 +1,69 @@
+"""A few transfers to a device in a guest, as a program without a driver does them: one line each, a number or an errno.
+
+    usbfs.py 1-1 in:0x81:512 out:0x01:64 control:0xc0:0x5c:16 clear:0x81 timeout=500
+
+Bytes done, or the error's name; `clear` clears a halt. Standard library alone, and little of it: under emulation each
+import costs. Source: include/uapi/linux/usbdevice_fs.h.
+"""
+
+import array
+import errno
+import fcntl
+import os
+import struct
+import sys
+
+BULK = struct.Struct("=3I4xQ")  # endpoint, length, timeout in ms, data
+CONTROL = struct.Struct("=2B3HI4xQ")  # bRequestType, bRequest, wValue, wIndex, wLength, timeout in ms, data
+
+
+def _code(way: int, number: int, size: int) -> int:
+    return way << 30 | size << 16 | ord("U") << 8 | number
+
+
+USBDEVFS_CONTROL = _code(3, 0, CONTROL.size)
+USBDEVFS_BULK = _code(3, 2, BULK.size)
+USBDEVFS_CLAIMINTERFACE = _code(2, 15, 4)
+USBDEVFS_CLEAR_HALT = _code(2, 21, 4)
+
+
+def do(file: int, word: str, timeout: int) -> int:
+    """One transfer; its bytes. Raises OSError."""
+    verb, *texts = word.split(":")
+    numbers = [int(text, 0) for text in texts]
+    if verb == "clear":
+        return fcntl.ioctl(file, USBDEVFS_CLEAR_HALT, bytearray(struct.pack("=I", *numbers)))
+    length = numbers[-1]
+    data = array.array("B", bytes(length))
+    if verb == "control":
+        packed = CONTROL.pack(*numbers[:2], 0, 0, length, timeout, data.buffer_info()[0])
+        return fcntl.ioctl(
+            file, USBDEVFS_CONTROL, bytearray(packed)
+        )  # of bytes it would give the bytes, not the result
+    packed = BULK.pack(numbers[0], length, timeout, data.buffer_info()[0])
+    return fcntl.ioctl(file, USBDEVFS_BULK, bytearray(packed))
+
+
+def read(path: str) -> int:
+    with open(path) as file:
+        return int(file.read())
+
+
+def main(words: list[str]) -> None:
+    folder = f"/sys/bus/usb/devices/{words[0]}"
+    file = os.open(f"/dev/bus/usb/{read(folder + '/busnum'):03}/{read(folder + '/devnum'):03}", os.O_RDWR)
+    fcntl.ioctl(file, USBDEVFS_CLAIMINTERFACE, struct.pack("=I", 0))
+    timeout = 1000
+    for word in words[1:]:
+        if word.startswith("timeout="):
+            timeout = int(word.partition("=")[2])
+            continue
+        try:
+            said = str(do(file, word, timeout))
+        except OSError as error:
+            said = errno.errorcode.get(error.errno or 0, str(error))
+        os.write(1, f"{said}\n".encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
