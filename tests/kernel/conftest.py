@@ -8,6 +8,7 @@ import pytest
 
 from tests.kernel import rig
 from tests.kernel.guest import Guest
+from tests.kernel.recorder import Recorder
 from tests.kernel.server import Server
 
 LIMIT = 300  # seconds for a test and its boot, where it names no other: emulation on a busy machine
@@ -72,3 +73,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     log = tmp_path / "server.log"
     with ExitStack() as stack:
         yield lambda *addresses, port=0: stack.enter_context(running(Server(addresses, log, port)))
+
+
+@pytest.fixture
+def record() -> Iterator[Callable[[Server], Recorder]]:
+    """Puts recorders in front of servers; they are closed at the end, after what they carry."""
+    with ExitStack() as stack:
+        yield lambda server: stack.enter_context(closing(Recorder(server.port)))

@@ -10,6 +10,7 @@ from tests.kernel.guest import CHECKOUT, Guest, Step
 
 HOST = "10.0.2.2"  # the host's loopback, seen from a guest
 USBTEST = CHECKOUT / "tests" / "kernel" / "usbtest.py"
+TRAFFIC = CHECKOUT / "tests" / "kernel" / "traffic.py"
 
 # The kernel's client says what it has imported in status files, a row for each port:
 # hub port sta spd dev sockfd local_busid. Source: drivers/usb/usbip/vhci_sysfs.c.
@@ -95,6 +96,11 @@ def disk_of(guest: Guest, attached: Attached) -> str:
         echo ${{block##*/}}
     """
     return guest.run(script, 20).ok().strip()
+
+
+def traffic_command(attached: Attached, seconds: float | str = "") -> str:
+    """The command that keeps every endpoint of a `zero` busy, until it leaves or `seconds` have passed."""
+    return f"/usr/bin/python3 -I -S {TRAFFIC} {attached.device} {seconds}"
 
 
 def usbtest_command(words: str) -> str:

@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.kernel.guest import CHECKOUT, Guest, Step
+from tests.kernel.guest import Guest, Step
 from tests.kernel.server import Server
 from tests.kernel.steps import (
     Attached,
     attach,
     disk_of,
     importing,
+    traffic_command,
     unexpected,
     usbip_attach,
     wait_until_free,
 )
 
-TRAFFIC = f"/usr/bin/python3 -I -S {CHECKOUT}/tests/kernel/traffic.py"
 SOON = 10  # seconds for an end to be noticed; on a quiet machine 0.3
 
 # What the kernel says at error level when a connection ends under it, whoever ended it.
@@ -46,11 +46,11 @@ class Work(NamedTuple):
 
 
 def all_endpoints(guest: Guest, attached: Attached) -> Step:
-    return guest.start(f"{TRAFFIC} {attached.device}")
+    return guest.start(traffic_command(attached))
 
 
 def all_endpoints_work(guest: Guest, attached: Attached) -> None:
-    output = guest.run(f"{TRAFFIC} {attached.device} 0.5").ok()
+    output = guest.run(traffic_command(attached, 0.5)).ok()
     assert output.startswith("busy\ntimeout {"), output
     counts = json.loads(output.partition("timeout")[2])
     assert len(counts) == 10

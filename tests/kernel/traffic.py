@@ -84,7 +84,8 @@ def main(name: str, seconds: str = "1e9") -> None:
     try:
         fcntl.ioctl(device, CLAIMINTERFACE, struct.pack("=I", 0))
         fcntl.ioctl(device, SETINTERFACE, struct.pack("=II", 0, 1))
-        urbs = [Urb(address) for address in ENDPOINTS for _ in range(DEPTH)]
+        # More reads of the loopback than writes: some wait at any time, and are cancelled in the end.
+        urbs = [Urb(address) for address in (*ENDPOINTS, 0x82, 0x82) for _ in range(DEPTH)]
         by_place = {urb.where: urb for urb in urbs}
         for urb in urbs:
             urb.submit(device)

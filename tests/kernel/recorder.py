@@ -1,0 +1,202 @@
+"""A TCP proxy that remembers the USB/IP that passed, message by message, and writes a capture that Wireshark opens."""
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from usbferry.protocols.record import Record
+from usbferry.protocols.usbip.messages import (
+    VERSION,
+    CmdSubmit,
+    CmdUnlink,
+    Command,
+    DeviceRecord,
+    ImportRequest,
+    InterfaceRecord,
+    IsoDescriptor,
+    Op,
+    OpHeader,
+    RetSubmit,
+    RetUnlink,
+)
+
+_SEGMENT = 32 * 1024  # bytes of a written segment at most; an IP packet holds less than 64 KiB
+_SYN, _FIN, _ACK = 0x02, 0x01, 0x10
+_LINKTYPE_RAW = 101  # packets start with their IP header
+_CLIENT, _SERVER = bytes([10, 0, 2, 15]), bytes([10, 0, 2, 2])
+
+
+class Piece(NamedTuple):
+    """Some bytes that passed, or the end of their direction where there are none."""
+
+    connection: int
+    from_server: bool
+    data: bytes
+    seconds: float
+
+
+class Message(NamedTuple):
+    """One message as we decode it."""
+
+    piece: Piece  # the one that completed it
+    kind: str  # name of its Op or Command, whose numbers overlap
+    head: Record
+    data: bytes  # all of it
+
+
+class Recorder:
+    """Stands between clients and the server at `port` of the loopback; clients come to `self.port`."""
+
+    def __init__(self, port: int) -> None:
+        self._pieces: list[Piece] = []  # in the order of their passing
+        self._server = port
+        self._lock = threading.Lock()
+        self._carriers: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+
+    def close(self) -> None:
+        """Accept no more, and wait until those that came have ended."""
+        if self._acceptor.is_alive():
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join()
+        self._listener.close()
+        for thread in self._carriers:
+            thread.join()
+
+    def messages(self) -> list[Message]:
+        """Every message, in the order of their passing. The last of a connection may be incomplete: it is left out."""
+        found: list[Message] = []
+        unread: dict[tuple[int, bool], bytearray] = {}
+        in_transfers: set[tuple[int, int]] = set()  # connection, seqnum
+        for piece in self._pieces:
+            buffer = unread.setdefault((piece.connection, piece.from_server), bytearray())
+            buffer += piece.data
+            while (message := _message(piece, bytes(buffer), in_transfers)) is not None:
+                del buffer[: len(message.data)]
+                found.append(message)
+        return found
+
+    def write(self, path: Path) -> None:
+        """A pcap file, each message in segments of its own. Source: draft-ietf-opsawg-pcap; RFC 791, RFC 9293.
+
+        Wireshark 4.0 takes a failed RET_SUBMIT to fill the rest of its segment. Checksums are 0, as with offloading.
+        """
+        packets = [struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, _LINKTYPE_RAW)]
+        sent: dict[tuple[int, bool], int] = {}  # sequence numbers
+
+        def write(piece: Piece, from_server: bool, flags: int, data: bytes = b"") -> None:
+            ports, ends = [40000 + piece.connection, self._server], [_CLIENT, _SERVER]
+            if from_server:
+                ports.reverse()
+                ends.reverse()
+            sequence, other = (
+                sent.get((piece.connection, from_server), 0),
+                sent.get((piece.connection, not from_server), 0),
+            )
+            tcp = struct.pack(">HHIIBBHHH", *ports, sequence, other, 5 << 4, flags, 65535, 0, 0) + data
+            ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, 6, 0) + b"".join(ends)
+            seconds, rest = divmod(piece.seconds, 1)
+            packets.append(struct.pack("=IIII", int(seconds), int(rest * 1e6), *[len(ip + tcp)] * 2) + ip + tcp)
+            sent[piece.connection, from_server] = sequence + len(data) + bool(flags & (_SYN | _FIN))
+
+        ends = [(piece, b"") for piece in self._pieces if not piece.data]
+        said = [(message.piece, message.data) for message in self.messages()]
+        for piece, data in sorted(said + ends, key=lambda what: what[0].seconds):
+            if (piece.connection, False) not in sent:
+                for from_server, flags in ((False, _SYN), (True, _SYN | _ACK), (False, _ACK)):
+                    write(piece, from_server, flags)
+            for at in range(0, len(data), _SEGMENT):
+                write(piece, piece.from_server, _ACK, data[at : at + _SEGMENT])
+            if not data:
+                write(piece, piece.from_server, _FIN | _ACK)
+        path.write_bytes(b"".join(packets))
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        number = 0
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server))
+                self._carriers.append(threading.Thread(target=self._carry, args=(number, client, server), daemon=True))
+                self._carriers[-1].start()
+                number += 1
+
+    def _carry(self, number: int, client: socket.socket, server: socket.socket) -> None:
+        back = threading.Thread(target=self._carry_one_way, args=(number, True, server, client), daemon=True)
+        with client, server:
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back.start()
+            self._carry_one_way(number, False, client, server)
+            back.join()
+
+    def _carry_one_way(self, number: int, from_server: bool, source: socket.socket, target: socket.socket) -> None:
+        """Remember first, pass on then: an answer never comes before what it answers."""
+        data = b"first"
+        while data:
+            try:
+                data = source.recv(1 << 18)
+            except ConnectionError:
+                data = b""
+            with self._lock:
+                self._pieces.append(Piece(number, from_server, data, time.time()))
+            with contextlib.suppress(OSError):
+                target.sendall(data) if data else target.shutdown(socket.SHUT_WR)
+
+
+def _message(piece: Piece, data: bytes, in_transfers: set[tuple[int, int]]) -> Message | None:
+    """The first message of `data`, when all of it is there."""
+    if len(data) < OpHeader.SIZE:
+        return None
+    if int.from_bytes(data[:2], "big") == VERSION:
+        head: Record = OpHeader.parse(data)
+        kind: Op | Command = Op(head.code)
+        size = _operation_size(kind, head.status, data)
+    elif len(data) < CmdSubmit.SIZE:
+        return None
+    else:
+        kind = Command(int.from_bytes(data[:4], "big"))
+        head = _HEADS[kind].parse(data)
+        size = CmdSubmit.SIZE
+        key = (piece.connection, head.seqnum)
+        if kind is Command.CMD_SUBMIT:
+            size += 0 if head.direction else head.length
+            if head.direction:
+                in_transfers.add(key)
+        elif kind is Command.RET_SUBMIT and key in in_transfers:
+            size += head.actual
+        if kind in (Command.CMD_SUBMIT, Command.RET_SUBMIT):
+            size += max(0, head.packets) * IsoDescriptor.SIZE
+    return Message(piece, kind.name, head, data[:size]) if len(data) >= size else None
+
+
+_HEADS: dict[Command, type[Record]] = {
+    Command.CMD_SUBMIT: CmdSubmit,
+    Command.CMD_UNLINK: CmdUnlink,
+    Command.RET_SUBMIT: RetSubmit,
+    Command.RET_UNLINK: RetUnlink,
+}
+
+
+def _operation_size(kind: Op, status: int, data: bytes) -> int:
+    if kind is Op.REQ_IMPORT:
+        return OpHeader.SIZE + ImportRequest.SIZE
+    if kind is Op.REP_IMPORT and not status:
+        return OpHeader.SIZE + DeviceRecord.SIZE
+    if kind is not Op.REP_DEVLIST:
+        return OpHeader.SIZE
+    size = OpHeader.SIZE + 4
+    for _ in range(int.from_bytes(data[OpHeader.SIZE : size], "big")):
+        if len(data) < size + DeviceRecord.SIZE:
+            return len(data) + 1
+        size += DeviceRecord.SIZE + DeviceRecord.parse(data, size).interfaces * InterfaceRecord.SIZE
+    return size
