@@ -73,5 +73,5 @@ def open_source(address: str) -> Source:
     scheme, colon, _ = address.partition(":")
     if not colon:
         raise UnknownName(f"{address!r} is no address: write it as scheme:rest, such as virtual:zero")
-    source: Source = load(SOURCES, "source", scheme)(address)
+    source: Source = load(SOURCES, "kind of address", scheme)(address)
     return source

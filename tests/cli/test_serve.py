@@ -86,7 +86,7 @@ def refused(*arguments: str) -> str:
         ("carrier:pigeon", "'carrier'; there are: "),
         ("virtual:nothing", "no virtual device 'nothing'; there are: "),
         ("virtual:zero?speed=warp", "'warp' is none of low, full, high, super, super+"),
-        ("virtual:zero?colour=red", "zero has no option 'colour'; it has: speed, pattern, serial"),
+        ("virtual:zero?colour=red", "zero has no option 'colour'; it has: speed, pattern, serial, fault"),
         ("virtual:disk?image=/nowhere/stick.img", "/nowhere/stick.img"),
         ("usbip://", "'usbip://' is no address, write it as usbip://HOST[:PORT][/DEVICE]"),
         ("usbip://127.0.0.1:1", "no connection to 127.0.0.1:1: Connection refused; is a server running there?"),

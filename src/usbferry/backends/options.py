@@ -1,0 +1,129 @@
+"""Options as text, `NAME=VALUE&NAME=VALUE`, and the keyword arguments that they are: annotations say how.
+
+`%XX` stands for any byte, `+` for itself, and an option without value is switched on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, Final, get_args, get_type_hints
+from urllib.parse import unquote
+
+from ..usb.types import Speed
+
+_SUFFIXES: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SPEEDS: Final = {
+    "low": Speed.LOW,
+    "full": Speed.FULL,
+    "high": Speed.HIGH,
+    "super": Speed.SUPER,
+    "super+": Speed.SUPER_PLUS,
+}
+_YES_NO: Final = {
+    **dict.fromkeys(("yes", "on", "true", "1", ""), True),
+    **dict.fromkeys(("no", "off", "false", "0"), False),
+}
+_NOT_FOR_USERS: Final = ("clock",)  # what only a program can give
+
+
+def split(query: str) -> list[tuple[str, str]]:
+    """The options of an address in their order, names and values as they are meant."""
+    pairs = (part.partition("=") for part in query.split("&") if part)
+    return [(unquote(key), unquote(value)) for key, _, value in pairs]
+
+
+def options_of(factory: Any) -> dict[str, Any]:
+    """The options of a class and their types, in the order of its signature."""
+    hints = get_type_hints(factory.__init__)
+    named = (p.name for p in inspect.signature(factory).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    return {name: _plain(hints[name]) for name in named if name not in _NOT_FOR_USERS}
+
+
+def arguments(who: str, factory: Any, texts: Mapping[str, str], also: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The keyword arguments for a class. Raises ValueError, which says who has which options, `also` included."""
+    known, found = options_of(factory), {}
+    for name, text in texts.items():
+        if name not in known:
+            raise ValueError(f"{who} has no option {name!r}; it has: {', '.join((*known, *also))}")
+        try:
+            found[name] = _convert(known[name], text)
+        except ValueError as error:
+            raise ValueError(f"{who}, option {name}: {error}") from None
+    parameters = inspect.signature(factory).parameters
+    missing = [n for n in known if n not in found and parameters[n].default is inspect.Parameter.empty]
+    if missing:
+        raise ValueError(f"{who} needs {' and '.join(f'{n}=...' for n in missing)}")
+    return found
+
+
+def described(factory: Any) -> dict[str, Any]:
+    """The options of a class for people and programs: their types and defaults, both as text or JSON's own."""
+    parameters = inspect.signature(factory).parameters
+    return {
+        name: {"type": kind.__name__.lower(), "default": _default(parameters[name].default)}
+        for name, kind in options_of(factory).items()
+    }
+
+
+def _plain(kind: Any) -> type:
+    """`int` of `int | None`: an option that is given has a value."""
+    [plain] = [one for one in get_args(kind) if one is not NoneType] or [kind]
+    assert plain in _CONVERTERS, f"options of type {plain} have no text form"
+    return plain  # type: ignore[no-any-return]
+
+
+def _default(value: object) -> object:
+    if value is inspect.Parameter.empty or value is None:
+        return None
+    if isinstance(value, Speed):
+        return next(name for name, speed in _SPEEDS.items() if speed is value)
+    return value if isinstance(value, str | int | float) else str(value)
+
+
+def _convert(kind: type, text: str) -> object:
+    return _CONVERTERS[kind](text)
+
+
+def _choose(values: Mapping[str, Any], text: str) -> Any:
+    if text.lower() not in values:
+        raise ValueError(f"{text!r} is none of {', '.join(name for name in values if name)}")
+    return values[text.lower()]
+
+
+def _number(text: str) -> int:
+    """An integer, in any base Python writes, with an optional binary suffix: 64, 0x40, 32M."""
+    factor = _SUFFIXES.get(text[-1:].lower(), 1)
+    try:
+        return int(text[:-1] if factor > 1 else text, 0) * factor
+    except ValueError:
+        raise ValueError(f"{text!r} is no number; write it as 512, 0x200, or 32M") from None
+
+
+def _decimal(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is no number; write it as 2 or 0.5")
+    return number
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("it needs a file's name")
+    return Path(text).expanduser()
+
+
+_CONVERTERS: Final[dict[Any, Any]] = {
+    str: str,
+    int: _number,
+    float: _decimal,
+    bool: lambda text: _choose(_YES_NO, text),
+    Speed: lambda text: _choose(_SPEEDS, text),
+    Path: _path,
+}
