@@ -96,9 +96,10 @@ def test_vanish_is_a_disconnect(guest, serve):
 
 
 def test_vanish_and_return_with_the_same_name(guest, serve):
-    server = serve("virtual:zero?" + faults("vanish:wait=3:away=1"), "-v")
+    server = serve("virtual:zero?" + faults("vanish:0x01:away=1"), "-v")
     guest.mark()
     attached = attach(guest, server.port, "1-1")
+    assert transfers(guest, attached, "in:0x81:512 out:0x01:512")[0] == "512"
     wait_until_free(guest, attached)
     assert f"usb {attached.device}: USB disconnect" in guest.console()
     wait_for(lambda: "is back" in server.log())
@@ -134,7 +135,7 @@ def test_the_hid_driver_recovers_and_misses_no_key(guest, serve, tmp_path):
     """It clears a halt and asks again after a babble; a stalled poll has taken no report with it."""
     guest.run("modprobe -a usbhid hid-generic evdev").ok()
     server = serve(
-        "virtual:keyboard?text=typed%20through%20faults%0A&delay=6&"
+        "virtual:keyboard?text=typed%20through%20faults%0A&delay=8&"
         + faults("stall:0x81:after=5", "babble:0x81:after=10", "stall:0x81:after=20", "late:0x81:after=25:seconds=2")
     )
     guest.mark()

@@ -91,7 +91,7 @@ def test_every_character_arrives(guest, serve, fifo, layout, speed, count):
 
 
 def test_text_of_the_command_line_is_typed_by_itself(guest, serve):
-    server = serve("virtual:keyboard?text=1+1%20=%202!%0A&delay=6")
+    server = serve("virtual:keyboard?text=1+1%20=%202!%0A&delay=8")
     guest.mark()
     with importing(guest, server.port, "1-1") as attached:
         typed = keys(Reader(guest, f"{attached.device} until={KEY_ENTER}").events())
