@@ -423,8 +423,8 @@ async def test_a_device_that_stays_busy(monkeypatch: pytest.MonkeyPatch) -> None
 async def test_our_own_server_tells_busy_from_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BUSY_SECONDS", 0.0)
     async with zero_server() as (_, address), opened(address):
-        await fails(RemoteSource(address).open("1-1", ME), "somebody else uses it", Busy)
-        await fails(RemoteSource(address).open("7-7", ME), "no such device", NotFound)
+        await fails(RemoteSource(address).open("1-1", ME), r"^1-1 at 127.0.0.1:\d+: somebody else uses it$", Busy)
+        await fails(RemoteSource(address).open("7-7", ME), r"^7-7 at .*: the server has no such device$", NotFound)
 
 
 # --- reading the descriptors ------------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_another_machine(runtime: Path) -> None:
         assert (device["address"], device["interfaces"][0]["name"]) == (f"usbip://{where}/1-2", "keyboard")
         text = run(where).output
         assert f"  usbip://{where}/1-2  1209:" in text
-        assert text.splitlines()[1].split() == ["DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "USED", "BY"]
+        assert text.splitlines()[1].split() == ["DEVICE", "ID", "SPEED", "INTERFACES"]
 
 
 def test_a_place_that_fails_does_not_hide_the_others() -> None:
@@ -247,10 +247,12 @@ def a_device(**fields: Any) -> dict[str, Any]:
     }
 
 
-def shown(*devices: dict[str, Any], width: int | None = None, error: str | None = None) -> list[str]:
-    place = {"address": "usbip://lab", "pid": None, "error": error, "devices": list(devices)}
+def shown(
+    *devices: dict[str, Any], width: int | None = None, error: str | None = None, pid: int | None = 7
+) -> list[str]:
+    place = {"address": "usbip://lab", "pid": pid, "error": error, "devices": list(devices)}
     lines = list(_lines({"places": [place]}, width))
-    assert lines[0] == "\x1b[1musbip://lab\x1b[0m"
+    assert lines[0] == "\x1b[1musbip://lab\x1b[0m" + (", process 7" if pid else "")
     return lines[1:]
 
 
@@ -266,8 +268,19 @@ def test_a_table_lines_up() -> None:
 
 
 def test_what_is_not_known_is_a_dash() -> None:
-    [_, row] = shown(a_device(manufacturer="", product="", interfaces=[]))
+    [_, row, _] = shown(a_device(manufacturer="", product="", interfaces=[]), a_device())
     assert row.split() == ["usbip://lab/1-2", "046d:c31c", "-", "low", "-", "-"]
+
+
+def test_what_is_known_of_none_is_left_out() -> None:
+    """USB/IP tells neither names nor users. At a server of this machine, nobody is known to use a device."""
+    bare = a_device(manufacturer="", product="", interfaces=[])
+    assert shown(bare, bare, pid=None)[:2] == [
+        "  DEVICE           ID         SPEED",
+        "  usbip://lab/1-2  046d:c31c  low",
+    ]
+    assert shown(bare)[0].split() == ["DEVICE", "ID", "SPEED", "USED", "BY"]
+    assert shown(bare, pid=None, width=20) == ["  usbip://lab/1-2", "    046d:c31c, low speed"]
 
 
 def test_a_narrow_terminal_gets_lines_and_no_table() -> None:

@@ -48,6 +48,7 @@ class Connection:
         self._over: Status | None = None  # what transfers end with once there is no connection
         self._error: ProtocolError | None = None
         self._answer: asyncio.Future[Listed | Claimed] | None = None
+        self._about = server  # what was asked for, for messages
         self._flying: dict[int, tuple[Transfer, asyncio.Future[Completion]]] = {}
         self._tags: dict[Transfer, int] = {}
         self._flush_due = False
@@ -63,6 +64,7 @@ class Connection:
         if self._over is not None:  # it was hung up on us, or spoke out of turn
             raise DeviceError(f"{self.server}: {self.reason}")
         question(*arguments)
+        self._about = " at ".join((*arguments, self.server))
         self._answer = self._loop.create_future()
         self._flush()
         try:
@@ -157,7 +159,7 @@ class Connection:
             return
         if isinstance(event, Refused):
             kind = _ERRORS.get(event.reason, DeviceError)
-            self._answer.set_exception(kind(f"{self.server}: {event.text}"))
+            self._answer.set_exception(kind(f"{self._about}: {event.text}"))
         elif isinstance(event, Listed | Claimed):
             self._answer.set_result(event)
 

@@ -128,7 +128,7 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
         elif not place["devices"]:
             yield "  no devices"
         else:
-            yield from _devices(place["devices"], width)
+            yield from _devices(place["devices"], width, knows_holders=place["pid"] is not None)
     if not report["places"]:
         yield "Nothing is shared here. Try:"
         yield "  usbferry serve virtual:zero"
@@ -155,16 +155,22 @@ def _wrapped(text: str, width: int | None, first: str, others: str = "  ") -> li
     )
 
 
-def _devices(devices: list[dict[str, Any]], width: int | None) -> Iterator[str]:
-    """A table, or where that is too wide for the terminal, some lines for each."""
+def _devices(devices: list[dict[str, Any]], width: int | None, knows_holders: bool) -> Iterator[str]:
+    """A table, or where that is too wide for the terminal, some lines for each. What is known of none is left out."""
     rows = [_row(one) for one in devices]
-    table = list(_table([_HEADINGS, *rows]))
+    columns = [
+        (heading, *cells)
+        for heading, *cells in zip(_HEADINGS, *rows, strict=True)
+        if {*cells} != {"-"} or (heading == "USED BY" and knows_holders)
+    ]
+    table = list(_table(list(zip(*columns, strict=True))))
     if width is None or max(map(_columns, table)) <= width:
         yield from table
         return
     for address, identity, name, speed, interfaces, holder in rows:
         yield f"  {address}"
-        yield from _wrapped(f"{identity} {name}, {speed} speed, {interfaces}", width, "    ", "    ")
+        about = f"{identity} {name}".removesuffix(" -")
+        yield from _wrapped(f"{about}, {speed} speed, {interfaces}".removesuffix(", -"), width, "    ", "    ")
         if holder != "-":
             yield from _wrapped(f"used by {holder}", width, "    ", "    ")
 
