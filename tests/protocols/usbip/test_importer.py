@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import strategies as usb
+from tests.vectors.reader import load
 from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import Claimed, Completed, Event, Listed, Refusal, Refused
 from usbferry.protocols.limits import DEFAULT_LIMITS, Limits
@@ -521,33 +523,6 @@ def test_the_counter_of_seqnums_stays_positive_and_skips_what_is_in_flight() -> 
 # --- replies ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_exchange_of_the_kernel_document(chunk: int) -> None:
-    """Linux Documentation/usb/usbip_protocol.rst: np 0 and start_frame -1, against the document's own tables."""
-    out = bytes.fromhex("ffffffff860008a784ce5ae212376300") + bytes(48)
-    data = bytes.fromhex("ffffffff860011a784ce5ae2123763612891b1020100000400") + bytes(39)
-    talk = using()
-    talk.importer._seqnum = 0x0D04
-    talk.importer.submit(Transfer(0x81, 64, interval=4, start_frame=-1))
-    talk.importer.submit(Transfer(0x01, 64, out, interval=4, start_frame=-1))
-    cmd_intr_in = (
-        "00000001 00000d05 0001000f 00000001 00000001 00000200 00000040 ffffffff 00000000 00000004 00000000 00000000"
-    )
-    cmd_intr_out = (
-        "00000001 00000d06 0001000f 00000000 00000001 00000000 00000040 ffffffff 00000000 00000004 00000000 00000000"
-    )
-    assert talk.said() == bytes.fromhex(cmd_intr_in) + bytes.fromhex(cmd_intr_out) + out
-    ret_intr_out = (
-        "00000003 00000d06 00000000 00000000 00000000 00000000 00000040 ffffffff 00000000 00000000 00000000 00000000"
-    )
-    ret_intr_in = (
-        "00000003 00000d05 00000000 00000000 00000000 00000000 00000040 ffffffff 00000000 00000000 00000000 00000000"
-    )
-    talk.chunk = chunk
-    (one, wrote), (two, read) = talk.completions(bytes.fromhex(ret_intr_out) + bytes.fromhex(ret_intr_in) + data)
-    assert (one, wrote.status, wrote.actual, wrote.data) == (0x0D06, Status.OK, 64, b"")
-    assert (two, read.status, read.actual, read.data) == (0x0D05, Status.OK, 64, data)
-
-
 def test_replies_split_anywhere() -> None:
     replies = ret_submit(1, 0, 5) + b"hello" + ret_submit(2, 0, 3) + ret_submit(3, 0, 3, 1) + b"abc" + iso(0, 3, 3)
     for cut in range(len(replies) + 1):
@@ -914,6 +889,92 @@ def test_a_server_that_never_answers_unlinks_costs_a_bounded_amount(monkeypatch:
         cancelled(talk, tag)
         talk.one(ret_submit(tag))
     assert len(talk.importer._unlinks) == len(talk.importer._unlinking) == 3
+
+
+# --- the vectors that the exporter's tests play too -------------------------------------------------------------------
+
+VECTORS = Path(__file__).parents[2] / "vectors" / "usbip"
+REPORT_OUT = bytes.fromhex("ffffffff860008a784ce5ae212376300") + bytes(48)
+REPORT_IN = bytes.fromhex("ffffffff860011a784ce5ae2123763612891b10201000004") + bytes(40)
+
+
+def spoken(name: str) -> tuple[list[bytes], bytes]:
+    """What the importer says in a vector, and all that the exporter answers."""
+    messages = load(VECTORS / f"{name}.txt")
+    asked = [message.raw for message in messages if message.to_exporter]
+    return asked, b"".join(message.raw for message in messages if not message.to_exporter)
+
+
+def hid_exchange() -> Talk:
+    """An importer that has just sent the two commands that the kernel's document has captured."""
+    talk = using()
+    talk.importer._seqnum = 0x0D04
+    talk.importer.submit(Transfer(0x81, 64, interval=4, start_frame=-1))
+    talk.importer.submit(Transfer(0x01, 64, REPORT_OUT, interval=4, start_frame=-1))
+    return talk
+
+
+def check_hid_answers(done: list[tuple[int, Completion]]) -> None:
+    (one, wrote), (two, read) = done
+    assert (one, wrote.status, wrote.actual, wrote.data) == (0x0D06, Status.OK, 64, b"")
+    assert (two, read.status, read.actual, read.data) == (0x0D05, Status.OK, 64, REPORT_IN)
+
+
+def test_the_captured_exchange(chunk: int) -> None:
+    """np 0 and start_frame -1, against the document's own tables."""
+    asked, answers = spoken("kernel-document")
+    talk = hid_exchange()
+    assert talk.said() == b"".join(asked)
+    talk.chunk = chunk
+    check_hid_answers(talk.completions(answers))
+
+
+def test_the_captured_exchange_cut_anywhere_and_with_a_tail() -> None:
+    _, answers = spoken("kernel-document")
+    for cut in range(len(answers)):
+        talk = hid_exchange()
+        check_hid_answers(talk.completions(answers[:cut]) + talk.completions(answers[cut:] + answers[:20]))
+        assert talk.held == answers[:20]
+
+
+def test_the_list_of_the_vectors(chunk: int) -> None:
+    asked, answers = spoken("list")
+    talk = Talk(chunk=chunk)
+    talk.importer.list_devices()
+    assert [talk.said()] == asked
+    [listed] = talk.hear(answers)
+    assert isinstance(listed, Listed)
+    [info] = listed.devices
+    assert (info.name, info.path, info.classes) == ("1-1", "/usbferry", ((8, 6, 0x50), (255, 0, 0)))
+
+
+def test_the_import_of_the_vectors(chunk: int) -> None:
+    asked, answers = spoken("import")
+    talk = Talk(chunk=chunk)
+    talk.importer.claim("1-1")
+    assert [talk.said()] == asked
+    [claimed] = talk.hear(answers)
+    assert isinstance(claimed, Claimed)
+    assert (claimed.info.device.product_id, claimed.info.device.release, claimed.info.configuration) == (
+        0xA4A0,
+        0x512,
+        1,
+    )
+
+
+def test_the_isochronous_transfers_of_the_vectors(chunk: int) -> None:
+    (asked_in, _), answers = spoken("isochronous")
+    talk = using()
+    talk.importer._seqnum = 0x0F
+    packets = [IsoPacket(0, 8), IsoPacket(8, 8), IsoPacket(16, 8)]
+    talk.importer.submit(Transfer(0x83, 24, flags=Flags.ISO_ASAP, packets=packets, interval=1))
+    assert talk.said() == asked_in
+    gap = [IsoPacket(0, 4), IsoPacket(8, 4)]  # which an importer of ours does not send
+    talk.importer.submit(Transfer(0x03, 12, b"abcd\0\0\0\0efgh", packets=gap, interval=1))
+    talk.chunk = chunk
+    (_, read), (_, wrote) = talk.completions(answers)
+    assert (read.data, read.error_count) == (b"abcABCDEFGH", 1)
+    assert wrote.packets == [IsoPacket(0, 4, 4), IsoPacket(8, 4, 4)]
 
 
 # --- any transfers, any answers ---------------------------------------------------------------------------------------
