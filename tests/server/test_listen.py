@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from tests.devices.host import turn
 from tests.protocols.usbip import wire
 from tests.server.client import IN, OUT, connected, importing
+from tests.server.process import Process
 from usbferry.device import Claimant, Device, Source
 from usbferry.devices.virtual import VirtualDevice, done, endpoint
 from usbferry.protocols.limits import DEFAULT_LIMITS, Limits
@@ -31,7 +27,6 @@ from usbferry.usb.info import DeviceInfo
 
 DEV_BUSY, NODEV, NA = 2, 4, 1
 ECONNRESET, ESHUTDOWN, ENOMEM, ENODEV = -104, -108, -12, -19
-ROOT = Path(__file__).parents[2]
 
 
 class Parrot(VirtualDevice):
@@ -313,6 +308,24 @@ async def test_an_importer_that_does_not_read_is_not_read_and_disturbs_nobody():
             flood.writer.transport.abort()
 
 
+@pytest.mark.parametrize("mib", [2, 8, 12])
+async def test_a_broken_message_behind_answers_that_are_not_read_yet(mib, caplog):
+    """It was looked at while the transport said it could write again, and closed there: asyncio lost it twice."""
+    catalog = Catalog()
+    async with serving(catalog) as server:
+        await server.offer(open_source("virtual:zero"))
+        ((_, port),) = await server.listen("127.0.0.1", 0, Exporter)
+        async with importing(port) as client:
+            client.writer.transport.pause_reading()
+            client.submit(1, IN, 1, mib << 20)
+            client.say(b"\xff" * 48)
+            (pump,) = server.pumps
+            await until(lambda: pump._link.blocked or "broke usbip" in caplog.text)
+            client.writer.transport.resume_reading()
+            await client.closed()
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # -- the end ----------------------------------------------------------------------------------------------------------
 
 
@@ -388,34 +401,6 @@ async def test_what_the_body_raises_comes_out_as_it_is():
 async def test_a_port_that_is_taken_is_an_error_of_the_caller(parrots):
     with pytest.raises(OSError, match="in use"):
         await parrots.server.listen("127.0.0.1", parrots.port, Exporter)
-
-
-class Process:
-    """`usbferry serve`, as a service manager runs it."""
-
-    def __init__(self, *addresses):
-        command = [sys.executable, "-m", "usbferry", "serve", "--listen", "127.0.0.1:0", *addresses]
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        self.said = ""
-        while not (found := re.search(r"listening on 127\.0\.0\.1:(\d+)", self.said)):
-            line = self.process.stderr.readline()
-            assert line, self.said
-            self.said += line
-        self.port = int(found[1])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.process.kill()
-        self.process.wait()
-        self.process.stderr.close()
-
-    def stop(self, number):
-        """Its exit status, and how long it took."""
-        before = time.monotonic()
-        self.process.send_signal(number)
-        return self.process.wait(15), time.monotonic() - before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

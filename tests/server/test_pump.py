@@ -460,28 +460,62 @@ async def test_a_blocked_link_is_read_no_further(bench, monkeypatch):
     assert bench.link.heard() == b"".join(ret_submit(n, data=b"x" * 60) for n in (1, 2))
 
 
-async def test_a_flood_gives_others_their_turn(bench, monkeypatch):
-    """All that one importer had sent was once worked off before anybody else was looked at."""
-    monkeypatch.setattr(module, "_BATCH_BYTES", 100)
+@pytest.fixture
+def short_turns(monkeypatch):
+    """Two commands, and it is somebody else's turn."""
+    monkeypatch.setattr(module, "_SLICE_BYTES", 96)
     monkeypatch.setattr(module, "_TURN_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("short_turns")
+async def test_a_flood_gives_others_their_turn(bench):
+    """All that one importer had sent was once worked off before anybody else was looked at."""
     bench.device.answer = taken
+    bench.link.feed(b"".join(submit(n, IN, 1, 1) for n in range(7)))
     seen = []
-    bench.link.feed(b"".join(submit(n, IN, 1, 60) for n in range(4)))
     while bench.link.unread:
         seen.append(bench.link.unread)
         await asyncio.sleep(0)
-    assert seen == [144, 96, 48]
-    assert bench.link.heard() == b"".join(ret_submit(n, data=b"x" * 60) for n in range(4))
+    assert seen == [5 * 48, 3 * 48, 48]
+    assert bench.link.heard() == b"".join(ret_submit(n, data=b"x") for n in range(7))
 
 
-async def test_a_turn_that_is_due_when_the_importer_leaves(bench, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH_BYTES", 100)
-    monkeypatch.setattr(module, "_TURN_SECONDS", 0.0)
+@pytest.mark.usefixtures("short_turns")
+@pytest.mark.parametrize("size", [47, 48, 49, 96, 97, 1000])
+async def test_messages_larger_than_a_slice(bench, size):
+    seen = []
+    bench.device.answer = lambda transfer: seen.append(bytes(transfer.data)) or taken(transfer)
+    payload = bytes(range(256)) * 4
+    bench.link.feed(b"".join(submit(n, OUT, 1, payload=payload[:size]) for n in range(3)) + b"\0\0\0\1")
+    for _ in range(3):
+        await turn()
+    assert (seen, bench.link.unread) == ([payload[:size]] * 3, 4)
+
+
+@pytest.mark.usefixtures("short_turns")
+async def test_much_that_waits_for_a_claim_is_looked_at_once(fresh):
+    fresh.link.feed(op_import() + b"".join(submit(n, IN, 1, 1) for n in range(10)))
+    assert fresh.link.unread == 480
+    await turn()
+    assert len(fresh.device.parked) == 10
+
+
+async def test_a_broken_message_in_the_third_slice(bench, monkeypatch):
+    monkeypatch.setattr(module, "_SLICE_BYTES", 96)
     bench.device.answer = taken
-    bench.link.feed(b"".join(submit(n, IN, 1, 60) for n in range(4)))
+    good = b"".join(submit(n, IN, 1, 1) for n in range(5))
+    bench.link.feed(good + b"\xff" * 48 + good)
+    assert bench.link.heard() == b"".join(ret_submit(n, data=b"x") for n in range(5))
+    assert bench.link.is_closed
+
+
+@pytest.mark.usefixtures("short_turns")
+async def test_a_turn_that_is_due_when_the_importer_leaves(bench):
+    bench.device.answer = taken
+    bench.link.feed(b"".join(submit(n, IN, 1, 1) for n in range(7)))
     bench.link.close()
     await turn()
-    assert len(bench.link.heard()) <= 2 * 108
+    assert len(bench.link.heard()) <= 4 * 49
 
 
 async def test_the_first_request_must_come_in_time(caplog):

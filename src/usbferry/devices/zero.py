@@ -20,6 +20,7 @@ from .pipe import Answer
 from .virtual import VirtualDevice, done, endpoint, request
 
 _LOOPBACK_BYTES: Final = 1 << 20  # held for the loopback before its OUT endpoint NAKs
+_RUN_BYTES: Final = 1 << 20  # of a pattern that are kept for the next transfer
 _LOOPBACK_TRANSFERS: Final = 4096  # and of these, for some have no bytes
 
 
@@ -64,7 +65,9 @@ class Zero(VirtualDevice):
         if run is None or len(run) < transfer.length:
             size = max(65536, 1 << (transfer.length - 1).bit_length())
             one = bytes(i % 63 for i in range(packet)) if packet else bytes(1024)
-            run = self._sources[packet] = memoryview(one * (size // len(one) + 1))
+            run = memoryview(one * (size // len(one) + 1))
+            if size <= _RUN_BYTES:
+                self._sources[packet] = run
         return run[: transfer.length]
 
     @endpoint(0x81)

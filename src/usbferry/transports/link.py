@@ -115,7 +115,8 @@ class Link(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.blocked = False
-        self.process()
+        # Not at once: asyncio (seen in 3.11) loses a transport twice that is closed while it calls this.
+        asyncio.get_running_loop().call_soon(self.process)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
