@@ -217,6 +217,23 @@ async def test_a_status_that_does_not_fit_overflows(disk, host):
     assert (await host.command(TEST_READY)).status == PASSED
 
 
+@pytest.mark.parametrize("code", [0x88, 0x8A])
+async def test_a_read_or_write_of_no_blocks(host, code):
+    answer = await host.command(cdb16(code, 5, 0))
+    assert (answer.status, answer.residue, answer.stalled) == (PASSED, 0, None)
+    answer = await host.command(cdb16(code, 5, 0), 512)
+    assert (answer.status, answer.residue, answer.stalled) == (PASSED, 512, IN)
+
+
+async def test_a_status_asked_for_before_the_data_were_sent(disk, host):
+    await host.out(cbw(3, 1024, False, write10(0, 2)))
+    status = disk.submit(Transfer(IN, 13))
+    await host.out(b"\x31" * 512)
+    assert not status.done()
+    await host.out(b"\x31" * 512)
+    assert bytes((await status).data) == struct.pack("<4sIIB", b"USBS", 3, 0, PASSED)
+
+
 # -- the thirteen cases, BOT §6.7 -----------------------------------------------------------------------------------
 # H is what the host means to move, D what the device does; n nothing, i IN, o OUT.
 
@@ -606,10 +623,22 @@ async def test_synchronize_cache_that_fails(slow):
     assert await host.sense() == (0x3, 0x0C, 0)
 
 
+async def test_a_disk_in_memory_that_finds_no_more_memory(disk, host, monkeypatch):
+    def refuse(offset, pieces):
+        raise MemoryError
+
+    monkeypatch.setattr(disk._storage._backing, "write", refuse)
+    assert (await host.command(write10(0, 1), data=bytes(512))).status == FAILED
+    assert await host.sense() == (0x3, 0x0C, 0)
+
+
 # -- verify, write same, unmap: data of other kinds -----------------------------------------------------------------
 
 
-async def test_verify_compares(host):
+@pytest.mark.parametrize("threaded", [False, True])
+async def test_verify_compares(disk, slow, threaded):
+    slow.backing.gate.set()
+    host = Host(slow if threaded else disk)
     await host.write(4, b"\x12" * 2048)
     verify = struct.pack(">BBIBHB", 0x2F, 0x02, 4, 0, 4, 0)
     assert (await host.command(verify, data=b"\x12" * 2048)).status == PASSED
@@ -627,6 +656,14 @@ async def test_write_same_and_unmap(host):
     assert (await host.command(bytes([0x42, 0, 0, 0, 0, 0, 0, 0, 40, 0]), data=ranges)).status == PASSED
     expected = bytes(512) + b"\xaa" * 512 + b"\x5a" * 1024 + bytes(1024) + b"\xaa" * 512 + bytes(512)
     assert await host.read(0, 8) == expected
+
+
+async def test_a_parameter_list_that_ends_early(host):
+    host.tag += 1
+    await host.out(cbw(host.tag, 24, False, bytes([0x15, 0x10, 0, 0, 24, 0])))
+    await host.out(bytes(4))
+    assert (await host._status(b"", None)).status == FAILED
+    assert await host.sense() == (0xB, 0x4B, 0x00)
 
 
 async def test_a_parameter_list_that_is_wrong(host):

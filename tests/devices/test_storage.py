@@ -138,6 +138,22 @@ def test_a_writer_excludes_everybody_and_readers_do_not_exclude_each_other(path)
 
 
 @LOCKS
+@pytest.mark.parametrize(("number", "refused"), [(errno.ENOLCK, False), (errno.EIO, True)])
+def test_a_file_system_without_locks(path, monkeypatch, number, refused):
+    path.write_bytes(bytes(4096))
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(image_module.fcntl, "flock", fail)
+    if refused:
+        with pytest.raises(DeviceError, match="cannot be locked: Input/output error"):
+            Image(path)
+    else:
+        assert Image(path).size == 4096
+
+
+@LOCKS
 def test_an_image_that_another_process_holds(path):
     path.write_bytes(bytes(4096))
     held = "import fcntl, sys; f = open(sys.argv[1], 'rb+'); fcntl.flock(f, 2); print('held', flush=True); input()"
@@ -459,6 +475,28 @@ def test_files_are_peeked_at_once_they_are_open(composed):
     assert composed.peek(4096, 10) in (None, b"A" * 10)
     with composed._lock:
         assert composed.peek(512, 5) is None
+
+
+def test_memory_over_files_that_are_not_open_yet(composed):
+    memory = Memory(20_000, composed)
+    memory.zero(0, 100)
+    assert memory.peek(4000, 200) is not None  # written to, so it is here as a whole
+    other = Memory(1 << 20, Composed(1 << 20, [Extent(200_000, 1000, composed._extents[1].source)]))
+    other.write(0, (b"x",))
+    assert other.peek(199_990, 20) is None
+    assert bytes(other.read(199_990, 20)) == bytes(10) + b"A" * 10
+    assert other.peek(199_990, 20) in (None, bytes(10) + b"A" * 10)
+    other.close()
+
+
+def test_a_file_that_cannot_be_peeked_at(composed, monkeypatch):
+    composed.read(4096, 1)
+
+    def refuse(*arguments):
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", refuse, raising=False)
+    assert composed.peek(4096, 10) is None
 
 
 def test_only_so_many_files_are_open_at_one_time(tmp_path):
