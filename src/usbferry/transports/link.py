@@ -130,11 +130,13 @@ class Link(asyncio.BufferedProtocol):
 
     def _offer(self) -> None:
         self._start += self.user.received(self._root[self._start : self._end])
-        if self._transport is None or self._transport.is_closing():
-            return
         full = self._end == len(self._buffer)
         if self._start == self._end:
             self._start = self._end = 0
+            if not (full or self.blocked or self._paused):
+                return  # as it goes nearly always
+        if self._transport is None or self._transport.is_closing():
+            return
         needed = self.user.needed
         blocked = self.blocked and not self.reads_while_blocked
         waiting = blocked or self._end - self._start >= needed  # the user has enough, and does not take it
