@@ -782,6 +782,19 @@ async def test_more_iso_data_than_a_kernel_can_allocate() -> None:
         assert answer.status == Status.NO_MEMORY
 
 
+async def test_a_large_transfer_to_an_endpoint_that_is_not_there_yet() -> None:
+    """Its packets are not known, so it cannot be cut."""
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        owner.configures = False
+        device.submit(control(requests.set_configuration(2)))
+        small, large = Transfer(0x86, 4 << 20), Transfer(0x86, (4 << 20) + 1)
+        device.submit(small)
+        answer = pending(device.submit(large))
+        hand.complete((await hand.submit()).tag)
+        assert (await hand.transfer()).length == 4 << 20
+        assert (await answer).status == Status.NO_MEMORY
+
+
 async def test_a_payload_of_another_length_is_the_callers_mistake() -> None:
     async with zero() as device:
         with pytest.raises(ValueError, match="3 bytes of payload in a transfer of 4"):

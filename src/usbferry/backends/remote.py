@@ -43,7 +43,7 @@ BUSY_RETRIES: Final = 5  # a server that resets the device after its last user s
 BUSY_SECONDS: Final = 0.2  # before the first retry, doubled each time
 MAX_CONFIGURATIONS: Final = 8  # as Linux: USB_MAXCONFIG, drivers/usb/core/config.c
 ISO_PACKETS: Final = 1024  # of one transfer; USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h
-ISO_BYTES: Final = 4 << 20  # of one transfer, which cannot go in pieces
+WHOLE_BYTES: Final = 4 << 20  # of one transfer that cannot go in pieces: about what a kernel allocates at best
 
 Answer = Completion | asyncio.Future[Completion]
 
@@ -123,6 +123,8 @@ class RemoteDevice(Device):
             refusal = _iso_refusal(transfer, transfer.packets, pipe.iso)
             if refusal is not None:
                 return Completion(refusal)
+        if transfer.length > WHOLE_BYTES:
+            return Completion(Status.NO_MEMORY)
         transfer.interval = pipe.interval
         return self._connection.submit(transfer)
 
@@ -356,9 +358,7 @@ def _iso_refusal(transfer: Transfer, packets: list[IsoPacket] | None, longest: i
         if packet.length > longest or packet.offset + packet.length > transfer.length:
             return Status.INVALID
         total += packet.length
-    if total > transfer.length:  # one over another
-        return Status.INVALID
-    return Status.NO_MEMORY if total > ISO_BYTES else None
+    return Status.INVALID if total > transfer.length else None  # one over another
 
 
 def _reason(error: OSError) -> str:
