@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import socket
+import struct
 import sys
 import termios
 import threading
@@ -454,6 +455,49 @@ async def test_a_second_client_is_turned_away_and_the_first_undisturbed(caplog):
             first.send(b"still here")
             assert await ends.read(10) == b"still here"
     assert "turned away" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody tells that a peer has left before all is read")
+async def test_a_client_that_left_is_followed_by_the_next_though_the_host_has_not_read_all_of_it():
+    sent = [pattern(30_000, seed) for seed in range(3)]
+    async with running(make("listen://127.0.0.1:0")) as ends:
+        for data in sent:
+            with client(ends.bridge.port) as peer:
+                await asyncio.to_thread(peer.send, data)  # the kernel holds it: the host reads nothing
+        with client(ends.bridge.port) as peer:
+            with client(ends.bridge.port) as another, contextlib.suppress(ConnectionResetError):
+                assert await asyncio.to_thread(another.receive, 1) == b""
+            peer.send(b"the last")
+            await ends.write(b"to the last")
+            assert await asyncio.to_thread(peer.receive, 11) == b"to the last"
+            assert await ends.read(90_008) == b"".join(sent) + b"the last"
+            assert ends.bridge.connected
+        await ends.happens(lambda: not ends.bridge.connected)
+
+
+async def test_a_connection_that_breaks_under_a_flood_of_writes_takes_no_more_of_it(caplog):
+    """What is written in the very call in which it broke used to go into the void."""
+    async with running(make("listen://127.0.0.1:0")) as ends:
+        with client(ends.bridge.port) as peer:
+            await ends.happens(lambda: ends.bridge.connected)
+            peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        data, at = pattern(ENOUGH), 0
+
+        def refill():
+            nonlocal at
+            while ends.from_host.room and at < len(data):
+                at += 1000
+                ends.from_host.put(data[at - 1000 : at])
+
+        ends.from_host.drained = refill
+        refill()
+        assert len(ends.from_host) >= LIMIT
+        assert at < 100_000
+        await ends.happens(lambda: not ends.bridge.connected)
+        with client(ends.bridge.port) as peer:
+            rest = len(data) - at + len(ends.from_host)
+            assert await asyncio.to_thread(peer.receive, rest) == data[-rest:]
+    assert "socket.send() raised" not in caplog.text
 
 
 async def test_what_is_written_while_nobody_is_connected_waits():

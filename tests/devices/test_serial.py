@@ -262,18 +262,28 @@ async def test_the_first_thing_told_is_the_state_of_the_line(port, clock):
 async def test_every_change_is_told_in_order_and_nothing_else(port, clock):
     host = Host(port, clock)
     host.states()
-    port.signals |= Signals.RING
-    port.signals |= Signals.RING
-    port.signals &= ~(Signals.RING | Signals.DCD)
-    port.pulse(Signals.BREAK)
-    S = Signals
-    assert host.states() == [S.DSR | S.DCD | S.RING, S.DSR, S.DSR | S.BREAK, S.DSR]
+    port.signals |= Signals.DSR
+    port.signals &= ~Signals.DCD
+    port.signals &= ~Signals.DCD
+    assert host.states() == [Signals.DSR]
     assert host.states() == []
+
+
+async def test_events_are_told_each_time_and_once(port, clock):
+    host, lasting = Host(port, clock), Signals.DSR | Signals.DCD
+    host.states()
+    port.signals |= Signals.RING
+    port.signals |= Signals.RING
+    port.signals |= Signals.BREAK | Signals.FRAMING
+    port.signals &= ~Signals.DSR
+    S = Signals
+    assert host.states() == [lasting | S.RING, lasting | S.RING, lasting | S.BREAK | S.FRAMING, S.DCD]
+    assert port.signals == Signals.DCD
 
 
 async def test_a_host_that_reads_no_notifications_costs_no_memory_and_learns_the_truth(port, clock):
     for _ in range(10_000):
-        port.pulse(Signals.RING)
+        port.signals |= Signals.RING
     port.signals = Signals.DCD
     states = Host(port, clock).states()
     assert len(states) < 100

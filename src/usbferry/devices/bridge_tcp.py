@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,17 +19,20 @@ from .bridges import Bridge, BridgeOptions, notes
 
 log: Final = logging.getLogger(__name__)
 _CHUNK: Final = 16 * 1024  # bytes handed to the transport at once, and so lost at most besides what the kernel holds
+_ESTABLISHED: Final = 1  # TCP_ESTABLISHED of Linux, include/net/tcp_states.h
+_LEFT_BEHIND: Final = 16  # connections whose peers have left, with bytes yet to be read, before nobody else may come
 FIRST_DELAY: Final = 0.2  # seconds until a connection that failed or ended is made anew
 LAST_DELAY: Final = 5.0  # what that doubles to
 
 
 class _Connection(asyncio.Protocol):
-    """One connection of a bridge, which may have none other meanwhile."""
+    """One connection of a bridge."""
 
     def __init__(self, bridge: _Tcp) -> None:
         self._bridge = bridge
         self.ended = asyncio.get_running_loop().create_future()
         self.blocked = False
+        self.early = bytearray()  # came before its turn
         self._reading = True
         self.peer = ""
 
@@ -40,16 +44,26 @@ class _Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
         self._bridge.made(self)
 
-    def data_received(self, data: bytes) -> None:
-        self._bridge.to_host.put(data)
-        if not self._bridge.to_host.room and self._reading:
-            self._reading = False
-            self.transport.pause_reading()
+    @property
+    def has_left(self) -> bool:
+        """Whether the peer has sent its last: known before all of that was read, where the system tells."""
+        option = getattr(socket, "TCP_INFO", None)
+        if option is None or self.transport.is_closing():
+            return self.transport.is_closing()
+        state: bytes = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, option, 1)
+        return state[0] != _ESTABLISHED
 
-    def resume_reading(self) -> None:
-        if not self._reading and self._bridge.to_host.room:
-            self._reading = True
-            self.transport.resume_reading()
+    def data_received(self, data: bytes) -> None:
+        self._bridge.received(self, data)
+
+    def read_on(self, on: bool) -> None:
+        """Begin to read, or stop."""
+        if on != self._reading and not self.transport.is_closing():
+            self._reading = on
+            if on:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         self.blocked = True
@@ -65,11 +79,17 @@ class _Connection(asyncio.Protocol):
 
 
 class _Tcp(Bridge):
-    """What both directions of connecting share."""
+    """What both ways of connecting share.
+
+    Of several connections the first is read and the last written to; the ones before the last are those of peers that
+    have left, and whose bytes wait for a host that reads slowly.
+    """
+
+    scheme = ""
 
     def __init__(self, options: BridgeOptions) -> None:
         super().__init__(options)
-        self._connection: _Connection | None = None
+        self._connections: list[_Connection] = []
         try:
             parts = urlsplit(f"tcp:{options.address}")
             host, port = parts.hostname, parts.port
@@ -80,45 +100,55 @@ class _Tcp(Bridge):
         self.host, self.port = host or "", port
 
     def made(self, connection: _Connection) -> None:
-        if self._connection is not None:
-            log.warning("%s: %s turned away, %s is connected", self, connection.peer, self._connection.peer)
+        staying = [one for one in self._connections if not one.has_left] or self._connections[_LEFT_BEHIND:]
+        if staying:
+            log.warning("%s: %s turned away, %s is connected", self, connection.peer, staying[0].peer)
             connection.transport.abort()
             return
         log.info("%s: connected with %s", self, connection.peer)
-        self._connection = connection
+        self._connections.append(connection)
         self.connected = True
         self.move()
 
     def lost(self, connection: _Connection, error: Exception | None) -> None:
-        if connection is self._connection:
+        if connection in self._connections:
             log.info("%s: %s disconnected%s", self, connection.peer, f": {error}" if error else "")
-            self._connection = None
-            self.connected = False
+            self._connections.remove(connection)
+            if self._connections:
+                early, self._connections[0].early = self._connections[0].early, bytearray()
+                self.to_host.put(early)
+            self.connected = bool(self._connections)
+            self.move()
+
+    def received(self, connection: _Connection, data: bytes) -> None:
+        if connection is self._connections[0]:
+            self.to_host.put(data)
+        else:
+            connection.early += data
+        self.fetch()
+
+    def fetch(self) -> None:
+        for connection in self._connections:
+            connection.read_on(connection is self._connections[0] and self.to_host.room > 0)
 
     def pass_on(self) -> None:
-        connection = self._connection
+        connection = self._connections[-1] if self._connections else None
         while connection is not None and self.from_host and not connection.blocked:
+            if connection.transport.is_closing():
+                return  # the rest is for the next one
             connection.transport.write(self.from_host.take(_CHUNK))
             self.took()
 
-    def fetch(self) -> None:
-        if self._connection is not None:
-            self._connection.resume_reading()
-
     def unsent(self) -> int:
-        connection = self._connection
-        return len(self.from_host) + (connection.transport.get_write_buffer_size() if connection else 0)
+        return len(self.from_host) + sum(one.transport.get_write_buffer_size() for one in self._connections)
 
     async def end(self) -> None:
-        connection = self._connection
-        if connection is not None:
-            if self.unsent():
+        for connection in tuple(self._connections):
+            if connection.transport.get_write_buffer_size():
                 connection.transport.abort()
             else:
                 connection.transport.close()
             await connection.ended
-
-    scheme = ""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -162,7 +192,10 @@ class Client(_Tcp):
 
 
 class Listener(_Tcp):
-    """Waits for a connection, of which there is one at a time: who comes second is turned away."""
+    """Waits for a connection, of which there is one at a time: who comes second is turned away.
+
+    A peer that has left is followed by the next at once, on Linux; elsewhere when the host has read all it sent.
+    """
 
     scheme = "listen"
 

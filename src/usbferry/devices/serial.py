@@ -3,7 +3,7 @@
     port = Serial(to="pty")
     port.coding, port.lines, port.breaking        # what the host chose: 115200 8N1, DTR and RTS, a break
     port.changed = lambda: print(port.lines)      # called after any of these changed
-    port.signals |= Signals.RING                  # what the host is told
+    port.signals |= Signals.RING                  # what the host is told: here, a ring
     port.bridge = MyBridge()                      # a far side in Python, see bridges.Bridge; before the first claim
 
 No rate is a limit here: bytes go as fast as both sides take them, and none is lost when one is slow.
@@ -39,6 +39,7 @@ NOTIFY: Final = 0x82
 _CONTROL_INTERFACE: Final = 0
 _DATA_INTERFACE: Final = 1
 _CAPABILITIES: Final = 0x02 | 0x04  # line coding, control lines and serial state; breaks: PSTN §5.3.2
+_LASTING: Final = Signals.DCD | Signals.DSR
 _UNTOLD: Final = 64  # notifications kept for a host that reads none; the last one is always the truth
 _UNTIL_TOLD: Final = 0xFFFF  # milliseconds of a break without end, PSTN §6.3.13
 _INTERVALS: Final = {Speed.FULL: 8}  # bInterval of 8 ms, in frames; in microframes it is 7: 2**6 * 125 us
@@ -178,22 +179,20 @@ class Serial(VirtualDevice):
 
     @property
     def signals(self) -> Signals:
-        """The state of the line as the device sees it. Each change is told; DCD follows the bridge's connection."""
+        """The line as the device sees it: each change is told, and DCD follows the bridge's connection.
+
+        DCD and DSR last. The others are events, told once and then down again without a word: PSTN §6.5.4.
+        """
         return self._signals
 
     @signals.setter
     def signals(self, signals: Signals) -> None:
         if signals != self._signals:
-            self._signals = signals
+            self._signals = signals & _LASTING
             if len(self._untold) >= _UNTOLD:
                 self._untold.pop()
             self._untold.append(signals)
             self.kick(NOTIFY)
-
-    def pulse(self, signals: Signals) -> None:
-        """Raise and lower: a ring, a received break, a character with an error."""
-        self.signals |= signals
-        self.signals &= ~signals
 
     @endpoint(NOTIFY)
     def _notify(self, transfer: Transfer) -> Completion | None:
