@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,9 +55,15 @@ def running(witness: Guest | Server) -> Iterator[Guest | Server]:
 
 
 @pytest.fixture(scope="module")
-def guest(kernel_rig: None) -> Iterator[Guest]:
+def guest_options() -> dict[str, Any]:
+    """Options of class Guest for the guest of a module, which overrides this."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def guest(kernel_rig: None, guest_options: dict[str, Any]) -> Iterator[Guest]:
     """A guest with two processors, one for all tests of a module: each leaves it as it found it."""
-    with running(Guest()) as booted:
+    with running(Guest(**guest_options)) as booted:
         yield booted
 
 
@@ -76,7 +83,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-def record() -> Iterator[Callable[[Server], Recorder]]:
-    """Puts recorders in front of servers; they are closed at the end, after what they carry."""
+def record() -> Iterator[Callable[[int], Recorder]]:
+    """Puts recorders in front of ports; they are closed at the end, after what they carry."""
     with ExitStack() as stack:
-        yield lambda server: stack.enter_context(closing(Recorder(server.port)))
+        yield lambda port: stack.enter_context(closing(Recorder(port)))

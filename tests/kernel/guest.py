@@ -206,6 +206,20 @@ class Guest:
         said = (log.read_text(errors="replace") if log.exists() else "") + self.console()
         return "\n".join(["--- complaints:", *self.complaints(), "--- console:", *said.splitlines()[-lines:]])
 
+    def monitor(self, command: str) -> str:
+        """Tell QEMU something, such as "sendkey a" or "device_del ID"; what it answers."""
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(20)
+            monitor.connect(str(self._work / "monitor"))
+            said = b""
+            for word in (None, command):
+                if word is not None:
+                    monitor.sendall(f"{word}\n".encode())
+                    said = b""
+                while not said.endswith(b"(qemu) "):
+                    said += monitor.recv(4096) or b"(qemu) "
+        return said.decode().replace("\r", "")
+
     def kill(self) -> None:
         """Pull the plug. Its connections end as those of a killed process do."""
         self._process.kill()
@@ -234,6 +248,7 @@ class Guest:
             "-smp", str(cpus), "-m", memory,
             "-kernel", str(kernel.image), "-initrd", str(self._work / "initramfs"), "-append", COMMAND_LINE,
             "-serial", f"file:{self._console}",
+            "-monitor", f"unix:{self._work / 'monitor'},server=on,wait=off",
             "-chardev", f"socket,id=port,fd={port.fileno()}",
             "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=usbferry",
             *_folder("host", Path("/"), "readonly=on"),

@@ -103,7 +103,7 @@ def rows(capture: Path, port: int) -> list[Row]:
 @pytest.mark.timeout(200)
 def test_tshark_decodes_a_session_with_every_kind_of_message(guest, serve, record, tmp_path):
     server = serve("virtual:zero", f"virtual:disk?image={tmp_path / 'disk.img'}&size=16M")
-    recorder = record(server)
+    recorder = record(server.port)
     guest.run("modprobe -a vhci-hcd sd_mod && modprobe usb-storage delay_use=0").ok()
     port = recorder.port
     guest.run(f"usbip --tcp-port {port} list -r {HOST}").ok()
