@@ -28,6 +28,12 @@ def test_every_verb_has_a_line() -> None:
     assert said("-h") == text
 
 
+def test_the_verb_list_does_not_hide_pythons_list() -> None:
+    """Importing `usbferry.cli.list` makes it a name in the package."""
+    said("list", "--help")
+    assert "Commands:" in said("--help")
+
+
 @pytest.mark.parametrize("verb", READY)
 def test_help_of_a_verb_fits_a_terminal(verb: str) -> None:
     text = said(verb, "--help")
