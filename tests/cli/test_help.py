@@ -69,7 +69,7 @@ def test_a_cold_start_loads_little(arguments: list[str]) -> None:
         assert process.returncode == 0, process.stderr
         assert said
         assert "click" in loaded
-    heavy = {"asyncio", "rich", "uvloop", "json", "ssl", "hypothesis"}
+    heavy = {"asyncio", "rich", "uvloop", "ssl", "hypothesis"}
     own = {name for name in loaded if name.startswith("usbferry")}
     assert loaded & heavy == set()
     assert own <= {"usbferry", "usbferry.cli"}

@@ -104,13 +104,19 @@ def test_a_port_that_is_in_use(taken: str) -> None:
 @pytest.mark.parametrize(
     ("where", "text"),
     [
-        ("192.0.2.1:4000", "cannot listen on 192.0.2.1:4000: Cannot assign requested address"),
+        ("192.0.2.1:4000", "cannot listen on 192.0.2.1:4000: this machine has no such address"),
         ("[2001:db8::1]:4000", "cannot listen on [2001:db8::1]:4000: "),
         ("127.0.0.1:port", "write it as HOST:PORT"),
     ],
 )
 def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
     assert text in refused("virtual:zero", "--listen", where)
+
+
+def test_what_cannot_be_is_one_line_of_a_process_too(runtime: Path) -> None:
+    process = start("virtual:zero", "--listen", "192.0.2.1:4000", runtime=runtime)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.count("\n")) == (2, 1), said
 
 
 def test_an_event_loop_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
         level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
         format="%(levelname).1s %(name)s: %(message)s",
     )
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # what it warns of comes to us as an exception too
     try:
         run(serve(addresses, parse_endpoint(listen)))
     except asyncio.CancelledError:
@@ -162,7 +163,9 @@ async def _listen(server: Server, host: str, port: int) -> list[tuple[str, int]]
             reason = "the port is in use; choose another with --listen, 0 for any free one"
         elif error.errno == errno.EACCES:
             reason = "ports below 1024 are the administrator's; choose another with --listen"
-        elif not isinstance(error, socket.gaierror) and error.errno:
+        elif error.errno in (errno.EADDRNOTAVAIL, None):  # None is asyncio's, since Python 3.13
+            reason = "this machine has no such address"
+        elif not isinstance(error, socket.gaierror):
             reason = os.strerror(error.errno)
         raise DeviceError(f"cannot listen on {_endpoint(host, port)}: {reason}") from error
 
