@@ -281,6 +281,14 @@ async def test_a_device_that_is_not_here(fresh):
     assert fresh.link.heard() == op(0x0003, status=4)
 
 
+async def test_a_name_cannot_write_lines_into_the_log(fresh, caplog):
+    fresh.link.feed(op_import(b"1-1\nW all is well\x1b[2J"))
+    await turn()
+    assert fresh.link.heard() == op(0x0003, status=4)
+    assert len(caplog.text.splitlines()) == 1
+    assert "\x1b" not in caplog.text
+
+
 async def test_an_importer_that_leaves_while_its_device_is_opened(fresh):
     """Nobody will use it: it is closed and free again."""
     go = asyncio.Event()

@@ -103,7 +103,7 @@ class Catalog:
         """Open the device `name` for one claimant. Raises NotFound, Busy, or DeviceError."""
         offer = self._offers.get(name)
         if offer is None:
-            raise NotFound(f"no device {name} here")
+            raise NotFound(f"no device {name!r} here")
         if offer.holder is not None:
             raise Busy(f"{name} is in use by {offer.holder.address}", offer.holder)
         if self.draining:

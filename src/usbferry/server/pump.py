@@ -357,10 +357,10 @@ class Pump:
         try:
             await self._open(name)
         except DeviceError as error:
-            log.warning("%s may not have %s: %s", self._peer, name, error)
+            log.warning("%s may not have %r: %s", self._peer, name, error)  # any bytes: it came from the wire
             self._exporter.refuse(_refusal(error))
         except Exception:
-            log.exception("%s could not be opened", name)
+            log.exception("%r could not be opened", name)
             self._exporter.refuse(Refusal.FAILED)
         self._flush_and_process()
 
