@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 from usbferry.protocols.events import Cancel, Claim, Event, List, Reset, Submit
 from usbferry.protocols.usbip.exporter import Exporter
@@ -92,8 +93,7 @@ class Hand(asyncio.Protocol):
         self.requests: list[Setup] = []  # those answered here
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         self.owner.hands.put_nowait(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
