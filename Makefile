@@ -21,7 +21,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict src
-	$(PYTEST) -q -m "not kernel and not slow"
+	$(PYTEST) -q -n auto -m "not kernel and not slow"
 
 # Without root or apt the kernel tests are skipped, and say what would install them; USBFERRY_REQUIRE_KERNEL=1 makes
 # that a failure.

@@ -24,7 +24,8 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "usbferry", "serve", *addresses, "--listen", f"127.0.0.1:{port}"],
                 cwd=CHECKOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                # Python's own loop, as whoever installs no extra has it; with uvloop it passes too.
+                env={"USBFERRY_LOOP": "asyncio", **os.environ, "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
