@@ -418,6 +418,9 @@ def test_what_was_read_from_memory_does_not_change_with_a_later_write():
     assert (bytes(held), bytes(memory.read(0, 3000))) == (b"old" * 1000, b"new" * 1000)
     memory.zero(0, 10)
     assert bytes(held) == b"old" * 1000
+    held = memory.read(65536, 1000)
+    memory.write(65536, (b"new" * 1000,))
+    assert bytes(held) == bytes(1000)
 
 
 OPERATIONS = st.lists(

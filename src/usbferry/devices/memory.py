@@ -70,6 +70,7 @@ class Memory(Backing):
                 self._writable(number)[start:stop] = bytes(stop - start)
 
     def _drop(self, number: int) -> None:
+        self._lent.discard(number)
         if self._base is None:
             self._chunks.pop(number, None)
         else:
@@ -95,9 +96,11 @@ class Memory(Backing):
         if base is not None and not self._chunks:
             return base(offset, length)
         number, start = divmod(offset, _CHUNK)
-        if number in self._chunks and start + length <= _CHUNK:
-            self._lent.add(number)
-            return memoryview(self._chunks[number])[start : start + length]
+        if start + length <= _CHUNK and (base is None or number in self._chunks):
+            one = self._chunks.get(number, _ZEROS)
+            if one is not _ZEROS:
+                self._lent.add(number)
+            return memoryview(one)[start : start + length]
         buffer = bytearray(length)
         for number, start, stop, at in _split(offset, length):
             chunk: Buffer | None = self._chunks.get(number)
