@@ -267,6 +267,7 @@ def surroundings() -> dict[str, Any]:
         "cpu": cpu[1].strip() if cpu else platform.processor(),
         "cpus": os.cpu_count(),
         "congestion_control": _read("/proc/sys/net/ipv4/tcp_congestion_control").strip(),
+        "busy": round(os.getloadavg()[0], 2),  # processes that ran during the last minute, before we began
     }
 
 
@@ -340,7 +341,10 @@ def run(chosen: argparse.Namespace) -> list[Row]:
     """Measure what was asked for, print it, and write it down. Raises Failed."""
     where, about = pin(chosen.cpus), surroundings()
     print(f"usbferry {about['usbferry']}, {about['python']}, {about['system']}, {about['cpu']}")
-    print(f"server and load on {where}; medians of {chosen.rounds} rounds of {chosen.seconds:g} s each\n", flush=True)
+    print(f"server and load on {where}; medians of {chosen.rounds} rounds of {chosen.seconds:g} s each")
+    if about["busy"] >= 1:
+        print(f"note: {about['busy']} other processes have been busy; rates say little until they are done")
+    print(flush=True)
     cases = [case for case in CASES if chosen.only in case.work and (case.busid != DISK or "disk" in DEVICES)]
     rows = []
     if cases:
