@@ -2,7 +2,8 @@
 #
 #   make demo    see it work: no USB hardware, no root            make bench   transfers per second, against the floor
 #   make check   format, lint, types, quick tests                 make soak    the kernel proofs at full counts
-#   make test    everything, a real Linux kernel included         make clean   remove what these made
+#   make test    everything, a real Linux kernel included         make docs    write the generated parts of docs/ anew
+#   make clean   remove what these made
 
 SUITABLE := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p $(SUITABLE) && echo $$p && break; done)
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo check test bench soak clean venv
+.PHONY: demo check test bench soak docs clean venv
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/base
@@ -38,6 +39,9 @@ bench: $(VENV)/base
 		ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends gcc libc6-dev </dev/null; }
 	$(BIN)/python bench/run.py
+
+docs: $(VENV)/base
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache

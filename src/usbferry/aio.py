@@ -102,6 +102,7 @@ class Handle:
 
     @property
     def configurations(self) -> tuple[Configuration, ...]:
+        """Every configuration of the device, with its interfaces and their endpoints."""
         return self.device.info.configurations
 
     @property

@@ -271,6 +271,7 @@ class Handle:
 
     @property
     def configurations(self) -> tuple[Configuration, ...]:
+        """Every configuration of the device, with its interfaces and their endpoints."""
         return self._device.info.configurations
 
     @property
@@ -298,11 +299,17 @@ class Handle:
         return bytes(self._do(transfer, timeout).data)
 
     def read(self, endpoint: int, length: int, *, timeout: float | None = None) -> bytes:
-        """Up to `length` bytes from a bulk or interrupt IN endpoint; a short packet ends it early."""
+        """Up to `length` bytes from a bulk or interrupt IN endpoint; a short packet ends it early.
+
+        A timeout raises TimedOut, with what came until then in its `data`.
+        """
         return bytes(self._do(aio.read_transfer(endpoint, length), timeout).data)
 
     def write(self, endpoint: int, data: Buffer, *, timeout: float | None = None, zero_packet: bool = False) -> int:
-        """Send `data` to a bulk or interrupt OUT endpoint; the bytes that were taken."""
+        """Send `data` to a bulk or interrupt OUT endpoint; the bytes that were taken.
+
+        `zero_packet` ends a transfer of whole packets with an empty one, as some protocols want it.
+        """
         return self._do(aio.write_transfer(endpoint, data, zero_packet), timeout).actual
 
     def read_packets(

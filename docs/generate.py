@@ -1,0 +1,576 @@
+"""Writes the parts of the documentation that the program knows best: commands.md, devices.md and api.md.
+
+    make docs        or: python docs/generate.py
+
+The tests compare what is here with what this would write.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Final
+
+import click
+
+import usbferry
+from usbferry import aio, device, registry
+from usbferry.backends import virtual
+from usbferry.cli import VERBS, info, main
+from usbferry.devices import fault, keyboard, layouts, mouse, serial
+from usbferry.devices import virtual as base
+from usbferry.local import sync
+from usbferry.server import catalog, listen
+from usbferry.usb import setup, transfer, tree, types
+from usbferry.usb.info import DeviceInfo
+
+FOLDER: Final = Path(__file__).parent
+_NOTE: Final = "<!-- Written by docs/generate.py: change what it reads, then `make docs`. -->"
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+# What a reader can copy, for each verb, and what one of them shows. The tests run them.
+_EXAMPLES: Final = {
+    "demo": """
+        $ usbferry demo
+        $ usbferry demo --stay --listen 0.0.0.0:3240      # keep serving, for a kernel to attach
+        """,
+    "info": """
+        $ usbferry info virtual:mouse
+        $ usbferry info usbip://HOST/1-1
+        $ usbferry info --json usbip://HOST/1-1
+        """,
+    "list": """
+        $ usbferry list
+        $ usbferry list HOST
+        $ usbferry list --json HOST ANOTHER_HOST:3241
+        """,
+    "serve": """
+        $ usbferry serve virtual:zero
+        $ usbferry serve 'virtual:disk?image=stick.img&size=64M' virtual:mouse
+        $ usbferry serve -v --listen 0.0.0.0:3240 'virtual:keyboard?text=hello'
+        $ usbferry serve usbip://HOST/1-1 --listen :3241   # pass on another machine's device
+        """,
+}
+
+
+def commands() -> str:
+    """Every verb, as click knows it."""
+    parts = [
+        "# Commands",
+        _NOTE,
+        "`usbferry COMMAND --help` says the same on a terminal. Quote an address that has `?` or `&` in it, for the "
+        "shell gives these a meaning of its own.",
+        _table(("Command", ""), [(f"[`{verb}`](#usbferry-{verb})", line) for verb, line in VERBS.items()]),
+        "| Exit status | |\n| --- | --- |\n| 0 | done; for `serve`, ended by Ctrl-C or SIGTERM |\n"
+        "| 1 | `list` could not read one of the addresses |\n"
+        "| 2 | it could not be done: standard error says why, see [errors](errors.md) |\n"
+        "| 130 | `demo` was ended by Ctrl-C |",
+    ]
+    context = click.Context(main, info_name="usbferry", **main.context_settings)
+    for verb in main.list_commands(context):
+        command = main.get_command(context, verb)
+        assert command is not None
+        parts += _command(verb, command, context)
+    return _document(parts)
+
+
+def _command(verb: str, command: click.Command, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=verb, parent=parent)
+    yield f"## usbferry {verb}"
+    yield f"```text\n{' '.join((context.command_path, *command.collect_usage_pieces(context)))}\n```"
+    yield from _help(command.help or "")
+    rows = [
+        (f"`{' '.join((', '.join(one.opts), one.metavar or '')).strip()}`", _option_help(one))
+        for one in command.get_params(context)
+        if isinstance(one, click.Option)
+    ]
+    yield _table(("Option", ""), rows)
+    yield "```console\n" + textwrap.dedent(_EXAMPLES[verb]).strip() + "\n```"
+    if verb == "info":
+        report = info.tree(virtual.make("mouse", {}).info)
+        yield "The first of them shows:"
+        yield "```text\n" + "\n".join(info._lines(report)) + "\n```"
+
+
+def _help(text: str) -> Iterator[str]:
+    r"""Paragraphs as Markdown. In those that click may not wrap, after \b, what is indented is an example."""
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        lines = paragraph.splitlines()
+        if lines[0] != "\b":
+            yield " ".join(lines)
+            continue
+        prose: list[str] = []
+        example: list[str] = []
+        for line in lines[1:]:
+            if line.startswith("  "):
+                example.append("  " + line)
+                continue
+            if example:
+                yield from (" ".join(prose), "\n".join(example))
+                prose, example = [], []
+            prose.append(line)
+        yield " ".join(prose)
+        yield from ["\n".join(example)] if example else []
+
+
+def _option_help(option: click.Option) -> str:
+    text = option.help or ""
+    return f"{text} Default: `{option.default}`." if option.show_default and option.default is not None else text
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+
+_EVERY: Final = {
+    "speed": "how fast the device says it is; nothing here is slowed down to it",
+    "serial": "its serial number string",
+    "fault": "what it does wrong, see [faults](#faults); may be given several times",
+    "delay": "seconds from the moment a host begins to read the device until it begins",
+}
+_MEANINGS: Final = {
+    "disk": {
+        "image": "the file, or block device, that holds the content; made if it is not there and `size` is given",
+        "size": "bytes; needed for an image that is to be made, and for a disk in memory",
+        "readonly": "the disk is write-protected, and the image is never opened for writing",
+        "files": "a folder, whose files are on the disk, in a FAT file system",
+        "block": "bytes of a block, 512 or 4096",
+        "removable": "it says that its medium can be removed, as USB sticks and card readers do",
+        "serial": "its serial number; without one it is made of the image's path, and stays the same",
+        "product": "its product name",
+    },
+    "keyboard": {
+        "layout": f"the layout that the host is set to: {', '.join(layouts.LAYOUTS)}",
+        "text": "typed to each host that attaches the keyboard",
+        "pipe": "a FIFO, a file, or `-` for standard input: what comes is typed",
+        "rate": "keys in a second at most; 0 is as fast as the host reads",
+        "interrupt_out": "the lights come over an endpoint of their own, rather than by control requests",
+    },
+    "mouse": {"pipe": "a FIFO, a file, or `-` for standard input, with lines as below"},
+    "serial": {
+        "to": "where its bytes go and come from, see below",
+        "link": "with `to=pty`: a symbolic link to make, so that programs find the terminal",
+        "input": "with `to=file:...`: a file whose content the host reads",
+        "buffer": "bytes held in each direction before the sender has to wait",
+        "association": "whether a descriptor joins the two interfaces; `no` leaves it to the device class",
+    },
+    "zero": {"pattern": "what it sends: 0 for zeros, 1 for usbtest's counting bytes, which it then also checks"},
+}
+_NEEDED: Final = {"disk": {"size": "1M"}}  # for a device to be made, whatever else is asked of it
+
+_NOTES: Final = {
+    "disk": """
+        A disk has an image, or a folder, or neither and is in memory. What a host writes goes to the image, and a host
+        that asks for it (`sync`) waits until it is on stable storage. What it writes to a folder's disk stays in memory
+        and is forgotten when the server ends: the folder is only read. An image is locked while a host uses it.
+        There is [a tour](tours/a-disk.md).
+
+        ```console
+        $ usbferry serve 'virtual:disk?image=stick.img&size=64M'
+        $ usbferry serve 'virtual:disk?files=FOLDER&readonly=1'
+        $ usbferry serve 'virtual:disk?size=1G&speed=super'
+        ```
+        """,
+    "keyboard": """
+        It types on the keys of its layout, and what a host makes of them is up to the host, so set both to the same.
+        A character that the layout has no keys for is refused. `%20` is a space in an address, `%0A` the Enter key.
+        There is [a tour](tours/serve-a-keyboard.md).
+
+        ```console
+        $ usbferry serve 'virtual:keyboard?text=hello%20world%0A'
+        $ usbferry serve 'virtual:keyboard?layout=de&pipe=keys.fifo&rate=0'
+        ```
+        """,
+    "mouse": f"""
+        Each line that comes from the pipe is one of these; `#` begins a comment:
+
+        | Line | |
+        | --- | --- |
+        | `move 10 -5` | to the right and down; negative is to the left and up |
+        | `click left` | also `press` and `release`; buttons are {", ".join(mouse.BUTTONS)} |
+        | `wheel -1` | towards you, which scrolls down |
+        | `hwheel 2` | to the right |
+
+        ```console
+        $ usbferry serve 'virtual:mouse?pipe=ways.fifo'
+        ```
+        """,
+    "serial": """
+        | `to=` | The far side is |
+        | --- | --- |
+        | `echo` | itself: what the host writes comes back |
+        | `pty` | a pseudo-terminal, which programs here open as a serial port; Unix alone |
+        | `tcp://HOST:PORT` | a server, connected to again whenever the connection is lost |
+        | `listen://HOST:PORT` | a client, one at a time |
+        | `file:PATH` | a file that what the host writes is appended to |
+
+        No byte is lost when one side is slow: the other has to wait. The host's baud rate slows nothing down.
+
+        ```console
+        $ usbferry serve virtual:serial
+        $ usbferry serve 'virtual:serial?to=pty&link=port'
+        $ usbferry serve 'virtual:serial?to=listen://127.0.0.1:7000'
+        $ usbferry serve 'virtual:serial?to=file:out.log&input=in.txt'
+        ```
+        """,
+    "zero": """
+        Alternate setting 0 has a bulk source (endpoint 0x81), a bulk sink (0x01), and a loopback: what is written to
+        0x02 is read from 0x82. Alternate setting 1 also has an isochronous source (0x83) and sink (0x03), and an
+        interrupt source (0x84) and sink (0x04). Linux' `usbtest` driver takes it for its own kind.
+
+        ```console
+        $ usbferry serve 'virtual:zero?speed=super'
+        ```
+        """,
+}
+
+_FAULTS: Final = {
+    fault.Kind.STALL: "the endpoint halts until the host clears it; a control request is refused",
+    fault.Kind.SHORT: "`size` bytes, or half of what there is; the rest is lost",
+    fault.Kind.LENGTH: "exactly `size` bytes, cut or filled with zeros",
+    fault.Kind.LATE: "nothing for `seconds`, and then the answer; `inf` is never",
+    fault.Kind.BABBLE: "more data than the host asked for",
+    fault.Kind.VANISH: "the device is unplugged; back after `away` seconds, as `become` (VENDOR:PRODUCT), if given",
+}
+_WORDS: Final = {
+    "after": "so many other transfers of the endpoint go well before it happens",
+    "times": "how often it happens, 1 if not given; 0 is for ever",
+    "wait": "seconds of a host's use before it can happen",
+    "request": "of endpoint 0: only this bRequest",
+}
+
+
+def devices() -> str:
+    """Every row of DEVICES with its options, the speeds it can be made at, and the faults it may be asked for."""
+    about = [virtual.about(name) for name in registry.DEVICES]
+    parts = [
+        "# Virtual devices",
+        _NOTE,
+        "A virtual device exists in the process that serves it. Its address is `virtual:NAME`, followed by options: "
+        "`virtual:NAME?option=value&option=value`. `usbferry list` has them too.",
+        _table(
+            ("Address", ""), [(f"[`{one['address']}`](#virtual{one['name']})", _cell(one["about"])) for one in about]
+        ),
+        "In an address `%20` is a space, `%26` is `&`, and any byte can be written like that. Values are:",
+        _table(
+            ("Type", ""),
+            [
+                ("str", "text"),
+                ("int", "a number: `512`, `0x200`, `64M`; K, M, G and T are powers of 1024"),
+                ("float", "a number such as `2` or `0.5`"),
+                ("bool", "`yes` or `no`; the option alone means yes"),
+                ("path", "a file's name; `~` is your home folder"),
+                ("speed", "`low`, `full`, `high`, `super` or `super+`, as far as the device can"),
+                ("fault", "what goes wrong, see [faults](#faults)"),
+            ],
+        ),
+    ]
+    for one in about:
+        name = one["name"]
+        made = virtual.make(name, _NEEDED.get(name, {})).info
+        identity = f"{made.device.vendor_id:04x}:{made.device.product_id:04x}"
+        parts += [
+            f"## virtual:{name}",
+            f"{_cell(one['about'])} Its vendor and product id are {identity}. "
+            f"It can be at {', '.join(_speeds(name))} speed.",
+            _table(("Option", "Type", "Default", ""), list(_options(name, one["options"]))),
+            inspect.cleandoc(_NOTES[name]),
+        ]
+    parts += _fault_parts()
+    return _document(parts)
+
+
+def _options(name: str, options: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    meanings = {**_EVERY, **_MEANINGS[name]}
+    for option, said in options.items():
+        default = said["default"]
+        if isinstance(default, bool):
+            default = "yes" if default else "no"
+        if isinstance(default, float):
+            default = f"{default:g}"
+        if option not in meanings:
+            raise SystemExit(f"{__file__}: _MEANINGS does not say what {option!r} of {name!r} is")
+        yield f"`{option}`", said["type"], f"`{default}`" if default not in (None, "") else "", meanings[option]
+
+
+def _speeds(name: str) -> Iterator[str]:
+    """By trying."""
+    for speed in ("low", "full", "high", "super", "super+"):
+        try:
+            virtual.make(name, {**_NEEDED.get(name, {}), "speed": speed})
+        except ValueError:
+            continue
+        yield speed
+
+
+def _fault_parts() -> Iterator[str]:
+    yield "## Faults"
+    yield (
+        "Any virtual device misbehaves where and when it is told to, for people who test drivers. A fault is written "
+        "as its kind, the endpoint, and words, with colons between them: `fault=stall:0x81:after=10`. Endpoint 0 "
+        "stands for control requests. `vanish` may go without an endpoint. Isochronous endpoints have no faults but "
+        "that. There is [a tour](tours/test-a-driver.md)."
+    )
+    own = {kind: [word for word in fault._WORDS[kind] if word not in _WORDS] for kind in fault.Kind}
+    rows = [(f"`{kind.value}`", ", ".join(f"`{w}`" for w in own[kind]), _FAULTS[kind]) for kind in fault.Kind]
+    yield _table(("Fault", "Its own words", "What happens"), rows)
+    yield _table(("Word of all", ""), [(f"`{word}`", meaning) for word, meaning in _WORDS.items()])
+
+
+# -- API ---------------------------------------------------------------------------------------------------------------
+
+_DECLARED: Final = ("descriptor", "manufacturer", "product", "serial", "strings", "speed", "bos")
+_DESCRIBE: Final = ("interfaces", "configurations", "bulk", "interrupt", "isochronous")
+_HOOKS: Final = ("plugged", "unplugged", "opened", "closed", "was_reset", "settings_changed", "halt_cleared")
+_FOR_HANDLERS: Final = ("clock", "kick", "halt", "later", "vanish")
+_PEOPLE: Final = {
+    keyboard.Keyboard: "type press release tap flushed",
+    mouse.Mouse: "move wheel hwheel click press release obey flushed",
+    serial.Serial: "signals",
+}
+
+
+def api() -> str:
+    """The Python API, from signatures and docstrings."""
+    parts = [
+        "# Python API",
+        _NOTE,
+        "There are two ways in, with the same methods: `usbferry.open` for plain programs, and `usbferry.aio.open` for "
+        "asyncio. [Use a device from Python](tours/use-a-device-from-python.md) shows them at work.",
+        "## Opening a device",
+        *_function(usbferry.open, "usbferry.open"),
+        *_function(aio.open, "usbferry.aio.open"),
+        "## Handle",
+        inspect.cleandoc(aio.Handle.__doc__ or ""),
+        "Close it, or use it in a `with` statement. Any thread may call, and several at the same time. In asyncio "
+        "it is `async with`, and every method that waits is a coroutine: `await device.read(0x81, 64)`.",
+        *_members(sync.Handle, [name for name in _public(sync.Handle) if name in vars(aio.Handle)]),
+        "### With usbferry.open alone",
+        *_members(sync.Handle, [name for name in _public(sync.Handle) if name not in vars(aio.Handle)], 4),
+        "### With usbferry.aio.open alone",
+        *_members(aio.Handle, [name for name in _public(aio.Handle) if name not in vars(sync.Handle)], 4),
+        "## Errors",
+        "`open` raises a `DeviceError`, everything after it a `TransferError`. [Errors](errors.md) says what to do. "
+        "ValueError is for what makes no sense wherever it is tried, such as reading from an OUT endpoint.",
+        *_classes(device.DeviceError, device.NotFound, device.Busy, device.Unavailable, module="usbferry.device"),
+        *_classes(aio.TransferError, aio.Stalled, aio.TimedOut, aio.DeviceGone, module="usbferry.aio"),
+        "## Values",
+        "What calls give and take: from `usbferry.usb.types`, `usbferry.usb.transfer`, `usbferry.usb.info`, "
+        "`usbferry.usb.tree` and `usbferry.usb.setup`.",
+        *_enum(types.Status),
+        *_enum(types.Speed),
+        *_enum(types.TransferType),
+        *_record(transfer.Transfer),
+        *_record(transfer.Completion),
+        *_record(transfer.IsoPacket),
+        *_enum(transfer.Flags),
+        *_record(DeviceInfo),
+        *_record(tree.DeviceDescriptor),
+        *_record(tree.Configuration),
+        *_record(tree.Interface),
+        *_record(tree.Endpoint),
+        *_record(setup.Setup),
+        "## Devices of your own",
+        "A class derived from `VirtualDevice` is a device. From `usbferry.devices.virtual`:",
+        inspect.cleandoc(base.__doc__ or ""),
+        "### VirtualDevice",
+        "A subclass declares:",
+        *_declared(),
+        "and may describe more, or something else, with these:",
+        *_members(base.VirtualDevice, _DESCRIBE, 4),
+        "It may be told of what happens by overriding these:",
+        *_members(base.VirtualDevice, _HOOKS, 4),
+        "Its handlers, and your program, use these:",
+        *_members(base.VirtualDevice, _FOR_HANDLERS, 4),
+        *[
+            part
+            for one in (base.endpoint, base.request, base.done, base.data)
+            for part in _function(one, one.__name__, 3)
+        ],
+        "### Built-in devices",
+        "They can be driven from Python too. What they are made with are [their options](devices.md).",
+    ]
+    for owner, names in _PEOPLE.items():
+        parts.append(f"#### {owner.__module__}.{owner.__name__}")
+        parts.append(inspect.cleandoc(sys.modules[owner.__module__].__doc__ or ""))
+        parts += _members(owner, names.split(), 5)
+    parts += [
+        "### Serving it",
+        "[Use a device from Python](tours/use-a-device-from-python.md#a-device-of-your-own) has a whole program.",
+        *_classes(virtual.VirtualSource, module="usbferry.backends.virtual", level=4),
+        *_classes(catalog.Catalog, module="usbferry.server.catalog", level=4),
+        *_function(listen.serving, "usbferry.server.listen.serving", 4),
+        *_members(listen.Server, ("offer", "listen", "drain"), 4),
+        *_function(registry.load_exporter, "usbferry.registry.load_exporter", 4),
+        *_function(registry.open_source, "usbferry.registry.open_source", 4),
+    ]
+    return _document(parts)
+
+
+def _public(owner: type) -> list[str]:
+    members = (FunctionType, property)
+    return [n for n, value in vars(owner).items() if not n.startswith("_") and isinstance(value, members)]
+
+
+def _function(one: Callable[..., Any], name: str, level: int = 3) -> Iterator[str]:
+    yield f"{'#' * level} {name}"
+    yield f"    {_signature(one, name.rpartition('.')[2])}"
+    yield inspect.cleandoc(one.__doc__ or "")
+
+
+def _members(owner: type, names: Iterable[str], level: int = 3) -> Iterator[str]:
+    for name in names:
+        value = next(vars(one)[name] for one in owner.__mro__ if name in vars(one))
+        yield f"{'#' * level} {name}"
+        if isinstance(value, property):
+            assert value.fget is not None
+            yield f"    {name}: {value.fget.__annotations__.get('return', '')}"
+            text = value.fget.__doc__
+        else:
+            yield f"    {_signature(value, name)}"
+            text = value.__doc__
+        yield inspect.cleandoc(text or "")
+
+
+def _signature(function: Any, name: str) -> str:
+    """As it stands in the source, on as many lines as it takes to have each argument seen."""
+    function = inspect.unwrap(function)
+    words, seen_star, written = [], False, _literals(function)
+    for one in inspect.signature(function).parameters.values():
+        if one.name == "self":
+            continue
+        if one.kind is one.KEYWORD_ONLY and not seen_star:
+            words.append("*")
+            seen_star = True
+        word = "*" * (one.kind is one.VAR_POSITIONAL) + "**" * (one.kind is one.VAR_KEYWORD) + one.name
+        seen_star = seen_star or one.kind is one.VAR_POSITIONAL
+        if one.annotation is not one.empty:
+            word += f": {one.annotation}"
+        if one.default is not one.empty:
+            word += f" = {_default(one.default, written.get(one.name))}"
+        words.append(word)
+    returns = function.__annotations__.get("return", "None")
+    start = f"{'async ' * inspect.iscoroutinefunction(function)}{name}("
+    line = f"{start}{', '.join(words)}) -> {returns}"
+    if len(line) <= 110:
+        return line
+    return start + "".join(f"\n        {word}," for word in words) + f"\n    ) -> {returns}"
+
+
+def _classes(*owners: type, module: str, level: int = 3) -> Iterator[str]:
+    for owner in owners:
+        yield f"{'#' * level} {module}.{owner.__name__}"
+        bases = ", ".join(b.__name__ for b in owner.__bases__ if b is not object)
+        yield f"    class {owner.__name__}" + (f"({bases})" if bases else "")
+        yield inspect.cleandoc(owner.__doc__ or "")
+
+
+def _enum(owner: type[Enum]) -> Iterator[str]:
+    yield f"### {owner.__name__}"
+    yield inspect.cleandoc(owner.__doc__ or "")
+    comments = _comments(owner)
+    rows = [(f"`{one.name}`", str(one.value), comments.get(one.name or "", "")) for one in owner.__members__.values()]
+    yield _table(("Name", "", "") if any(row[2] for row in rows) else ("Name", ""), rows)
+
+
+def _record(owner: type) -> Iterator[str]:
+    """A class whose value is its fields: those of its constructor, with what stands beside them, and its properties."""
+    yield f"### {owner.__name__}"
+    yield inspect.cleandoc(owner.__doc__ or "")
+    comments, written = _comments(owner), _literals(owner)
+    rows = []
+    for one in inspect.signature(owner).parameters.values():
+        default = "" if one.default is one.empty else f"`{_default(one.default, written.get(one.name))}`"
+        rows.append((f"`{one.name}`", f"`{one.annotation}`".replace("|", "\\|"), default, comments.get(one.name, "")))
+    yield _table(("Field", "Type", "Default", ""), rows)
+    for name, value in vars(owner).items():
+        if isinstance(value, property) and value.fget is not None and value.fget.__doc__:
+            yield f"`{name}`: {inspect.cleandoc(value.fget.__doc__)}"
+
+
+def _default(value: object, written: str | None = None) -> str:
+    """A default value: as the source has it where that is a number or a text, and short."""
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if "factory" in repr(value):
+        return "{}"
+    return written or (repr(value) if len(repr(value)) < 40 else "...")
+
+
+def _declared() -> Iterator[str]:
+    comments = _comments(base.VirtualDevice)
+    rows = []
+    for name in _DECLARED:
+        value = vars(base.VirtualDevice).get(name)
+        default = f"`{_default(value)}`" if value is not None else ""
+        kind = base.VirtualDevice.__annotations__[name].replace("|", "\\|")
+        rows.append((f"`{name}`", f"`{kind}`", default, comments.get(name, "")))
+    yield _table(("Attribute", "Type", "Default", ""), rows)
+
+
+def _literals(one: Any) -> dict[str, str]:
+    """The constants that a class gives its fields, or a function its arguments, as they are written: 0x0409."""
+    source = textwrap.dedent(inspect.getsource(one))
+    pairs: list[tuple[str, ast.expr | None]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            pairs.append((node.target.id, node.value))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            pairs += zip(
+                [a.arg for a in given.args[len(given.args) - len(given.defaults) :]], given.defaults, strict=True
+            )
+            pairs += zip([a.arg for a in given.kwonlyargs], given.kw_defaults, strict=True)
+    return {name: ast.get_source_segment(source, v) or "" for name, v in pairs if isinstance(v, ast.Constant)}
+
+
+def _comments(owner: type) -> dict[str, str]:
+    """What stands beside the fields of a class, in its body or its constructor's."""
+    lines = textwrap.dedent(inspect.getsource(owner)).splitlines()
+    found = {}
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+        rest = lines[(node.end_lineno or 1) - 1][node.end_col_offset :].strip()
+        if rest.startswith("# ") and name:
+            found[name] = _cell(rest[2:])
+    return found
+
+
+# -- Markdown ----------------------------------------------------------------------------------------------------------
+
+
+def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table; a last column without any text is left out."""
+    all_rows = list(rows)
+    width = len(headings)
+    lines = [headings, ("---",) * width, *all_rows]
+    return "\n".join(f"| {' | '.join(row[:width])} |".replace("  ", " ") for row in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _document(parts: Iterable[str]) -> str:
+    return "\n\n".join(part.rstrip() for part in parts if part.strip()) + "\n"
+
+
+PAGES: Final[dict[str, Callable[[], str]]] = {"commands.md": commands, "devices.md": devices, "api.md": api}
+
+
+def write() -> None:
+    for name, page in PAGES.items():
+        (FOLDER / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,278 @@
+"""What the documents say is so: generated parts are fresh, programs and commands run, links lead somewhere.
+
+Programs are the blocks marked `python`. Those of one document share their names and run in order, and what they print
+is the `text` block right after. A document shows, in a `console` block, the server that its programs use; that very
+command is run, on another port, and the programs' `usbip://localhost` becomes its address.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, redirect_stdout
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from docs import generate
+from tests.cli.served import Served, served
+from usbferry.cli import VERBS, main
+from usbferry.registry import DEVICES, open_source
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for path in (*ROOT.glob("README.md"), *ROOT.glob("CONTRIBUTING.md"), *ROOT.glob("docs/**/*.md"))
+    if "decisions" not in path.parts
+)
+NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
+
+
+class Block(NamedTuple):
+    """A piece of code in a document."""
+
+    kind: str  # "python", "console", "text", or "" for an indented one
+    line: int  # its first line, from 1
+    text: str
+
+
+def blocks(path: Path) -> Iterator[Block]:
+    """The code of a document, fenced or indented, in its order."""
+    lines = [*path.read_text(encoding="utf-8").splitlines(), "."]
+    at = 0
+    while at < len(lines):
+        fence = re.fullmatch(r"```(\w*)", lines[at])
+        end = at + 1
+        if fence:
+            end = lines.index("```", at + 1)
+            yield Block(fence[1], at + 2, "\n".join(lines[at + 1 : end]))
+            end += 1
+        elif lines[at].startswith("    ") and (at == 0 or not lines[at - 1]):
+            while lines[end].startswith("    ") or not lines[end]:
+                end += 1
+            yield Block("", at + 1, "\n".join(line[4:] for line in lines[at:end]).strip())
+        at = end
+
+
+def commands(path: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Each `usbferry ...` of a document, in words, and the lines that follow it as its output."""
+    for block in blocks(path):
+        if block.kind not in ("console", ""):
+            continue
+        found: list[tuple[list[str], list[str]]] = []
+        in_it = False
+        for line in block.text.splitlines():
+            if block.kind == "console" and not line.startswith("$ "):
+                if in_it:
+                    found[-1][1].append(line)
+                continue
+            in_it = line.removeprefix("$ ").startswith("usbferry ")
+            if in_it:
+                found.append((shlex.split(line.removeprefix("$ "), comments=True)[1:], []))
+        yield from found
+
+
+ALL_COMMANDS = [(name, *one) for name, path in zip(NAMES, DOCUMENTS, strict=True) for one in commands(path)]
+WITH_PROGRAMS = [
+    path.relative_to(ROOT).as_posix() for path in DOCUMENTS if any(block.kind == "python" for block in blocks(path))
+]
+
+
+# -- generated ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_what_is_generated_is_fresh(name):
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == generate.PAGES[name](), "run: make docs"
+
+
+def test_every_verb_is_described():
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert [verb for verb in VERBS if f"\n## usbferry {verb}\n" not in text] == []
+
+
+def test_every_device_is_described():
+    text = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    assert [name for name in DEVICES if f"\n## virtual:{name}\n" not in text] == []
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+
+
+def serve_command(path: Path) -> list[str] | None:
+    """What the document serves first."""
+    return next((words[1:] for words, _ in commands(path) if words[0] == "serve"), None)
+
+
+@pytest.mark.parametrize("name", WITH_PROGRAMS)
+def test_programs_run_and_print_what_is_shown(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / name
+    found = list(blocks(path))
+    names: dict[str, object] = {"__name__": "__main__"}
+    with ExitStack() as stack:
+        server: Served | None = None
+        for place, block in enumerate(found):
+            if block.kind != "python":
+                continue
+            program = block.text
+            if "usbip://localhost/" in program:
+                if server is None:
+                    command = serve_command(path)
+                    assert command, "the document does not say which server its programs use"
+                    server = stack.enter_context(served(*command, runtime=tmp_path))
+                program = program.replace("usbip://localhost/", f"{server.address}/")
+            printed = StringIO()
+            with redirect_stdout(printed):
+                exec(compile("\n" * (block.line - 1) + program, path, "exec"), names)
+            after = found[place + 1] if place + 1 < len(found) else None
+            shown = after.text if after is not None and after.kind == "text" else ""
+            assert printed.getvalue().strip() == shown.strip(), f"{name}, line {block.line}"
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_commands():
+    assert len(ALL_COMMANDS) > 40
+    assert len(WITH_PROGRAMS) >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [(name, words) for name, words, _ in ALL_COMMANDS], ids=lambda value: str(value)[:60]
+)
+def test_a_command_makes_sense(name, words, tmp_path, monkeypatch):
+    """It parses, and each virtual device in it can be made."""
+    monkeypatch.chdir(tmp_path)
+    context = click.Context(main, info_name="usbferry")
+    if words[0].startswith("-") or words[0].isupper():
+        return
+    command = main.get_command(context, words[0])
+    assert command is not None, f"there is no verb {words[0]}"
+    if {"--help", "-h"} & set(words):
+        return
+    parsed = command.make_context(words[0], words[1:], parent=context).params
+    given = parsed.get("addresses", parsed.get("address", ()))
+    for address in (given,) if isinstance(given, str) else given:
+        if address.startswith("virtual:"):
+            prepare(address)
+            open_source(address)
+
+
+def prepare(address: str) -> None:
+    """Make the files that an address takes for granted."""
+    options = parse_qs(address.partition("?")[2], keep_blank_values=True)
+    for pipe in options.get("pipe", ()):
+        os.mkfifo(pipe)
+    for folder in options.get("files", ()):
+        Path(folder).mkdir()
+    for image in options.get("image", ()):
+        if "size" not in options:
+            Path(image).write_bytes(bytes(4096))
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [(words, shown) for _, words, shown in ALL_COMMANDS if words[0] == "serve" and shown],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_server_says_what_is_shown(words, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare(words[1])
+    with served(*words[1:], runtime=tmp_path) as server:
+        assert [line.replace(server.listening[0], "127.0.0.1:3240") for line in server.lines] == shown
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "--json"], ["info", "virtual:mouse"]])
+def test_quick_ones_run(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def texts_of_the_program() -> str:
+    """Every text in the source, one a line; of one that is put together, its parts with a gap between them."""
+    found = []
+    for path in (ROOT / "src" / "usbferry").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "\0" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def messages() -> list[str]:
+    """The messages of errors.md that are ours: the first column of its tables, up to those of Linux."""
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8").partition("\n## Linux")[0]
+    return [one for one in re.findall(r"^\| `([^`]+)`", text, re.M) if " " in one]
+
+
+def test_there_are_messages():
+    assert len(messages()) > 40
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_message_is_one_of_the_program(message):
+    """What stands between the words in capitals occurs in the source, or is put together of two that do."""
+    parts = [part.strip(" :") for part in re.split(r"\b[A-Z]{2,}(?::PORT)?\b", message)]
+    assert any(len(part) > 8 for part in parts)
+    assert [part for part in parts if not is_said(part)] == []
+
+
+def is_said(part: str) -> bool:
+    texts = texts_of_the_program()
+    cuts = [match.start() for match in re.finditer(r"\b", part)]
+    return part in texts or any(part[:cut].strip() in texts and part[cut:].strip() in texts for cut in cuts)
+
+
+# -- links -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """What the headings of a document can be linked by, as GitHub makes it of them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    path = ROOT / name
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "http://")):
+            continue
+        file, _, anchor = target.partition("#")
+        where = (path.parent / file).resolve() if file else path
+        if not where.exists() or (anchor and anchor not in anchors(where)):
+            dead.append(target)
+    assert dead == []
+
+
+def test_every_document_is_reached_from_the_index():
+    seen, left = set(), [ROOT / "docs" / "index.md"]
+    while left:
+        path = left.pop()
+        seen.add(path)
+        for target in re.findall(r"\]\(([^)\s#]+\.md)", path.read_text(encoding="utf-8")):
+            where = (path.parent / target).resolve()
+            if where not in seen:
+                left.append(where)
+    assert [
+        name for name, path in zip(NAMES, DOCUMENTS, strict=True) if "docs" in path.parts and path not in seen
+    ] == []
