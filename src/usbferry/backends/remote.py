@@ -64,7 +64,7 @@ class RemoteDevice(Device):
         self.gone = connection.gone
         self._connection = connection
         self._pipes: dict[int, _Pipe] = {}
-        self._gate = Gate(self._send, self._gate_moved)
+        self._gate = Gate(self._go_on, self._gate_moved)
         self._gated: set[int] = set()
         self._in_pieces: dict[int, Pieces] = {}
 
@@ -114,6 +114,10 @@ class RemoteDevice(Device):
             return self._gate.submit(transfer)
         return self._send(transfer)
 
+    def _go_on(self, transfer: Transfer) -> Answer:
+        """One that waited at the gate, where a barrier that waited before it may hold it again."""
+        return self._pass(transfer) if transfer.endpoint & 0x0F else self._control(transfer)
+
     def _send(self, transfer: Transfer) -> Answer:
         """The Linux server loses the connection over an endpoint that is not there, and over odd packets."""
         pipe = self._pipes.get(transfer.endpoint)
@@ -139,13 +143,14 @@ class RemoteDevice(Device):
         setup = Setup.parse(transfer.setup)
         if setup.length != transfer.length or (setup.length and setup.is_in != transfer.is_in):
             return Completion(Status.INVALID)
+        touched = self._touched(setup)
+        if self._gated and self._gate.is_holding(control=touched is None):
+            return self._gate.submit(transfer)  # what an earlier barrier holds was asked for before this one
         answer = self._connection.submit(transfer)
-        if isinstance(answer, asyncio.Future):
-            touched = self._touched(setup)
-            if touched is not None:
-                self._gate.put_up(transfer, touched)
-                self._gate_moved()
-                answer.add_done_callback(lambda done: self._settled(transfer, setup, done.result()))
+        if isinstance(answer, asyncio.Future) and touched is not None:
+            self._gate.put_up(transfer, touched)
+            self._gate_moved()
+            answer.add_done_callback(lambda done: self._settled(transfer, setup, done.result()))
         return answer
 
     def _touched(self, setup: Setup) -> frozenset[int] | None:

@@ -40,6 +40,11 @@ class Gate:
         """The endpoints that no transfer reaches now."""
         return {address for barrier in self._barriers for address in barrier.addresses}
 
+    def is_holding(self, *, control: bool = False) -> bool:
+        """Whether anything waits here; with `control`, whether a control transfer does."""
+        held = (transfer for barrier in self._barriers for transfer in barrier.held)
+        return any(not (control and transfer.endpoint & 0x0F) for transfer in held)
+
     def put_up(self, request: Transfer, addresses: frozenset[int]) -> None:
         """Hold what comes for these endpoints until `ended(request)`."""
         self._barriers.append(_Barrier(request, addresses))
