@@ -180,19 +180,23 @@ class Handle:
 
     async def set_configuration(self, value: int) -> None:
         """Select a configuration by its bConfigurationValue; 0 unconfigures the device."""
-        await self._request(requests.set_configuration(value))
+        await self.request(requests.set_configuration(value))
 
     async def set_interface(self, interface: int, alternate: int) -> None:
         """Select an alternate setting."""
-        await self._request(requests.set_interface(interface, alternate))
+        await self.request(requests.set_interface(interface, alternate))
 
     async def clear_halt(self, endpoint: int) -> None:
         """End an endpoint's halt, and start its data toggle again."""
-        await self._request(requests.clear_halt(endpoint))
+        await self.request(requests.clear_halt(endpoint))
+
+    async def request(self, setup: Setup) -> bytes:
+        """Any control request that sends no data, as a Setup."""
+        return bytes((await self._do(request_transfer(setup), CONTROL_SECONDS)).data)
 
     async def get_descriptor(self, kind: int, index: int = 0, *, language: int = 0, length: int = 255) -> bytes:
         """A descriptor, raw, up to `length` bytes."""
-        return await self._request(requests.get_descriptor(kind, index, language=language, length=length))
+        return await self.request(requests.get_descriptor(kind, index, language=language, length=length))
 
     async def get_string(self, index: int, language: int = 0x0409) -> str:
         """A string descriptor's text. Raises DescriptorError when it is none."""
@@ -227,9 +231,6 @@ class Handle:
             warnings.warn(f"{self._source.address} was left open", ResourceWarning, source=self, stacklevel=2)
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    async def _request(self, setup: Setup) -> bytes:
-        return bytes((await self._do(request_transfer(setup), CONTROL_SECONDS)).data)
 
     async def _do(self, transfer: Transfer, timeout: float | None) -> Completion:
         answer = self.device.submit(transfer)

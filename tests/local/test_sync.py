@@ -97,6 +97,25 @@ def test_one_thread_reads_while_another_writes(served):
         assert found == [b"from the other thread"]
 
 
+def test_the_background_thread_does_not_take_the_lead_from_who_wants_it(served, monkeypatch):
+    """Without that, callers on a busy machine woke too late each time, and waited for ever."""
+    monkeypatch.setattr("usbferry.local.sync._IDLE_SECONDS", 0.0)
+    with usbferry.open(f"{served.address}/1-1") as device:
+        ended = []
+
+        def calls() -> None:
+            for _ in range(200):
+                device.read(0x81, 8)
+            ended.append(True)
+
+        threads = [threading.Thread(target=calls, daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(ended) == 3
+
+
 def test_a_device_in_use_is_busy_until_it_is_closed(served, monkeypatch):
     monkeypatch.setattr("usbferry.backends.remote.BUSY_SECONDS", 0.001)
     address = f"{served.address}/1-1"

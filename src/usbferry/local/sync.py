@@ -86,6 +86,7 @@ class _Loop:
         self._state = threading.Condition()
         self._leader: int | None = None  # a thread's identity
         self._followers = 0
+        self._wanting = 0  # callers that wait for the background thread to leave them the lead
         self._last_call = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._background: threading.Thread | None = None
@@ -139,7 +140,9 @@ class _Loop:
                 if self._leader != background or self._followers:
                     return False
                 self._get().call_soon_threadsafe(self._get().stop)
+                self._wanting += 1
                 self._state.wait()
+                self._wanting -= 1
             self._leader = threading.get_ident()
             return True
 
@@ -172,7 +175,7 @@ class _Loop:
                 self._state.notify_all()
 
     def _may_lead(self) -> bool:
-        idle = time.monotonic() - self._last_call > _IDLE_SECONDS
+        idle = not self._wanting and time.monotonic() - self._last_call > _IDLE_SECONDS
         return self._leader is None and (self._followers > 0 or idle)
 
     def _get(self) -> asyncio.AbstractEventLoop:
