@@ -965,6 +965,68 @@ async def test_what_is_submitted_behind_a_clear_halt_waits_on_that_endpoint_alon
         assert (await hand.transfer()).endpoint == 0x81
 
 
+async def test_a_setting_that_waits_holds_what_comes_behind_it() -> None:
+    """Though what it waits for does not touch those endpoints."""
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        device.submit(control(requests.clear_halt(0x81)))
+        device.submit(Transfer(0x81, 1))
+        setting = pending(device.submit(control(requests.set_interface(1, 0))))
+        behind = pending(device.submit(Transfer(0x82, 2)))
+        ordinary = pending(device.submit(control(Setup(0xC0, 1, length=3))))
+        device.submit(Transfer(0x01, 4, b"free"))
+        clear = await hand.submit()
+        assert (await hand.transfer()).endpoint == 0x01
+        await turns()
+        assert hand.events.empty()
+        hand.complete(clear.tag)
+        order = [await hand.submit() for _ in range(3)]
+        assert [one.transfer.length for one in order] == [1, 0, 3]
+        await turns()
+        assert hand.events.empty()
+        hand.complete(order[1].tag)
+        assert (await setting).status == Status.OK
+        assert (await hand.transfer()).length == 2
+        assert not behind.done()
+        assert not ordinary.done()
+
+
+async def test_a_setting_that_waits_can_be_cancelled() -> None:
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        device.submit(control(requests.clear_halt(0x81)))
+        device.submit(Transfer(0x81, 1))
+        setting = control(requests.set_interface(1, 0))
+        answer = pending(device.submit(setting))
+        assert 0x82 in device._gated
+        device.cancel(setting)
+        assert (await answer).status == Status.CANCELLED
+        device.submit(Transfer(0x82, 2))
+        clear = await hand.submit()
+        assert (await hand.transfer()).length == 2
+        hand.complete(clear.tag)
+        assert (await hand.transfer()).length == 1
+        await turns()
+        assert device._gated == set()
+
+
+async def test_a_mistake_is_told_at_once_to_who_would_have_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not to a callback, where it would end what waits with it."""
+    monkeypatch.setattr(remote, "PIECE", 1024)
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        with pytest.raises(ValueError, match="3 bytes of payload"):
+            device.submit(Transfer(0x01, 4096, b"abc"))
+        assert device._in_pieces == {}
+        device.submit(control(requests.clear_halt(0x01)))
+        with pytest.raises(ValueError, match="3 bytes of payload"):
+            device.submit(Transfer(0x01, 4, b"abc"))
+        device.submit(Transfer(0x01, 4, b"good"))
+        with pytest.raises(ValueError, match="3 bytes of payload"):
+            device.submit(Transfer(0x00, 4, b"abc", Setup(0x40, 1, length=4).pack()))
+        with pytest.raises(ValueError, match="3 bytes of payload"):
+            device.submit(Transfer(0x00, 0, b"abc", requests.set_configuration(2).pack()))
+        hand.complete((await hand.submit()).tag)
+        assert (await hand.transfer()).data == b"good"
+
+
 async def test_what_waits_behind_a_setting_can_be_cancelled() -> None:
     async with hand_server() as owner, in_hand(owner) as (device, hand):
         device.submit(control(requests.set_interface(0, 1)))

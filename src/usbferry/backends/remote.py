@@ -66,6 +66,7 @@ class RemoteDevice(Device):
         self._pipes: dict[int, _Pipe] = {}
         self._gate = Gate(self._go_on, self._gate_moved)
         self._gated: set[int] = set()
+        self._touching: dict[Transfer, frozenset[int]] = {}  # barriers that wait at the gate, and what they will touch
         self._in_pieces: dict[int, Pieces] = {}
 
     # -- the seam -----------------------------------------------------------------------------------------------------
@@ -78,7 +79,9 @@ class RemoteDevice(Device):
         if pieces is None:
             if transfer.length <= PIECE or transfer.packets is not None or address not in self._pipes:
                 return self._pass(transfer)
-            pieces = self._in_pieces[address] = self._start_pieces(address)
+            pieces = self._start_pieces(address)
+        _check(transfer)
+        self._in_pieces[address] = pieces
         return pieces.submit(transfer)
 
     def cancel(self, transfer: Transfer) -> None:
@@ -111,12 +114,17 @@ class RemoteDevice(Device):
     def _pass(self, transfer: Transfer) -> Answer:
         """Through the gate, where it may have to wait."""
         if self._gated and transfer.endpoint in self._gated:
+            _check(transfer)
             return self._gate.submit(transfer)
         return self._send(transfer)
 
     def _go_on(self, transfer: Transfer) -> Answer:
-        """One that waited at the gate, where a barrier that waited before it may hold it again."""
-        return self._pass(transfer) if transfer.endpoint & 0x0F else self._control(transfer)
+        """One that waited at the gate, where a barrier that waited before it may hold it again; later ones do not."""
+        if transfer.endpoint & 0x0F:
+            return self._gate.submit(transfer) if transfer.endpoint in self._gate.addresses() else self._send(transfer)
+        if self._touching.pop(transfer, None) is not None:
+            self._gate_moved()
+        return self._control(transfer)
 
     def _send(self, transfer: Transfer) -> Answer:
         """The Linux server loses the connection over an endpoint that is not there, and over odd packets."""
@@ -135,6 +143,8 @@ class RemoteDevice(Device):
     def _withdraw(self, transfer: Transfer) -> None:
         if not self._gate.cancel(transfer):
             self._connection.cancel(transfer)
+        elif self._touching.pop(transfer, None) is not None:
+            self._gate_moved()
 
     def _control(self, transfer: Transfer) -> Answer:
         """Servers take wLength and the direction in bmRequestType for the transfer's own, or end the connection."""
@@ -145,6 +155,10 @@ class RemoteDevice(Device):
             return Completion(Status.INVALID)
         touched = self._touched(setup)
         if self._gated and self._gate.is_holding(control=touched is None):
+            _check(transfer)
+            if touched is not None:
+                self._touching[transfer] = touched
+                self._gate_moved()
             return self._gate.submit(transfer)  # what an earlier barrier holds was asked for before this one
         answer = self._connection.submit(transfer)
         if isinstance(answer, asyncio.Future) and touched is not None:
@@ -178,7 +192,7 @@ class RemoteDevice(Device):
         self._gate.ended(transfer)
 
     def _gate_moved(self) -> None:
-        self._gated = self._gate.addresses()
+        self._gated = self._gate.addresses().union(*self._touching.values())
 
     def _outcome(self, completion: Completion) -> ResetOutcome:
         if completion.status == Status.STALL:  # usbipd-win: the request went to the device, which knows no ports
@@ -346,6 +360,12 @@ class RemoteSource(Source):
         except OSError as error:
             raise DeviceError(f"no connection to {self._where}: {_reason(error)}") from error
         return connection
+
+
+def _check(transfer: Transfer) -> None:
+    """What the importer checks when a transfer is sent, for one that is to wait first."""
+    if not transfer.is_in and len(transfer.data) != transfer.length:
+        raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {transfer.length}")
 
 
 def _pipe(endpoint: Endpoint, speed: Speed) -> _Pipe:
