@@ -178,6 +178,8 @@ class Pump:
                     answer.add_done_callback(partial(self._later, event.tag))
             else:
                 self._handle(event)
+                if self._link is not link:
+                    break  # another pump has it now, and reads on
             if exporter.outgoing_bytes >= _BATCH_BYTES:
                 self._flush()
                 if link.blocked:
@@ -249,6 +251,7 @@ class Pump:
 
     async def _give_back(self, exporter: Wider) -> None:
         await self._release()
+        await self._last_turns()
         if not self.closed:
             exporter.released()
             self._flush_and_process()
@@ -264,9 +267,9 @@ class Pump:
         if other is None or other.closed:
             self._exporter.refuse(Refusal.NOT_FOUND)
             return
-        if other._link is not None:
-            other._link.abort()  # its importer knows better than we that this transport is dead
-            other._link = None
+        if other._link is not None:  # its importer knows better than we that this transport is dead
+            other._link.user = _Nobody()
+            other._link.abort()
         self._link = None
         self._end()
         other._link = link
@@ -393,13 +396,17 @@ class Pump:
         try:
             if self._offer is not None and not self.closed:
                 await self._release()
-                for _ in range(_LAST_TURNS):
-                    await asyncio.sleep(0)
+                await self._last_turns()
                 self._exporter.gone()
                 self._flush_or_end()
         finally:
             if self._link is not None:
                 self._link.close()
+
+    async def _last_turns(self) -> None:
+        """Let a closed device's last completions be said."""
+        for _ in range(_LAST_TURNS):
+            await asyncio.sleep(0)
 
     def abort(self) -> None:
         """Close the connection now."""
@@ -462,6 +469,19 @@ class Pump:
             self._fail(error)
             return
         self._flush_or_end()
+
+
+class _Nobody:
+    """The user of a link that nobody listens to any more."""
+
+    needed = 1
+
+    def opened(self, link: Link) -> None: ...
+
+    def received(self, view: memoryview) -> int:
+        return len(view)
+
+    def lost(self, error: Exception | None) -> None: ...
 
 
 def _absent(transfer: Transfer) -> Answer:
