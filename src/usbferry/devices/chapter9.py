@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Final
 
 from ..usb import build
@@ -132,11 +133,12 @@ class Chapter9:
         kind, index = setup.value >> 8, setup.value & 0xFF
         if kind == DescriptorType.STRING:
             return self._string(index, setup.index)
-        raw = self._descriptors().get((kind, index))
+        raw = self._descriptors.get((kind, index))
         if raw is None:
             raise Stall  # interface and endpoint descriptors too: they come with their configuration (§9.4.3)
         return raw
 
+    @cached_property
     def _descriptors(self) -> dict[tuple[int, int], bytes]:
         info = self.info
         table = {(int(DescriptorType.DEVICE), 0): build.device(info.device)}

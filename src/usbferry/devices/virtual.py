@@ -57,6 +57,9 @@ _ENDPOINTS: Final = frozenset(number | way for number in range(1, 16) for way in
 _SUPER_BOS: Final = Bos((UsbExtension(0x02), SuperSpeedCapability(0, 0x0E, 1, 10, 2047)))
 
 
+_OK: Final = Status.OK  # found sooner than by attribute, for every transfer
+
+
 def endpoint(address: int) -> Callable[[F], F]:
     """Mark a method as the handler of an endpoint's transfers, in every setting that has the endpoint.
 
@@ -86,12 +89,12 @@ def request(request_type: int, code: int) -> Callable[[F], F]:
 
 def done(transfer: Transfer) -> Completion:
     """An OUT transfer taken whole."""
-    return Completion(Status.OK, b"", transfer.length)
+    return Completion(_OK, b"", transfer.length)
 
 
 def data(payload: bytes | bytearray | memoryview) -> Completion:
     """An IN transfer's bytes."""
-    return Completion(Status.OK, payload)
+    return Completion(_OK, payload)
 
 
 class VirtualDevice(Chapter9, Device):

@@ -24,6 +24,9 @@ _RUN_BYTES: Final = 1 << 20  # of a pattern that are kept for the next transfer
 _LOOPBACK_TRANSFERS: Final = 4096  # and of these, for some have no bytes
 
 
+_OK: Final = Status.OK
+
+
 class Zero(VirtualDevice):
     """`pattern` 0 gives zeros, 1 the bytes (i % maxpacket) % 63 of usbtest, and the sink then checks what it gets."""
 
@@ -74,14 +77,14 @@ class Zero(VirtualDevice):
 
     @endpoint(0x81)
     def _source(self, transfer: Transfer) -> Answer:
-        return Completion(Status.OK, self._bytes(transfer))
+        return Completion(_OK, self._bytes(transfer))
 
     @endpoint(0x01)
     def _sink(self, transfer: Transfer) -> Answer:
         if self._pattern and not self._is_expected(transfer):
             self.halt(transfer.endpoint)
             return Completion(Status.STALL)
-        return Completion(Status.OK, b"", transfer.length)
+        return Completion(_OK, b"", transfer.length)
 
     def _is_expected(self, transfer: Transfer) -> bool:
         return transfer.data == self._bytes(transfer)

@@ -376,6 +376,7 @@ class Pump:
         log.info("%s imported by %s", name, claimant.address)
         self._device.gone.add_done_callback(self._device_gone)
         self._exporter.accept(self._offer.current())
+        self._set_timer()  # the handshake is over: a timer that is left makes every turn of the loop dearer
         if session := getattr(self._exporter, "session", b""):
             self._sessions[session] = self
 

@@ -73,6 +73,9 @@ class State(Enum):
     DONE = auto()  # everything said: write what is left and close
 
 
+_SERVING: Final = State.SERVING
+
+
 class Exporter:
     """One USB/IP connection, seen from the side that has the devices."""
 
@@ -119,12 +122,7 @@ class Exporter:
 
         Raises ProtocolError when the importer breaks the protocol.
         """
-        if self.state is State.OPERATION:
-            event = self._operation()
-            if event is not None:
-                yield event
-        if self.state is State.SERVING:
-            yield from self._requests()
+        return self._requests() if self.state is _SERVING else self._opening()
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
@@ -197,6 +195,14 @@ class Exporter:
 
     # -- the one operation --------------------------------------------------------------------------------------------
 
+    def _opening(self) -> Iterator[Event]:
+        if self.state is State.OPERATION:
+            event = self._operation()
+            if event is not None:
+                yield event
+        if self.state is State.SERVING:
+            yield from self._requests()
+
     def _operation(self) -> Event | None:
         view, self.needed = self._view, OpHeader.SIZE
         if len(view) < OpHeader.SIZE:
@@ -227,7 +233,7 @@ class Exporter:
         view, end, devid, limits = self._view, len(self._view), self._devid, self._limits
         unpack, pending, early = CmdSubmit.STRUCT.unpack_from, self._pending, self._early
         at = self.consumed
-        while self.state is State.SERVING:
+        while self.state is _SERVING:
             if end - at < HEADER:
                 self.needed = HEADER
                 return
@@ -262,6 +268,9 @@ class Exporter:
                 b"" if direction else view[payload:descriptors],
                 b"",
                 flags & FLAGS,
+                None,
+                0,
+                interval,
             )
             if pending and seqnum in pending:
                 raise ProtocolError(f"seqnum {seqnum} is in flight already")
@@ -278,7 +287,6 @@ class Exporter:
                 continue
             self._current = (seqnum, start_frame, packets, transfer)
             event = Submit(seqnum, transfer)
-            transfer.interval = interval
             if ep == 0 or packets > 0 or ep > 15 or length > limits.transfer_bytes:
                 event = self._unusual(transfer, ep, setup, start_frame, view[descriptors:after])
                 if event is None:
@@ -411,7 +419,7 @@ class Exporter:
         if actual > length or (transfer.endpoint >= 0x80 and actual != len(data)):
             status, data = Status.OVERFLOW, data[:length]
             actual = len(data) if transfer.endpoint >= 0x80 else length
-        number = 0 if status == _OK else ERRNO.get(status, EPROTO)
+        number = 0 if status is _OK else ERRNO.get(status, EPROTO)
         self.outgoing.append(_pack_ret_submit(_RET_SUBMIT, seqnum, number, actual, start_frame, packets, 0))
         self.outgoing_bytes += HEADER + len(data)
         if data:
