@@ -564,6 +564,22 @@ async def test_a_server_that_is_not_there_yet_is_tried_again_and_said_once(monke
     assert caplog.text.count("trying on") == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how to make one deliberately is known of Linux")
+async def test_a_client_does_not_take_itself_for_its_server():
+    """Who keeps trying a local port may be given just that port, and then is connected with itself."""
+    with server() as (_, address):
+        pass
+    async with running(make(address)) as ends:
+        itself = socket.socket()
+        itself.bind(("127.0.0.1", 0))
+        itself.connect(itself.getsockname())
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(lambda: bridge_tcp._Connection(ends.bridge), sock=itself)
+        ends.bridge.made(connection)
+        assert not ends.bridge.connected
+        await connection.ended
+
+
 async def test_a_peer_that_goes_in_the_middle_takes_only_what_it_was_given():
     """What no connection was given yet goes to the next one, in order, none twice."""
     data = pattern(16 * ENOUGH)

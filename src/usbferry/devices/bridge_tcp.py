@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from ..device import DeviceError
@@ -32,17 +32,23 @@ class _Connection(asyncio.Protocol):
         self._bridge = bridge
         self.ended = asyncio.get_running_loop().create_future()
         self.blocked = False
-        self.early = bytearray()  # came before its turn
+        self.early = bytearray()  # came, and not passed on yet
+        self.is_lost = False
         self._reading = True
         self.peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none, by inheritance
         self.peer = "{}:{}".format(*transport.get_extra_info("peername"))
         tune(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
-        self._bridge.made(self)
+        self._bridge.accepted(self)
+
+    @property
+    def is_to_itself(self) -> bool:
+        """TCP lets a socket connect to its own port, which who keeps trying one that nobody listens at soon does."""
+        sock = self.transport.get_extra_info("socket")
+        return bool(sock.getsockname() == sock.getpeername())
 
     @property
     def has_left(self) -> bool:
@@ -54,6 +60,7 @@ class _Connection(asyncio.Protocol):
         return state[0] != _ESTABLISHED
 
     def data_received(self, data: bytes) -> None:
+        self._reading = True  # whatever we said: uvloop begins after `connection_made`
         self._bridge.received(self, data)
 
     def read_on(self, on: bool) -> None:
@@ -74,6 +81,7 @@ class _Connection(asyncio.Protocol):
         self._bridge.move()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = True
         self._bridge.lost(self, error)
         self.ended.set_result(None)
 
@@ -99,7 +107,14 @@ class _Tcp(Bridge):
             raise ValueError(f"{options.address!r} is no address: write //HOST:PORT")
         self.host, self.port = host or "", port
 
+    def accepted(self, connection: _Connection) -> None:
+        """A connection was made, by whichever side."""
+
     def made(self, connection: _Connection) -> None:
+        """A connection was made, and is known to stay."""
+        if connection.is_to_itself:
+            connection.transport.abort()
+            return
         staying = [one for one in self._connections if not one.has_left] or self._connections[_LEFT_BEHIND:]
         if staying:
             log.warning("%s: %s turned away, %s is connected", self, connection.peer, staying[0].peer)
@@ -107,29 +122,30 @@ class _Tcp(Bridge):
             return
         log.info("%s: connected with %s", self, connection.peer)
         self._connections.append(connection)
-        self.connected = True
+        self.connected = not connection.is_lost
         self.move()
 
     def lost(self, connection: _Connection, error: Exception | None) -> None:
         if connection in self._connections:
             log.info("%s: %s disconnected%s", self, connection.peer, f": {error}" if error else "")
-            self._connections.remove(connection)
-            if self._connections:
-                early, self._connections[0].early = self._connections[0].early, bytearray()
-                self.to_host.put(early)
-            self.connected = bool(self._connections)
+            self.connected = not self._connections[-1].is_lost
             self.move()
 
     def received(self, connection: _Connection, data: bytes) -> None:
-        if connection is self._connections[0]:
-            self.to_host.put(data)
-        else:
-            connection.early += data
-        self.fetch()
+        connection.early += data
+        self.move()
 
     def fetch(self) -> None:
+        while self._connections:
+            first = self._connections[0]
+            if self.to_host.room:
+                early, first.early = first.early, bytearray()
+                self.to_host.put(early)
+            if first.early or not first.is_lost:
+                break
+            del self._connections[0]
         for connection in self._connections:
-            connection.read_on(connection is self._connections[0] and self.to_host.room > 0)
+            connection.read_on(connection is first and self.to_host.room > 0)
 
     def pass_on(self) -> None:
         connection = self._connections[-1] if self._connections else None
@@ -144,6 +160,8 @@ class _Tcp(Bridge):
 
     async def end(self) -> None:
         for connection in tuple(self._connections):
+            if connection.is_lost:
+                continue
             if connection.transport.get_write_buffer_size():
                 connection.transport.abort()
             else:
@@ -186,6 +204,7 @@ class Client(_Tcp):
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_DELAY)
             else:
+                self.made(connection)  # here, for uvloop never ends one that `create_connection` was cancelled over
                 await asyncio.shield(connection.ended)
                 delay = FIRST_DELAY
                 await asyncio.sleep(delay)  # a server may accept just to close
@@ -207,6 +226,9 @@ class Listener(_Tcp):
             raise DeviceError(f"{self}: {error.strerror or error}") from error
         self.port = self._server.sockets[0].getsockname()[1]
         notes.info("%s: listening", self)
+
+    def accepted(self, connection: _Connection) -> None:
+        self.made(connection)
 
     async def end(self) -> None:
         self._server.close()
