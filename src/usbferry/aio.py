@@ -125,7 +125,10 @@ class Handle:
         """Start a transfer as it is, and give its Completion, whatever its status. For those who pipeline."""
         answer = self.device.submit(transfer)
         if isinstance(answer, asyncio.Future):
-            return answer
+            # A future of the caller's own: he may cancel it, as `asyncio.wait_for` does, the device's must not be.
+            own = asyncio.shield(answer)
+            own.add_done_callback(lambda done: self.device.cancel(transfer) if done.cancelled() else None)
+            return own
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         future.set_result(answer)
         return future

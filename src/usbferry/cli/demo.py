@@ -27,7 +27,7 @@ from ..registry import open_source
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.types import Status
-from . import fail
+from . import fail, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,11 +108,29 @@ async def _server(addresses: tuple[str, ...], listen: str) -> AsyncIterator[str]
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        yield await _listening(process)
+        where = await _listening(process)
+        error: Exception | None = None
+        async with asyncio.TaskGroup() as tasks:
+            echo = tasks.create_task(_echo(process))  # unread, the pipe would fill and stop the server
+            try:
+                yield where
+            except Exception as raised:
+                error = raised  # to come out as it is, not in a group
+            finally:
+                echo.cancel()
+        if error is not None:
+            raise error
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         await process.wait()
+
+
+async def _echo(process: asyncio.subprocess.Process) -> None:
+    """What the server says besides, such as who broke the protocol."""
+    assert process.stderr is not None
+    async for line in process.stderr:
+        print(printable(line.decode(errors="replace").rstrip()), file=sys.stderr)
 
 
 async def _listening(process: asyncio.subprocess.Process) -> str:

@@ -103,6 +103,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     stop = _on_signal()
+    _allow_connections()
     catalog = Catalog()
     async with serving(catalog) as server:
         notes = [line for address in addresses for line in await _offer(server, address)]
@@ -116,6 +117,15 @@ async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
             await stop()
         finally:
             publisher.close()
+
+
+def _allow_connections() -> None:
+    """As many open files as this user may have: a thousand importers do not fit under the usual 1,024."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _on_signal() -> Callable[[], Awaitable[None]]:

@@ -15,7 +15,7 @@ from typing import Final
 from ..usb import build
 from ..usb.info import DeviceInfo
 from ..usb.setup import Feature, Recipient, Request, Setup
-from ..usb.tree import Bos, Configuration, DescriptorType, Interface
+from ..usb.tree import Bos, Configuration, DescriptorType, DeviceDescriptor, Interface
 from ..usb.types import Speed, TransferType
 
 ENGLISH: Final = 0x0409  # US English, the one language of the declared strings
@@ -137,6 +137,11 @@ class Chapter9:
         if raw is None:
             raise Stall  # interface and endpoint descriptors too: they come with their configuration (§9.4.3)
         return raw
+
+    def identify(self, device: DeviceDescriptor) -> None:
+        """Be another device from now on, as a bootloader is."""
+        self.info.device = device
+        self.__dict__.pop("_descriptors", None)
 
     @cached_property
     def _descriptors(self) -> dict[tuple[int, int], bytes]:

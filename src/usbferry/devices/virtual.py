@@ -228,7 +228,7 @@ class VirtualDevice(Chapter9, Device):
         elif self.is_open:
             return
         if become is not None:
-            self.info.device = replace(self.info.device, vendor_id=become[0], product_id=become[1])
+            self.identify(replace(self.info.device, vendor_id=become[0], product_id=become[1]))
         self.left(away)
 
     def rewire(self) -> None:

@@ -91,6 +91,7 @@ class _Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._background: threading.Thread | None = None
         self._handles: set[aio.Handle] = set()
+        self._closings: set[asyncio.Task[None]] = set()
 
     # -- callers ------------------------------------------------------------------------------------------------------
 
@@ -141,8 +142,10 @@ class _Loop:
                     return False
                 self._get().call_soon_threadsafe(self._get().stop)
                 self._wanting += 1
-                self._state.wait()
-                self._wanting -= 1
+                try:
+                    self._state.wait()
+                finally:
+                    self._wanting -= 1
             self._leader = threading.get_ident()
             return True
 
@@ -200,7 +203,12 @@ class _Loop:
         """The program dropped its handle: the device is given back. It may be the collector that calls, anywhere."""
         if handle in self._handles:
             self._handles.discard(handle)
-            self.soon(lambda: self._get().create_task(handle.close()))
+            self.soon(self._close_forgotten, handle)
+
+    def _close_forgotten(self, handle: aio.Handle) -> None:
+        closing = self._get().create_task(handle.close())
+        self._closings.add(closing)  # the loop itself would not keep it alive
+        closing.add_done_callback(self._closings.discard)
 
     def _at_exit(self) -> None:
         handles, self._handles = tuple(self._handles), set()

@@ -469,6 +469,8 @@ class Pump:
         except ProtocolError as error:
             self._fail(error)
             return
+        if not self.closed:
+            self._set_timer()
         self._flush_or_end()
 
 

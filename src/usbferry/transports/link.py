@@ -185,6 +185,7 @@ class Link(asyncio.BufferedProtocol):
         self._shrink = None
         if self._transport is not None and self._start == self._end:
             self._replace(SMALL_BUFFER)
+            self.user.received(self._root[:0])  # or its view of the large one would keep that alive
         else:
             self._watch_idleness()
 
