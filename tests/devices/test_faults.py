@@ -440,6 +440,8 @@ async def test_who_returns_has_its_old_name(catalog, clock):
 
 async def test_who_returns_as_another_has_the_old_name_and_new_ids(catalog, clock):
     offer, device = await catalog.claim("1-1", LOCAL)
+    before = ask(device, get_descriptor(DescriptorType.DEVICE, length=18)).data
+    assert bytes(before[8:12]) == b"\x09\x12\x04\x00"
     device.faults.vanish(0x81, away=1.0, become=(0x1209, 0x0010))
     assert at_once(device, read(0x81, 64)).status == GONE
     await catalog.release(offer)

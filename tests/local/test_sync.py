@@ -13,6 +13,7 @@ from usbferry.device import Busy, DeviceError, NotFound
 from usbferry.registry import load_exporter, open_source
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
+from usbferry.usb.transfer import Transfer
 from usbferry.usb.types import Status
 
 
@@ -176,3 +177,12 @@ async def test_a_handle_left_open_is_warned_of():
         device = None
     gc.collect()
     await inner.close()
+
+
+async def test_a_future_that_its_caller_cancels_harms_no_other_transfer():
+    """`asyncio.wait_for` cancels what it is given; the device's own future must not be that."""
+    async with await aio.open("virtual:zero") as device:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(device.submit(Transfer(0x82, 64)), 0.01)
+        await device.write(0x02, b"for the next")
+        assert await device.read(0x82, 64) == b"for the next"
