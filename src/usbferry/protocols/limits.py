@@ -26,7 +26,7 @@ class Limits:
     early_cancel_seconds: float = 5.0  # how long such a cancel is held
     handshake_seconds: float = 10.0  # from the connection to a whole request
     devices_listed: int = 4096  # taken from a peer's list
-    interfaces_listed: int = 255  # of one device in a peer's list: as many as its byte can say
+    interfaces_listed: int = 32  # of one device in a peer's list; USB 2.0 §9.6.3 allows 255, Linux takes 32
 
 
 DEFAULT_LIMITS = Limits()
