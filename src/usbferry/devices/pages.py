@@ -11,7 +11,7 @@ from typing import Final
 from .sense import INVALID_LIST, LIST_LENGTH, Check
 
 MAX_UNMAP_BYTES: Final = 1 << 30  # of one UNMAP: where files have no holes, zeros must be written
-MAX_SAME_BYTES: Final = 1 << 28  # of one WRITE SAME
+MAX_SAME_BYTES: Final = 1 << 23  # of one WRITE SAME: what a disk in memory fills without holding up the loop
 MAX_UNMAPS: Final = 256  # descriptors in one UNMAP
 _MEDIUM_ROTATION: Final = 1  # non-rotating: hosts then do not sort requests by place
 
