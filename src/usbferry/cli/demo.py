@@ -142,6 +142,8 @@ async def _listening(process: asyncio.subprocess.Process) -> str:
                 said = line.decode().strip()
                 if said.startswith("listening on "):
                     return said.removeprefix("listening on ")
+            # It ends. A signal sent now would reap it before asyncio does, which asyncio reports on the terminal.
+            await process.wait()
     except TimeoutError:
         raise DeviceError(f"the server process did not listen within {_START_SECONDS:g} s") from None
     raise DeviceError(said.removeprefix("usbferry serve: "))
