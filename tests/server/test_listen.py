@@ -293,7 +293,7 @@ async def test_an_importer_that_does_not_read_is_not_read_and_disturbs_nobody():
             one = wire.submit(1, IN, 1, 65536, devid=flood.devid)
             flood.writer.transport.pause_reading()
             flood.say(b"".join(one[:4] + n.to_bytes(4, "big") + one[8:] for n in range(20_000)))  # 1.3 GB, if answered
-            (link,) = [p._link for p in server.pumps if p._name == "1-2"]
+            (link,) = [p._out.link for p in server.pumps if p._out.name == "1-2"]
             while not link.blocked:
                 assert (await good.ask(1, IN, 1, 512)).actual == 512
             for seqnum in range(200):
@@ -320,7 +320,7 @@ async def test_a_broken_message_behind_answers_that_are_not_read_yet(mib, caplog
             client.submit(1, IN, 1, mib << 20)
             client.say(b"\xff" * 48)
             (pump,) = server.pumps
-            await until(lambda: pump._link.blocked or "broke usbip" in caplog.text)
+            await until(lambda: pump._out.link.blocked or "broke usbip" in caplog.text)
             client.writer.transport.resume_reading()
             await client.closed()
     assert [record.name for record in caplog.records if record.levelname == "ERROR"] == []

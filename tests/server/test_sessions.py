@@ -267,7 +267,7 @@ async def test_a_session_takes_a_new_link_while_it_still_has_one(bench):
     next_link.feed(b"x")
     await turn()
     assert link.is_closed
-    assert pump._link is next_link
+    assert pump._out.link is next_link
     assert await bench.hears(exporter, next_link, Submit(1, Transfer(0x81, 8))) == []
     bench.device.finish()
     await turn()
@@ -313,4 +313,4 @@ async def test_stopping_while_a_session_waits(bench):
     await turn()
     await pump.stop()
     assert (pump.closed, bench.sessions, bench.is_free) == (True, {}, True)
-    assert pump._timer.cancelled()
+    assert pump._out._timer is None

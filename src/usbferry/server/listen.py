@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from ..device import Source
 from ..protocols.limits import DEFAULT_LIMITS, Limits
 from ..transports import tcp
 from ..transports.link import Link
+from .answers import Exporter
 from .catalog import Catalog, Offer
-from .pump import Exporter, Pump
+from .pump import Pump
 
 log: Final = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 4096
 DRAIN_SECONDS: Final = 10.0  # for importers to be closed cleanly
+ABORT_SECONDS: Final = 1.0  # more, once the connections of those that were not are cut
 
 MakeExporter = Callable[[Limits, float], Exporter]
 
@@ -106,15 +108,18 @@ class Server:
         for task in self._following:
             task.cancel()
         try:
-            async with asyncio.timeout(DRAIN_SECONDS), asyncio.TaskGroup() as group:
-                for pump in tuple(self.pumps):
-                    group.create_task(_alone(pump.stop()))
             async with asyncio.timeout(DRAIN_SECONDS):
+                async with asyncio.TaskGroup() as group:
+                    for pump in tuple(self.pumps):
+                        group.create_task(_alone(pump.stop()))
                 await self._empty.wait()
         except TimeoutError:
             log.warning("%d connections did not close in %g s", len(self.pumps), DRAIN_SECONDS)
             for pump in tuple(self.pumps):
                 pump.abort()
+            with suppress(TimeoutError):  # what they held is still given back, where it can be
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await self._empty.wait()
         for task in tuple(self._working):
             task.cancel()
 
