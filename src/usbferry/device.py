@@ -10,6 +10,12 @@ A Device is opened for one claimant and belongs to one event loop. Its rules, wh
 - SET_CONFIGURATION, SET_INTERFACE, CLEAR_FEATURE(HALT) and reset are barriers: the Device holds later transfers of the
   endpoints they touch until they end.
 - A device that stalls, times out or vanishes is a result, never an exception. After `gone` every submit gives GONE.
+
+Who keeps in step with a Source watches first and lists second, or loses what happens in between:
+
+    changes = source.watch()               # subscribed from here on
+    for info in await source.list(): ...
+    async for change in changes: ...       # may tell once more what the list had: to apply it twice must do no harm
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
+from weakref import WeakSet
 
 from .usb.info import DeviceInfo
 from .usb.transfer import Completion, Transfer
@@ -110,6 +117,54 @@ class Change:
     info: DeviceInfo | None
 
 
+class Watching(AsyncIterator[Change]):
+    """The changes since it was made, in their order; ends with `aclose`, its own or that of all."""
+
+    def __init__(self) -> None:
+        self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
+
+    def tell(self, change: Change | None) -> None:
+        """One more; None is the end."""
+        self._changes.put_nowait(change)
+
+    async def __anext__(self) -> Change:
+        change = await self._changes.get()
+        if change is None:
+            self.tell(None)  # for whoever asks again
+            raise StopAsyncIteration
+        return change
+
+    async def aclose(self) -> None:
+        """Tell nothing any more."""
+        self.tell(None)
+
+
+class Watchers:
+    """Those who watch a source: what its `watch` returns is made here, and what happens is told here.
+
+    Who drops what `watch` gave him watches no longer.
+    """
+
+    def __init__(self) -> None:
+        self._all: WeakSet[Watching] = WeakSet()
+
+    def watch(self) -> Watching:
+        """One watcher more, from this moment on."""
+        watching = Watching()
+        self._all.add(watching)
+        return watching
+
+    def tell(self, change: Change) -> None:
+        """Tell everyone."""
+        for watching in tuple(self._all):
+            watching.tell(change)
+
+    def close(self) -> None:
+        """The source has closed: nothing changes any more."""
+        for watching in tuple(self._all):
+            watching.tell(None)
+
+
 class Source(ABC):
     """A place where devices come from."""
 
@@ -129,10 +184,14 @@ class Source(ABC):
         Raises NotFound, Busy, or DeviceError with the reason.
         """
 
-    async def watch(self) -> AsyncIterator[Change]:
-        """Tell every change from now on. A source whose devices never change tells nothing."""
-        return
-        yield  # makes this a generator
+    def watch(self) -> AsyncIterator[Change]:
+        """Every change from this call on, not only from the first `anext`: see the module's pattern, and `Watchers`.
+
+        A source whose devices never change tells nothing, and ends at once.
+        """
+        nothing = Watching()
+        nothing.tell(None)
+        return nothing
 
     async def close(self) -> None:
         """Let go of what the source holds; its devices are closed first."""

@@ -6,13 +6,12 @@ number of times: what it does wrong, see `devices.faults`.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source
+from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers, Watching
 from ..devices import fault
 from ..devices.clock import Timer
 from ..devices.virtual import VirtualDevice
@@ -48,7 +47,7 @@ class VirtualSource(Source):
         self._is_here = True
         self._returns: Timer | None = None
         self._is_due_back = False
-        self._watchers: set[asyncio.Queue[Change]] = set()
+        self._watchers = Watchers()
         device.left = self._left
         device.freed = self._freed
 
@@ -72,18 +71,13 @@ class VirtualSource(Source):
         await self._device.open()
         return self._device
 
-    async def watch(self) -> AsyncIterator[Change]:
-        changes: asyncio.Queue[Change] = asyncio.Queue()
-        self._watchers.add(changes)
-        try:
-            while True:
-                yield await changes.get()
-        finally:
-            self._watchers.discard(changes)
+    def watch(self) -> Watching:
+        return self._watchers.watch()
 
     async def close(self) -> None:
         if self._returns is not None:
             self._returns.cancel()
+        self._watchers.close()
         await self._device.close()
         await self._device.unplug()
 
@@ -91,7 +85,7 @@ class VirtualSource(Source):
 
     def _left(self, away: float | None) -> None:
         self._is_here = False
-        self._tell(Change(self._device.info.name, None))
+        self._watchers.tell(Change(self._device.info.name, None))
         if away is not None:
             clock = self._device.clock
             self._returns = clock.call_at(clock.now() + away, self._back)
@@ -103,15 +97,11 @@ class VirtualSource(Source):
             return
         self._is_here = True
         log.info("%s is back: %s", self.address, self._device.info)
-        self._tell(Change(self._device.info.name, self._device.info))
+        self._watchers.tell(Change(self._device.info.name, self._device.info))
 
     def _freed(self) -> None:
         if self._is_due_back:
             self._back()
-
-    def _tell(self, change: Change) -> None:
-        for watcher in self._watchers:
-            watcher.put_nowait(change)
 
 
 def make(name: str, given: Mapping[str, str], faults: Iterable[str] = ()) -> VirtualDevice:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..device import Busy, Claimant, Device, DeviceError, NotFound, Source, Unavailable
+from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Unavailable
 from ..usb.info import DeviceInfo
 
 log: Final = logging.getLogger(__name__)
@@ -41,17 +41,22 @@ class Catalog:
         self._offers: dict[str, Offer] = {}
         self._names: dict[tuple[Source, str], str] = {}  # for good: who comes back is called as before
         self._sources: list[Source] = []
+        self._changes: dict[Source, AsyncIterator[Change]] = {}  # of sources that nobody follows yet
         self.draining = False  # no new claims
         self._watchers: list[Callable[[], None]] = []
 
     async def add(self, source: Source) -> list[Offer]:
-        """Offer every device of `source` from now on. Raises DeviceError when the source cannot be read."""
+        """Offer every device of `source`. Raises DeviceError when the source cannot be read.
+
+        It is watched from before it is listed, so that `follow` misses nothing.
+        """
         self._sources.append(source)
+        self._changes[source] = source.watch()
         return [self._offer(source, info) for info in await source.list()]
 
     async def follow(self, source: Source) -> None:
-        """Offer what appears at `source` and withdraw what leaves, for as long as the source tells."""
-        async for change in source.watch():
+        """Offer what appeared at `source` since it was added and withdraw what left, while the source tells."""
+        async for change in self._changes.pop(source, None) or source.watch():
             if change.info is not None:
                 self._offer(source, change.info)
             else:
