@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from ..device import Busy, Device, ResetOutcome
 from ..usb.info import DeviceInfo
-from ..usb.setup import CLEAR_ENDPOINT_FEATURE, SET_CONFIGURATION, SET_INTERFACE, RequestType, Setup
+from ..usb.setup import RequestType, Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import (
     Bos,
@@ -43,20 +43,17 @@ from ..usb.tree import (
     UsbExtension,
 )
 from ..usb.types import Speed, Status, TransferType
-from .chapter9 import Chapter9, Stall, strings_of
+from .chapter9 import Stall, strings_of
 from .clock import Clock, LoopClock
+from .endpoints import Endpoints
 from .faults import Faults
-from .gate import Gate
-from .pipe import Answer, Handler, Pipe, Waiting
+from .pipe import Answer, Handler
 
 Reply = bytes | None | asyncio.Future[bytes | None]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CONTROL_PACKET: Final = {Speed.LOW: 8, Speed.SUPER: 9, Speed.SUPER_PLUS: 9}  # bMaxPacketSize0, 64 for the others
-_ENDPOINTS: Final = frozenset(number | way for number in range(1, 16) for way in (0x00, 0x80))
 _SUPER_BOS: Final = Bos((UsbExtension(0x02), SuperSpeedCapability(0, 0x0E, 1, 10, 2047)))
-
-
 _OK: Final = Status.OK  # found sooner than by attribute, for every transfer
 
 
@@ -97,7 +94,7 @@ def data(payload: bytes | bytearray | memoryview) -> Completion:
     return Completion(_OK, payload)
 
 
-class VirtualDevice(Chapter9, Device):
+class VirtualDevice(Endpoints, Device):
     """A device that exists in this process. Subclasses declare; see the module's example."""
 
     descriptor: DeviceDescriptor
@@ -125,12 +122,7 @@ class VirtualDevice(Chapter9, Device):
         names = (self.manufacturer, self.product, self.serial)
         super().__init__(self._describe(names), strings_of(names, self.strings), self.bos or self._default_bos())
         self._clock = clock
-        self._pipes: dict[int, Pipe] = {}  # of the settings in force
-        self._routes: Mapping[int, Pipe | Gate] = self._pipes  # the same, but for endpoints behind a barrier
-        self._gate = Gate(self._submit_past_barriers, self._reroute)
-        self._control_pipe: Pipe | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._absent = Status.GONE  # what an endpoint answers that is not there
         self.is_open = False  # from the start of `open` to the end of `close`
         self._is_plugged = self._for_one_claim = False
         self.faults = Faults(self)
@@ -180,12 +172,6 @@ class VirtualDevice(Chapter9, Device):
     def was_reset(self) -> None:
         """A port reset: forget half-done work. What the next host must not see goes here."""
 
-    def settings_changed(self) -> None:
-        """A configuration or an alternate setting came into force."""
-
-    def halt_cleared(self, address: int) -> None:
-        """CLEAR_FEATURE(ENDPOINT_HALT) came for an endpoint."""
-
     # -- for handlers -------------------------------------------------------------------------------------------------
 
     @property
@@ -194,16 +180,6 @@ class VirtualDevice(Chapter9, Device):
         if self._clock is None:
             self._clock = LoopClock()
         return self._clock
-
-    def kick(self, address: int) -> None:
-        """Ask an endpoint's handler again; nothing happens where the current settings lack the endpoint."""
-        pipe = self._pipes.get(address)
-        if pipe is not None:
-            pipe.kick()
-
-    def halt(self, address: int) -> None:
-        """Halt an endpoint: it stalls until the host clears it."""
-        self.set_halt(address, True)
 
     def later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine for a handler, which returns the task. It is cancelled, and ends, before `closed` is called.
@@ -222,8 +198,8 @@ class VirtualDevice(Chapter9, Device):
 
         Its source has it again `away` seconds later, or never, and with idVendor and idProduct `become`, if given.
         """
-        if self._absent is Status.STALL:
-            self._leave(Status.GONE)
+        if self.is_present:
+            self.leave(Status.GONE)
             self.gone.set_result(reason)
         elif self.is_open:
             return
@@ -231,27 +207,11 @@ class VirtualDevice(Chapter9, Device):
             self.identify(replace(self.info.device, vendor_id=become[0], product_id=become[1]))
         self.left(away)
 
-    def rewire(self) -> None:
-        """Ask the endpoints' handlers by way of the faults as they are now."""
-        for address, pipe in self._pipes.items():
-            pipe.handler = self._handler(address)
-
     # -- the seam -----------------------------------------------------------------------------------------------------
-
-    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
-        pipe = self._routes.get(transfer.endpoint)
-        if pipe is None:
-            return Completion(self._absent)
-        return pipe.submit(transfer)
-
-    def cancel(self, transfer: Transfer) -> None:
-        pipe = self._pipes.get(transfer.endpoint)
-        if not self._gate.cancel(transfer) and pipe is not None:
-            pipe.cancel(transfer)
 
     def reset(self) -> asyncio.Future[ResetOutcome]:
         future = asyncio.get_running_loop().create_future()
-        if self._absent is Status.GONE:
+        if not self.is_present:
             future.set_result(ResetOutcome.GONE)
             return future
         self._gate.flush(Status.SHUTDOWN)
@@ -288,12 +248,11 @@ class VirtualDevice(Chapter9, Device):
         try:
             await self.plug()
             await self.opened()
-            self._absent = Status.STALL
+            self.appear()
             self.faults.begin()
-            self._control_pipe = _ControlPipe(self._handler(0), self.info.speed, self.clock, self)
             self._set_configuration(Setup(0, 9, self._first))
         except BaseException:
-            self._absent = Status.GONE
+            self.is_present = False
             self._control_pipe = None
             await self._end_claim()
             raise
@@ -301,7 +260,7 @@ class VirtualDevice(Chapter9, Device):
     async def close(self) -> None:
         if self._control_pipe is None:
             return
-        self._leave(Status.SHUTDOWN)
+        self.leave(Status.SHUTDOWN)
         self._control_pipe = None
         try:
             tasks = tuple(self._tasks)
@@ -324,39 +283,6 @@ class VirtualDevice(Chapter9, Device):
         finally:
             self.is_open = False
             self.freed()
-
-    # -- chapter 9's hooks --------------------------------------------------------------------------------------------
-
-    def configured(self, value: int) -> None:
-        self._make_pipes()
-        self.settings_changed()
-
-    def interface_set(self, number: int, alternate: int) -> None:
-        """Only this interface's endpoints start afresh; transfers on the others go on."""
-        active = self.info.active
-        assert active is not None
-        mine = {e.address for i in active.interfaces if i.number == number for e in i.endpoints}
-        for address in mine & self._pipes.keys():
-            self._pipes.pop(address).flush(Status.SHUTDOWN, dead=True)
-        for interface in self.info.interfaces:
-            if interface.number == number:
-                self._add_pipes(interface)
-        self._reroute()
-        self.settings_changed()
-
-    def is_halted(self, endpoint: int) -> bool | None:
-        pipe = self._pipes.get(endpoint)
-        return None if pipe is None else pipe.halted
-
-    def set_halt(self, endpoint: int, halted: bool) -> None:
-        pipe = self._pipes.get(endpoint)
-        if pipe is None:
-            return
-        if halted:
-            pipe.halt()
-        else:
-            pipe.clear()
-            self.halt_cleared(endpoint)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -391,27 +317,7 @@ class VirtualDevice(Chapter9, Device):
     def _default_bos(self) -> Bos | None:
         return _SUPER_BOS if self.speed >= Speed.SUPER else None
 
-    def _make_pipes(self) -> None:
-        self._flush(Status.SHUTDOWN, dead=True, control=False)
-        assert self._control_pipe is not None
-        self._pipes = {0x00: self._control_pipe, 0x80: self._control_pipe}
-        for interface in self.info.interfaces:
-            self._add_pipes(interface)
-        self._reroute()
-
-    def _leave(self, status: Status) -> None:
-        """All that is pending ends with `status`, and what comes from now on with GONE."""
-        self._absent = Status.GONE
-        self._gate.flush(status)
-        self._flush(status, dead=True)
-        self._pipes = {}
-        self._reroute()
-
-    def _add_pipes(self, interface: Interface) -> None:
-        for one in interface.endpoints:
-            self._pipes[one.address] = Pipe(one, self._handler(one.address), self.info.speed, self.clock)
-
-    def _handler(self, address: int) -> Handler:
+    def handler_of(self, address: int) -> Handler:
         """Who answers an endpoint's transfers, behind the faults that were asked for."""
         name = self._endpoint_handlers.get(address)
         handler: Handler = getattr(self, name) if name else self._no_handler
@@ -420,43 +326,6 @@ class VirtualDevice(Chapter9, Device):
     def _no_handler(self, transfer: Transfer) -> Answer:
         """A declared endpoint without a handler has nothing to give and takes nothing: it NAKs for ever."""
         return None
-
-    def _flush(self, status: Status, *, dead: bool = False, control: bool = True) -> None:
-        for address, pipe in self._pipes.items():
-            if control or address & 0x0F:
-                pipe.flush(status, dead=dead)
-
-    # -- barriers -----------------------------------------------------------------------------------------------------
-
-    def request_waits(self, transfer: Transfer) -> None:
-        """A control request is not done yet. If it changes endpoints, nothing later may reach them before it."""
-        addresses = self._touched(Setup.parse(transfer.setup))
-        if addresses:
-            self._gate.put_up(transfer, addresses)
-            self._reroute()
-
-    def request_ended(self, transfer: Transfer) -> None:
-        """A control request that waited is answered."""
-        self._gate.ended(transfer)
-
-    def _touched(self, setup: Setup) -> frozenset[int]:
-        kind = (setup.request_type, setup.request)
-        if kind == SET_CONFIGURATION:
-            return _ENDPOINTS
-        if kind == SET_INTERFACE:
-            settings = (i for c in self.info.configurations for i in c.interfaces if i.number == setup.index)
-            return frozenset(e.address for i in settings for e in i.endpoints)
-        if kind == CLEAR_ENDPOINT_FEATURE:
-            return frozenset((setup.index & 0x8F,)) & _ENDPOINTS
-        return frozenset()
-
-    def _reroute(self) -> None:
-        held = self._gate.addresses()
-        self._routes = {**self._pipes, **dict.fromkeys(held, self._gate)} if held else self._pipes
-
-    def _submit_past_barriers(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
-        pipe = self._pipes.get(transfer.endpoint)
-        return Completion(self._absent) if pipe is None else pipe.submit(transfer)
 
     # -- control requests ---------------------------------------------------------------------------------------------
 
@@ -481,24 +350,6 @@ class VirtualDevice(Chapter9, Device):
             return _reply(transfer, await reply)
         except Stall:
             return Completion(Status.STALL)
-
-
-class _ControlPipe(Pipe):
-    """The default endpoint; its device hears of requests that are not done at once, and of their end."""
-
-    def __init__(self, handler: Handler, speed: Speed, clock: Clock, device: VirtualDevice) -> None:
-        super().__init__(Endpoint(0, TransferType.CONTROL, 64), handler, speed, clock)
-        self._device = device
-
-    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
-        answer = super().submit(transfer)
-        if isinstance(answer, asyncio.Future) and not answer.done():
-            self._device.request_waits(transfer)
-        return answer
-
-    def _finish(self, waiting: Waiting, completion: Completion) -> None:
-        super()._finish(waiting, completion)
-        self._device.request_ended(waiting.transfer)
 
 
 def _reply(transfer: Transfer, payload: bytes | None) -> Completion:

@@ -37,21 +37,20 @@ from .messages import (
     VERSION,
     CmdSubmit,
     Command,
-    DeviceRecord,
     ImportRequest,
-    InterfaceRecord,
     IsoDescriptor,
     Op,
     OpHeader,
     OpStatus,
     RetSubmit,
     RetUnlink,
+    device_record,
+    interface_records,
+    iso_packets,
     text,
-    wire_speed,
 )
 
 HEADER: Final = CmdSubmit.SIZE  # bytes of every message once a device is imported
-_MAX_INTERFACES: Final = 255  # that a list can say of one device
 _OK: Final = Status.OK
 _EMPTY: Final = memoryview(b"")
 _CMD_SUBMIT: Final = int(Command.CMD_SUBMIT)
@@ -146,7 +145,7 @@ class Exporter:
 
     def listed(self, devices: Iterable[DeviceInfo]) -> None:
         """Answer List. Source: OP_REP_DEVLIST."""
-        records = [_device_record(info).pack() + _interface_records(info) for info in devices]
+        records = [device_record(info).pack() + interface_records(info) for info in devices]
         self._say(OpHeader(VERSION, Op.REP_DEVLIST, OpStatus.OK).pack() + len(records).to_bytes(4, "big"))
         for packed in records:
             self._say(packed)
@@ -154,7 +153,7 @@ class Exporter:
 
     def accept(self, info: DeviceInfo) -> None:
         """Answer Claim: the importer has the device. Source: OP_REP_IMPORT, which carries no interface records."""
-        device = _device_record(info)
+        device = device_record(info)
         device.busid = self._busid  # the importer compares all 32 bytes with what it asked for
         self._devid = device.busnum << 16 | device.devnum
         self._say(OpHeader(VERSION, Op.REP_IMPORT, OpStatus.OK).pack() + device.pack())
@@ -283,7 +282,7 @@ class Exporter:
             if pending and (len(pending) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
                 # Not in its order: behind parked reads it would wait for them, and they for room.
                 if packets > 0:
-                    transfer.packets = _iso_packets(view[descriptors:after])
+                    transfer.packets = iso_packets(view[descriptors:after])
                 self._reply(seqnum, start_frame, packets, transfer, Completion(Status.NO_MEMORY))
                 continue
             self._current = (seqnum, start_frame, packets, transfer)
@@ -310,7 +309,7 @@ class Exporter:
         assert self._current is not None
         tag = self._current[0]
         if len(descriptors):
-            transfer.packets = _iso_packets(descriptors)
+            transfer.packets = iso_packets(descriptors)
             transfer.start_frame = 0 if transfer.flags & Flags.ISO_ASAP else start_frame
         if ep > 15:
             transfer.endpoint = transfer.endpoint & 0x80 | 0x10  # in the order of no endpoint that there is
@@ -453,11 +452,6 @@ class Exporter:
         self.outgoing_bytes += len(chunk)
 
 
-def _iso_packets(descriptors: memoryview) -> list[IsoPacket]:
-    """What is asked for; a command's descriptors say nothing of what was done."""
-    return [IsoPacket(offset, length) for offset, length, _, _ in IsoDescriptor.STRUCT.iter_unpack(descriptors)]
-
-
 def _fits(transfer: Transfer) -> bool:
     """Whether each packet lies in the buffer, and all together ask for no more than it holds."""
     packets = transfer.packets or ()
@@ -471,27 +465,3 @@ def _agree(asked: list[IsoPacket], completion: Completion, is_in: bool) -> bool:
     if len(given) != len(asked) or not all(0 <= g.actual <= p.length for g, p in zip(given, asked, strict=True)):
         return False
     return not is_in or sum(p.actual for p in given) == len(completion.data)
-
-
-def _device_record(info: DeviceInfo) -> DeviceRecord:
-    device = info.device
-    return DeviceRecord(
-        path=info.path.encode(errors="replace")[:255],
-        busid=info.name.encode(errors="replace")[:31],
-        busnum=info.bus,
-        devnum=info.address,
-        speed=wire_speed(info.speed),
-        vendor_id=device.vendor_id,
-        product_id=device.product_id,
-        release=device.release,
-        device_class=device.device_class,
-        device_subclass=device.device_subclass,
-        device_protocol=device.device_protocol,
-        configuration=info.configuration,
-        configurations=device.configurations,
-        interfaces=min(len(info.classes), _MAX_INTERFACES),
-    )
-
-
-def _interface_records(info: DeviceInfo) -> bytes:
-    return b"".join(InterfaceRecord(*triplet).pack() for triplet in info.classes[:_MAX_INTERFACES])

@@ -9,12 +9,14 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Final
 
-from ...usb.transfer import Flags
+from ...usb.info import DeviceInfo
+from ...usb.transfer import Flags, IsoPacket
 from ...usb.types import Speed, Status
 from ..record import BIG, Record, i32, pad, record, u8, u16, u32
 
 VERSION: Final = 0x0111
 PORT: Final = 3240
+_MAX_INTERFACES: Final = 255  # that a list can say of one device
 
 pad12 = Annotated[None, "12x"]
 setup8 = Annotated[bytes, "8s"]
@@ -210,3 +212,34 @@ def wire_speed(speed: Speed) -> int:
 def text(raw: bytes) -> str:
     """A NUL-padded string; what follows the first NUL is ignored, bytes that are no UTF-8 are replaced."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def device_record(info: DeviceInfo) -> DeviceRecord:
+    """What lists and imports say of a device."""
+    device = info.device
+    return DeviceRecord(
+        path=info.path.encode(errors="replace")[:255],
+        busid=info.name.encode(errors="replace")[:31],
+        busnum=info.bus,
+        devnum=info.address,
+        speed=wire_speed(info.speed),
+        vendor_id=device.vendor_id,
+        product_id=device.product_id,
+        release=device.release,
+        device_class=device.device_class,
+        device_subclass=device.device_subclass,
+        device_protocol=device.device_protocol,
+        configuration=info.configuration,
+        configurations=device.configurations,
+        interfaces=min(len(info.classes), _MAX_INTERFACES),
+    )
+
+
+def interface_records(info: DeviceInfo) -> bytes:
+    """What follows it in a list, as many records as it promises."""
+    return b"".join(InterfaceRecord(*triplet).pack() for triplet in info.classes[:_MAX_INTERFACES])
+
+
+def iso_packets(descriptors: memoryview) -> list[IsoPacket]:
+    """What is asked for; a command's descriptors say nothing of what was done."""
+    return [IsoPacket(offset, length) for offset, length, _, _ in IsoDescriptor.STRUCT.iter_unpack(descriptors)]
