@@ -1,5 +1,0 @@
-"""The conversation's assertions show both sides when they fail."""
-
-import pytest
-
-pytest.register_assert_rewrite("tests.protocols.usbip.wire")
