@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from .device import Claimant, Device, DeviceError, NotFound, ResetOutcome, Source
+from .device import Claimant, Device, ResetOutcome, Source
 from .registry import open_source
+from .selector import choose
 from .usb import setup as requests
 from .usb.info import DeviceInfo
 from .usb.setup import Setup
@@ -58,27 +59,18 @@ _ERRORS: Final = {
 async def open(address: str) -> Handle:
     """Claim the device at `address`, such as "usbip://host/1-2" or "virtual:zero".
 
-    An address that stands for several devices must name one. Raises ValueError for an address that makes no sense,
-    and DeviceError: NotFound, Busy (somebody else has it), or with the reason in words.
+    A selector may say which device is meant: "usbip://host/046d:c52b,serial=AB*". An address that stands for several
+    raises Ambiguous, which lists them; one that makes no sense ValueError. Otherwise DeviceError: NotFound, Busy
+    (somebody else has it), or with the reason in words.
     """
     source = open_source(address)
     try:
-        name = source.name or await _only(source)
+        name = source.name or choose(await source.list(), address).name
         device = await source.open(name, Claimant("local"))
     except BaseException:
         await source.close()
         raise
     return Handle(device, source)
-
-
-async def _only(source: Source) -> str:
-    found = await source.list()
-    if not found:
-        raise NotFound(f"there is no device at {source.address}")
-    if len(found) > 1:
-        which = "; ".join(f"{source.address.rstrip('/')}/{info.name}" for info in found)
-        raise DeviceError(f"{source.address} has {len(found)} devices, name one of them: {which}")
-    return found[0].name
 
 
 class Handle:

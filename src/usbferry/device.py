@@ -175,7 +175,14 @@ class Source(ABC):
 
     @abstractmethod
     async def list(self) -> list[DeviceInfo]:
-        """The devices there now, held or not, in a stable order."""
+        """The devices there now that the address stands for, held or not, in a stable order."""
+
+    async def read(self, info: DeviceInfo) -> DeviceInfo:
+        """All that can be known of a device that `list` gave: where that lacks strings, it is opened for a moment.
+
+        Raises as `open` does: one that somebody uses is left alone.
+        """
+        return info
 
     @abstractmethod
     async def open(self, name: str, claimant: Claimant) -> Device:
@@ -192,6 +199,10 @@ class Source(ABC):
         nothing = Watching()
         nothing.tell(None)
         return nothing
+
+    def at(self, name: str) -> str:
+        """The address of one of its devices."""
+        return self.address if self.name or not name else f"{self.address.rstrip('/')}/{name}"
 
     async def close(self) -> None:
         """Let go of what the source holds; its devices are closed first."""

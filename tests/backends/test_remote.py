@@ -25,6 +25,7 @@ from tests.backends.hand import (
     hand_server,
     ret_submit,
 )
+from usbferry import aio
 from usbferry.backends import pieces, remote
 from usbferry.backends.connection import Connection
 from usbferry.backends.remote import RemoteDevice, RemoteSource
@@ -32,6 +33,7 @@ from usbferry.device import Busy, Claimant, DeviceError, NotFound, ResetOutcome,
 from usbferry.devices.zero import Zero
 from usbferry.protocols.usbip.messages import DeviceRecord
 from usbferry.registry import load_exporter, load_importer, open_source
+from usbferry.selector import Ambiguous
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import Server, serving
 from usbferry.usb import setup as requests
@@ -124,6 +126,8 @@ def free_port() -> int:
         ("usbip://[::1]/1-1", "[::1]:3240", "1-1"),
         ("usbip://[fe80::1%25eth0]:5", "[fe80::1%25eth0]:5", ""),
         ("usbip://192.0.2.7/usbip-vudc.0", "192.0.2.7:3240", "usbip-vudc.0"),
+        ("usbip://host/046d:c52b,serial=AB*", "host:3240", ""),
+        ("usbip://host/1-2,serial=AB*", "host:3240", ""),
     ],
 )
 def test_addresses(address: str, where: str, name: str) -> None:
@@ -166,6 +170,120 @@ async def test_a_device_that_is_not_in_the_list() -> None:
     async with zero_server() as (_, address):
         with pytest.raises(NotFound, match="lists no device '9-9'; it has: 1-1"):
             await RemoteSource(address + "/9-9").list()
+
+
+# --- selectors --------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def several(*devices: str) -> AsyncIterator[tuple[Server, str]]:
+    """Our own server with these virtual devices, and its address."""
+    async with serving(Catalog()) as server:
+        for device in devices:
+            await server.offer(open_source(device))
+        [(host, port)] = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
+        yield server, f"usbip://{host}:{port}"
+
+
+ONE, TWO, MOUSE = "virtual:zero?serial=AB%201", "virtual:zero?serial=AB%202", "virtual:mouse"
+
+
+async def all_free(server: Server) -> None:
+    """The server takes back what its users let go, once it has heard of it."""
+    stirred = asyncio.Event()
+    unwatch = server.catalog.watch(stirred.set)
+    while any(offer.holder for offer in server.catalog.list()):
+        stirred.clear()
+        await stirred.wait()
+    unwatch()
+
+
+async def names(address: str) -> list[str]:
+    return [info.name for info in await RemoteSource(address).list()]
+
+
+@pytest.mark.parametrize(
+    ("selector", "found"),
+    [
+        ("0525:a4a0", ["1-1", "1-2"]),
+        ("0525:*,serial=ab%20*", ["1-1", "1-2"]),
+        ("serial=AB 2", ["1-2"]),
+        ("class=hid", ["1-3"]),
+        ("class=mouse,port=1-*", ["1-3"]),
+        ("0525:a4a0,port=1-2", ["1-2"]),
+        ("1-2,serial=AB*", ["1-2"]),
+        ("product=*ZERO", ["1-1", "1-2"]),
+    ],
+)
+async def test_those_that_a_selector_means(selector: str, found: list[str]) -> None:
+    async with several(ONE, TWO, MOUSE) as (_, address):
+        assert await names(f"{address}/{selector}") == found
+
+
+async def test_what_the_list_tells_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a device takes it from its driver: only candidates are, and only for strings."""
+    read: list[str] = []
+    plain = RemoteSource._open
+
+    async def noting(self: RemoteSource, name: str) -> RemoteDevice:
+        read.append(name)
+        return await plain(self, name)
+
+    monkeypatch.setattr(RemoteSource, "_open", noting)
+    async with several(ONE, TWO, MOUSE) as (server, address):
+        assert await names(f"{address}/0525:*,class=vendor") == ["1-1", "1-2"]
+        assert read == []
+        [found] = await RemoteSource(f"{address}/class=hid,manufacturer=*").list()
+        assert (read, found.product) == (["1-3"], "Mouse")
+        await all_free(server)
+
+
+async def test_a_busy_one_is_left_alone_and_named() -> None:
+    async with several(ONE, TWO) as (server, address), opened(address, "1-2"):
+        [_, held] = server.catalog.list()
+        holder = held.holder
+        assert await names(f"{address}/serial=AB*") == ["1-1"]
+        text = r"lists no device 'serial=AB%202'; it has: 1-1 0525:a4a0, 1-2 0525:a4a0; not asked: 1-2 at .*uses it$"
+        await fails(RemoteSource(f"{address}/serial=AB%202").list(), text, NotFound)
+        assert held.holder is holder
+
+
+async def test_nothing_that_a_selector_means() -> None:
+    async with several(ONE) as (_, address):
+        await fails(RemoteSource(f"{address}/046d:*").list(), r"lists no device '046d:\*'; it has: 1-1 05", NotFound)
+
+
+async def test_a_device_that_became_another_is_given_back() -> None:
+    """The list is older than the claim: somebody may have plugged something else into that port."""
+    async with several(ONE, TWO) as (server, address):
+        source = RemoteSource(f"{address}/serial=AB%202")
+        await fails(source.open("1-1", ME), "1-1 0525:a4a0 .* serial AB 1 is no longer serial=AB%202", NotFound)
+        await all_free(server)
+        device = await source.open("1-2", ME)
+        assert device.info.serial == "AB 2"
+        await device.close()
+
+
+async def test_a_handle_by_selector_and_what_it_could_mean() -> None:
+    async with several(ONE, TWO, MOUSE) as (_, address):
+        async with await aio.open(f"{address}/serial=*2") as handle:
+            assert handle.info.name == "1-2"
+        with pytest.raises(Ambiguous) as caught:
+            await aio.open(f"{address}/0525:a4a0,serial=AB*")
+        head, *candidates = str(caught.value).split("\n")
+        assert head.endswith("/0525:a4a0,serial=AB* stands for 2 devices; name one by its bus id, such as port=1-1")
+        assert candidates == [f"  1-{n} 0525:a4a0 usbferry Gadget Zero serial AB {n}" for n in (1, 2)]
+
+
+async def test_where_each_of_several_is() -> None:
+    assert RemoteSource("usbip://[::1]:5/046d:*,class=hid").at("1-2") == "usbip://[::1]:5/1-2"
+    assert RemoteSource("usbip://host").at("1-2") == "usbip://host/1-2"
+
+
+def test_an_address_with_a_selector_that_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match=r"^'usbip://host/046d:': '046d:' is no VID:PID: four") as caught:
+        RemoteSource("usbip://host/046d:")
+    assert "\n" not in str(caught.value)
 
 
 # --- servers that are not there, or not what they should be -----------------------------------------------------------

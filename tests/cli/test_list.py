@@ -81,6 +81,10 @@ def check(report: Any) -> None:
         ("::1", "usbip://[::1]"),
         ("[::1]:4000", "usbip://[::1]:4000"),
         ("usbip://lab", "usbip://lab"),
+        ("lab/046d:c52b", "usbip://lab/046d:c52b"),
+        ("lab:4000/046d:*,serial=A:B", "usbip://lab:4000/046d:*,serial=A:B"),
+        ("::1/046d:c52b", "usbip://[::1]/046d:c52b"),
+        ("[::1]/046d:c52b", "usbip://[::1]/046d:c52b"),
         ("virtual:zero", "virtual:zero"),
         ("virtual:", "virtual:"),
         ("usb:1-2", "usb:1-2"),  # unknown, and no port
@@ -185,6 +189,8 @@ def test_another_machine(runtime: Path) -> None:
         ]
         [device] = as_json(f"{where}/1-2")["places"][0]["devices"]
         assert (device["address"], device["interfaces"][0]["name"]) == (f"usbip://{where}/1-2", "keyboard")
+        [device] = as_json(f"{where}/class=hid,serial=*")["places"][0]["devices"]  # read for its strings
+        assert (device["address"], device["product"]) == (f"usbip://{where}/1-2", "Keyboard")
         text = run(where).output
         assert f"  usbip://{where}/1-2  1209:" in text
         assert text.splitlines()[1].split() == ["DEVICE", "ID", "SPEED", "INTERFACES"]

@@ -126,7 +126,7 @@ def test_a_device_in_use_is_busy_until_it_is_closed(served, monkeypatch):
 
 
 def test_an_address_of_several_devices_must_name_one(served):
-    with pytest.raises(DeviceError, match=r"has 2 devices, name one of them: .*/1-1; .*/1-2"):
+    with pytest.raises(DeviceError, match=r"stands for 2 devices; name one .*\n  1-1 0525:a4a0\n  1-2 "):
         usbferry.open(served.address)
     with pytest.raises(NotFound):
         usbferry.open(f"{served.address}/7-7")

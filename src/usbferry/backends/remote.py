@@ -16,12 +16,13 @@ import os
 import re
 import socket
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Source
 from ..devices.gate import Gate
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
+from ..selector import Selector, described, select
 from ..transports import tcp
 from ..usb import setup as requests
 from ..usb.descriptors import DescriptorError, parse_configuration, parse_device, parse_languages, parse_string
@@ -292,7 +293,10 @@ class _Stalled(_Failed):
 
 
 class RemoteSource(Source):
-    """`SCHEME://HOST[:PORT][/DEVICE]`: what a server of that protocol offers. Raises ValueError for bad addresses."""
+    """`SCHEME://HOST[:PORT][/DEVICE]`: what a server of that protocol offers; DEVICE is a bus id, or any selector.
+
+    Raises ValueError for bad addresses.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -304,7 +308,12 @@ class RemoteSource(Source):
             raise ValueError(f"{address!r} is no address, write it as {form}: {error}") from None
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")
-        self.name = parts.path.strip("/")
+        try:
+            self.selector = Selector.parse(parts.path.strip("/"))
+        except ValueError as error:
+            raise ValueError(f"{address!r}: {error}") from None
+        self.name = self.selector.name if self.selector.is_name else ""
+        self._base = f"{parts.scheme}://{parts.netloc}"
         self._scheme = parts.scheme
         self._host = parts.hostname
         self._port = port or PROTOCOLS[parts.scheme].port
@@ -314,19 +323,38 @@ class RemoteSource(Source):
         return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     async def list(self) -> list[DeviceInfo]:
-        """Raises NotFound when the address names a device that is not there."""
+        """Raises NotFound when the address names or describes a device that is not there."""
         connection = await self._connect()
         try:
             answer: Listed = await connection.ask(connection.importer.list_devices, seconds=LIST_SECONDS)
         finally:
             await connection.close()
-        found = [info for info in answer.devices if self.name in ("", info.name)]
-        if self.name and not found:
-            there = ", ".join(info.name for info in answer.devices[:20]) or "none that is free"
-            raise NotFound(f"{self._where} lists no device {self.name!r}; it has: {there}")
+        found, unread = await select(self, self.selector, answer.devices)
+        if self.selector.terms and not found:
+            there = ", ".join(map(described, answer.devices[:20])) or "none that is free"
+            unknown = f"; not asked: {', '.join(map(str, unread))}" if unread else ""
+            raise NotFound(f"{self._where} lists no device {str(self.selector)!r}; it has: {there}{unknown}")
         return found
 
+    async def read(self, info: DeviceInfo) -> DeviceInfo:
+        """By an import that ends at once. The server takes the device from its own driver for it, and resets it."""
+        if info.configurations:
+            return info
+        device = await self._open(info.name)
+        await device.close()
+        return device.info
+
+    def at(self, name: str) -> str:
+        return f"{self._base}/{quote(name)}"
+
     async def open(self, name: str, claimant: Claimant) -> Device:
+        device = await self._patiently(name)
+        if self.selector.terms and not self.selector.is_name and not self.selector.matches(device.info):
+            await device.close()
+            raise NotFound(f"{self._where}: {described(device.info)} is no longer {self.selector}")
+        return device
+
+    async def _patiently(self, name: str) -> RemoteDevice:
         wait = BUSY_SECONDS
         for _ in range(BUSY_RETRIES):
             try:

@@ -41,8 +41,9 @@ def main() -> None:
 
 
 def fail(text: str) -> NoReturn:
-    """End with one line for the user, and exit status 2."""
-    print(printable(text), file=sys.stderr)
+    """End with one line for the user, or one for each of several candidates, and exit status 2."""
+    for line in text.split("\n"):
+        print(printable(line), file=sys.stderr)
     sys.exit(2)
 
 

@@ -31,7 +31,8 @@ def command(address: str, as_json: bool) -> None:
     """Show everything a device says of itself.
 
     \b
-    ADDRESS is such as usbip://HOST/1-2 or virtual:zero.
+    ADDRESS is such as usbip://HOST/1-2, usbip://HOST/046d:c52b or
+    virtual:zero.
 
     The device is claimed for a moment: one that somebody uses is not shown.
     """

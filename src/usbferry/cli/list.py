@@ -33,7 +33,8 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
     Without ADDRESS: what your servers on this machine share and who uses
     it, and the virtual devices that could be shared.
     ADDRESS is a machine (HOST, HOST:PORT, usbip://HOST), one device of it
-    (usbip://HOST/1-2), or anything else that `usbferry serve` takes.
+    (usbip://HOST/1-2), those of a selector (usbip://HOST/046d:*), or
+    anything else that `usbferry serve` takes.
 
     Each device is shown with the address by which the other commands take it.
 
@@ -83,12 +84,13 @@ async def _remote(addresses: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def whole_address(text: str) -> str:
     """The address that a user means: a machine's name alone is its USB/IP server."""
-    scheme, colon, rest = text.partition(":")
-    if colon and scheme in SOURCES:
+    if text.partition(":")[0] in SOURCES and ":" in text:
         return text
-    if text.count(":") > 1 and not text.startswith("["):
-        return f"usbip://[{text}]"
-    if not colon or text.startswith("[") or rest.partition("/")[0].isdecimal():
+    machine, slash, device = text.partition("/")
+    if machine.count(":") > 1 and not machine.startswith("["):
+        return f"usbip://[{machine}]{slash}{device}"
+    _, colon, port = machine.partition(":")
+    if not colon or machine.startswith("[") or port.isdecimal():
         return f"usbip://{text}"
     return text
 
@@ -99,8 +101,7 @@ async def _place(address: str) -> dict[str, Any]:
         source = open_source(address)
         try:
             for info in await source.list():
-                one = address if source.name or not info.name else f"{address.rstrip('/')}/{info.name}"
-                place["devices"].append({"address": one, **state.describe(info)})
+                place["devices"].append({"address": source.at(info.name), **state.describe(info)})
         finally:
             await source.close()
     except (DeviceError, ValueError, OSError) as error:

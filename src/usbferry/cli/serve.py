@@ -42,6 +42,7 @@ def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
       virtual:zero                    Gadget Zero, the conformance device
       virtual:disk?image=stick.img    a disk backed by a file
       usbip://HOST/1-2                a device of another machine, passed on
+      usbip://HOST/046d:*             those of it that a selector means
     `usbferry list` shows the virtual devices and their options.
 
     Ctrl-C or SIGTERM ends it: nobody new is let in, and who is there is

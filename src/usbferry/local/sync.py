@@ -395,7 +395,8 @@ class Handle:
 def open(address: str) -> Handle:
     """Claim the device at `address`, such as "usbip://host/1-2" or "virtual:zero".
 
-    An address that stands for several devices must name one. Raises ValueError for an address that makes no sense,
-    and DeviceError: NotFound, Busy (somebody else has it), or with the reason in words.
+    A selector may say which device is meant: "usbip://host/046d:c52b,serial=AB*". An address that stands for several
+    raises Ambiguous, which lists them; one that makes no sense ValueError. Otherwise DeviceError: NotFound, Busy
+    (somebody else has it), or with the reason in words.
     """
     return Handle(_loop.run(aio.open(address)))

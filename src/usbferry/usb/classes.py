@@ -46,6 +46,36 @@ _SPECIAL: Final = {
     (0xFE, 3, 1): "USBTMC",
 }
 
+# What people write for a class: in a selector, `class=hid`
+NAMES: Final[dict[str, tuple[int, ...]]] = {
+    "audio": (0x01,),
+    "cdc": (0x02,),
+    "hid": (0x03,),
+    "keyboard": (0x03, 1, 1),
+    "mouse": (0x03, 1, 2),
+    "physical": (0x05,),
+    "image": (0x06,),
+    "printer": (0x07,),
+    "storage": (0x08,),
+    "hub": (0x09,),
+    "cdc-data": (0x0A,),
+    "smartcard": (0x0B,),
+    "security": (0x0D,),
+    "video": (0x0E,),
+    "healthcare": (0x0F,),
+    "av": (0x10,),
+    "billboard": (0x11,),
+    "typec": (0x12,),
+    "diagnostic": (0xDC,),
+    "wireless": (0xE0,),
+    "bluetooth": (0xE0, 1, 1),
+    "misc": (0xEF,),
+    "application": (0xFE,),
+    "dfu": (0xFE, 1),
+    "usbtmc": (0xFE, 3),
+    "vendor": (0xFF,),
+}
+
 
 def class_name(triplet: tuple[int, int, int]) -> str:
     """What an interface with this class, subclass and protocol is called."""
