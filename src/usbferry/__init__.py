@@ -12,9 +12,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .local.pyusb import Backend
     from .local.sync import open
 
-__all__ = ["__version__", "open"]
+__all__ = ["__version__", "open", "pyusb_backend"]
+
+
+def pyusb_backend(*addresses: str) -> Backend:
+    """The devices at `addresses` for pyusb: `usb.core.find(backend=usbferry.pyusb_backend("usbip://host"))`.
+
+    Any number of addresses, such as "usbip://host" for all that a server has, or "usbip://host/1-2" for one device.
+    Keep the backend: each one imports devices for itself. Raises ValueError for an address that makes no sense, and
+    ImportError where pyusb is not installed.
+    """
+    try:
+        from .local.pyusb import Backend
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "usb":
+            raise
+        raise ModuleNotFoundError('this needs: pip install "usbferry[pyusb]"', name=error.name) from None
+    return Backend(*addresses)
 
 
 def __getattr__(name: str) -> Any:

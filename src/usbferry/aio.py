@@ -80,7 +80,8 @@ class Handle:
     Every call that moves data may raise TransferError or one of its kinds: Stalled, TimedOut, DeviceGone.
     """
 
-    def __init__(self, device: Device, source: Source) -> None:
+    def __init__(self, device: Device, source: Source | None) -> None:
+        """`source` is closed with the device; None leaves that to others."""
         self.device = device  # the seam itself, for those who need more than this class
         self._source = source
         self._closed = False
@@ -211,7 +212,8 @@ class Handle:
         """Give the device back; what is under way ends with DeviceGone. May be called twice."""
         self._closed = True
         await self.device.close()
-        await self._source.close()
+        if self._source is not None:
+            await self._source.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -223,7 +225,8 @@ class Handle:
 
     def __del__(self) -> None:
         if not self._closed:
-            warnings.warn(f"{self._source.address} was left open", ResourceWarning, source=self, stacklevel=2)
+            name = self.device.info.name if self._source is None else self._source.address
+            warnings.warn(f"{name} was left open", ResourceWarning, source=self, stacklevel=2)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

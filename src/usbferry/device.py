@@ -188,8 +188,12 @@ class Source(ABC):
     async def open(self, name: str, claimant: Claimant) -> Device:
         """Claim and open one device, configured: the first configuration is set if none is.
 
-        Raises NotFound, Busy, or DeviceError with the reason.
+        One that is busy for the moment of its reset is waited for. Raises NotFound, Busy, or DeviceError.
         """
+
+    async def try_open(self, name: str, claimant: Claimant) -> Device:
+        """The same for who can do without: what is busy now is Busy."""
+        return await self.open(name, claimant)
 
     def watch(self) -> AsyncIterator[Change]:
         """Every change from this call on, not only from the first `anext`: see the module's pattern, and `Watchers`.

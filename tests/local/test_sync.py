@@ -8,42 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 import usbferry
+from tests.local.serving import Served
 from usbferry import aio
 from usbferry.device import Busy, DeviceError, NotFound
-from usbferry.registry import load_exporter, open_source
-from usbferry.server.catalog import Catalog
-from usbferry.server.listen import serving
 from usbferry.usb.transfer import Transfer
 from usbferry.usb.types import Status
-
-
-class Served:
-    """A server with two zeros, in a thread of its own: the process under test is the client's side."""
-
-    def __init__(self) -> None:
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self._thread.start()
-        assert self._ready.wait(10)
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self.catalog = Catalog()
-        async with serving(self.catalog) as server:
-            for _ in range(2):
-                await server.offer(open_source("virtual:zero"))
-            ((host, port),) = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
-            self.address = f"usbip://{host}:{port}"
-            self._ready.set()
-            await self._stop.wait()
-
-    def holders(self) -> list[bool]:
-        return [offer.holder is not None for offer in self.catalog.list()]
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(10)
 
 
 @pytest.fixture

@@ -364,6 +364,9 @@ class RemoteSource(Source):
                 wait *= 2
         return await self._open(name)
 
+    async def try_open(self, name: str, claimant: Claimant) -> Device:
+        return await self._open(name)
+
     async def _open(self, name: str) -> RemoteDevice:
         connection = await self._connect()
         try:

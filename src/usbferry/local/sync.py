@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from .. import aio
 from ..device import Device
@@ -79,6 +79,12 @@ class _Call:
         self._done.acquire(timeout=-1 if timeout is None else timeout)
 
 
+class Closing(Protocol):
+    """What is closed when the program ends."""
+
+    async def close(self) -> None: ...
+
+
 class _Loop:
     """The event loop of this process's synchronous callers, and who runs it."""
 
@@ -90,8 +96,8 @@ class _Loop:
         self._last_call = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._background: threading.Thread | None = None
-        self._handles: set[aio.Handle] = set()
-        self._closings: set[asyncio.Task[None]] = set()
+        self._open: set[Closing] = set()
+        self._started: set[asyncio.Task[Any]] = set()
 
     # -- callers ------------------------------------------------------------------------------------------------------
 
@@ -191,30 +197,39 @@ class _Loop:
                     atexit.register(self._at_exit)
         return self._loop
 
-    # -- handles ------------------------------------------------------------------------------------------------------
+    # -- what is open -------------------------------------------------------------------------------------------------
 
-    def opened(self, handle: aio.Handle) -> None:
-        self._handles.add(handle)
+    def opened(self, thing: Closing) -> None:
+        """Close it at the program's end, unless it is closed before."""
+        self._open.add(thing)
 
-    def closed(self, handle: aio.Handle) -> None:
-        self._handles.discard(handle)
+    def closed(self, thing: Closing) -> None:
+        self._open.discard(thing)
 
     def forgotten(self, handle: aio.Handle) -> None:
-        """The program dropped its handle: the device is given back. It may be the collector that calls, anywhere."""
-        if handle in self._handles:
-            self._handles.discard(handle)
-            self.soon(self._close_forgotten, handle)
+        """The program dropped its handle: the device is given back."""
+        if handle in self._open:
+            self._open.discard(handle)
+            self.start(handle.close())
 
-    def _close_forgotten(self, handle: aio.Handle) -> None:
-        closing = self._get().create_task(handle.close())
-        self._closings.add(closing)  # the loop itself would not keep it alive
-        closing.add_done_callback(self._closings.discard)
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have a coroutine run, and wait for nothing: it may be the collector that calls, in the midst of anything."""
+        self.soon(self._start, work)
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = self._get().create_task(work)
+        self._started.add(task)  # the loop itself would not keep it alive
+        task.add_done_callback(self._started.discard)
 
     def _at_exit(self) -> None:
-        handles, self._handles = tuple(self._handles), set()
-        for handle in handles:
+        things, self._open = tuple(self._open), set()
+        for ending in (*(thing.close() for thing in things), self._wait_for_started()):
             with suppress(Exception):
-                self.run(handle.close(), _CLOSE_SECONDS)
+                self.run(ending, _CLOSE_SECONDS)
+
+    async def _wait_for_started(self) -> None:
+        if self._started:
+            await asyncio.wait(self._started)
 
 
 class _Following:
@@ -260,6 +275,7 @@ class _InterruptLater:
 
 
 _loop: Final = _Loop()
+run, start, opened = _loop.run, _loop.start, _loop.opened  # for this package: who else works in the loop
 
 
 class Handle:
@@ -368,6 +384,12 @@ class Handle:
         if self._finalizer.detach():
             _loop.closed(self._handle)
             _loop.run(self._handle.close(), _CLOSE_SECONDS)
+
+    async def close_in_loop(self) -> None:
+        """`close`, for who works in the loop."""
+        if self._finalizer.detach():
+            _loop.closed(self._handle)
+            await self._handle.close()
 
     def __enter__(self) -> Self:
         return self
