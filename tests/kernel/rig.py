@@ -24,6 +24,7 @@ PACKAGES = {
     "iproute2": "the guest's network, and its faults",
     "python3-minimal": "runs usbtest.py in the guest",
     "usbip": "the kernel's own client and server",
+    "libusbredirparser1": "what QEMU reads and writes usbredir with, beside our codec",
     "usbutils": "lsusb",
     "dosfstools": "mkfs.vfat on an attached disk",
     "e2fsprogs": "mkfs.ext4 on an attached disk",

@@ -1,0 +1,1 @@
+"""usbredir 0.7, as QEMU, libvirt and SPICE speak it, and its draft 0.2."""
