@@ -208,7 +208,8 @@ def test_filters_print_alike(rules):
     assert filters.text_of(rules) == reference.print_filter(rules)
 
 
-numbers = st.sampled_from(["0", "1", "-1", "08", "0x08", "010", "255", "256", "0xffff", "65536", "-2", "x", "+3"] + ["", " 3"])
+odd_numbers = ("0", "1", "-1", "08", "0x08", "010", "255", "256", "0xffff", "65536", "-2", "x", "+3", "", " 3")
+numbers = st.sampled_from(odd_numbers)
 odd_rules = st.lists(st.lists(numbers, min_size=4, max_size=6).map(",".join), max_size=4).map("|".join)
 texts = odd_rules | rules.map(filters.text_of) | st.text("0123456789abxX-+,| ", max_size=40)
 

@@ -1,6 +1,6 @@
 """Which devices may be redirected: rules as text, checked against a device, and printed again.
 
-    class,vendor,product,version,allow|class,vendor,...     numbers decimal or 0x..., -1 for any; the first match decides
+    class,vendor,product,version,allow|class,vendor,...     decimal or 0x..., -1 for any; the first match decides
 
 Source: usbredirparser/usbredirfilter.h and usbredirfilter.c.
 """

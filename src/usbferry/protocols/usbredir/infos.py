@@ -43,8 +43,10 @@ def pipes_of(info: DeviceInfo) -> dict[int, Pipe]:
 
 
 def _pipe(endpoint: Endpoint, interface: Interface, speed: Speed) -> Pipe:
-    """Values that no peer chokes on: QEMU refuses a device over an interval of 0 (usbredir_ep_info), and old ones divide
-    by the packet size of a bulk endpoint."""
+    """Values that no peer chokes on.
+
+    QEMU refuses a device over an interval of 0 (usbredir_ep_info), and divides by the packet size of a bulk endpoint.
+    """
     kind = endpoint.type
     size = endpoint.service_bytes if kind is TransferType.ISOCHRONOUS else endpoint.packet_size or 1
     streams = endpoint.companion.streams if kind is TransferType.BULK and endpoint.companion else 0

@@ -392,7 +392,7 @@ def capabilities_of(words: bytes | memoryview) -> frozenset[Capability]:
 
 
 def sensible(said: frozenset[Capability], dialect: Dialect) -> frozenset[Capability]:
-    """Without streams where there are no packet sizes: EpInfo has no such form, and the reference parser does so too."""
+    """Without streams where there are no packet sizes: EpInfo has no such form. The reference parser does so too."""
     if dialect is Dialect.RELEASED and Capability.EP_INFO_MAX_PACKET_SIZE not in said:
         return said - {Capability.BULK_STREAMS}
     return said
