@@ -251,6 +251,5 @@ def _name(kind: int, body: Any) -> str:
 
 
 def _other(side: Sender) -> str:
-    return (Sender.IMPORTER if side is Sender.EXPORTER else Sender.EXPORTER).value
-
-
+    other: str = (Sender.IMPORTER if side is Sender.EXPORTER else Sender.EXPORTER).value
+    return other

@@ -131,5 +131,3 @@ def _check_class(rules: Sequence[Rule], device_class: int, info: DeviceInfo) -> 
         if rule.matches(device_class, info):
             return Verdict.ALLOWED if rule.allow else Verdict.DENIED
     return Verdict.NO_MATCH
-
-
