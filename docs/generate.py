@@ -38,9 +38,18 @@ _NOTE: Final = "<!-- Written by docs/generate.py: change what it reads, then `ma
 
 # What a reader can copy, for each verb, and what one of them shows. The tests run them.
 _EXAMPLES: Final = {
+    "attach": """
+        $ sudo usbferry attach usbip://HOST/1-1
+        $ sudo usbferry attach --relay -v usbip://HOST/1-1
+        $ sudo usbferry attach 'virtual:disk?size=64M'     # without any network; until Ctrl-C
+        """,
     "demo": """
         $ usbferry demo
         $ usbferry demo --stay --listen 0.0.0.0:3240      # keep serving, for a kernel to attach
+        """,
+    "detach": """
+        $ sudo usbferry detach 0
+        $ sudo usbferry detach --all
         """,
     "info": """
         $ usbferry info virtual:mouse
@@ -70,7 +79,7 @@ def commands() -> str:
         "shell gives these a meaning of its own.",
         _table(("Command", ""), [(f"[`{verb}`](#usbferry-{verb})", line) for verb, line in VERBS.items()]),
         "| Exit status | |\n| --- | --- |\n| 0 | done; for `serve`, ended by Ctrl-C or SIGTERM |\n"
-        "| 1 | `list` could not read one of the addresses |\n"
+        "| 1 | `list` could not read one of the addresses; `attach` lost a device that went through it |\n"
         "| 2 | it could not be done: standard error says why, see [errors](errors.md) |\n"
         "| 130 | `demo` was ended by Ctrl-C |",
     ]

@@ -132,7 +132,7 @@ def free_port() -> int:
 )
 def test_addresses(address: str, where: str, name: str) -> None:
     source = RemoteSource(address)
-    assert (source._where, source.name, source.address) == (where, name, address)
+    assert (source.where, source.name, source.address) == (where, name, address)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ async def test_nobody_listens_at_any_of_a_names_addresses() -> None:
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
 def test_why_there_is_no_connection(error: OSError, text: str) -> None:
-    assert remote._reason(error) == text
+    assert remote.reason(error) == text
 
 
 async def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,8 +158,7 @@ class Connection:
         if self._answer is None or self._answer.done():
             return
         if isinstance(event, Refused):
-            kind = _ERRORS.get(event.reason, DeviceError)
-            self._answer.set_exception(kind(f"{self._about}: {event.text}"))
+            self._answer.set_exception(refusal(event, self._about))
         elif isinstance(event, Listed | Claimed):
             self._answer.set_result(event)
 
@@ -182,3 +181,9 @@ class Connection:
             pieces, size = importer.outgoing, importer.outgoing_bytes
             importer.outgoing, importer.outgoing_bytes = [], 0
             self._link.write(pieces, size)
+
+
+def refusal(event: Refused, about: str) -> DeviceError:
+    """A server's refusal as the error that it is here."""
+    kind: type[DeviceError] = _ERRORS.get(event.reason, DeviceError)
+    return kind(f"{about}: {event.text}")

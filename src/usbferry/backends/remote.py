@@ -314,13 +314,14 @@ class RemoteSource(Source):
             raise ValueError(f"{address!r}: {error}") from None
         self.name = self.selector.name if self.selector.is_name else ""
         self._base = f"{parts.scheme}://{parts.netloc}"
-        self._scheme = parts.scheme
-        self._host = parts.hostname
-        self._port = port or PROTOCOLS[parts.scheme].port
+        self.scheme = parts.scheme
+        self.host = parts.hostname
+        self.port = port or PROTOCOLS[parts.scheme].port
 
     @property
-    def _where(self) -> str:
-        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+    def where(self) -> str:
+        """The server's name in messages."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def list(self) -> list[DeviceInfo]:
         """Raises NotFound when the address names or describes a device that is not there."""
@@ -333,7 +334,7 @@ class RemoteSource(Source):
         if self.selector.terms and not found:
             there = ", ".join(map(described, answer.devices[:20])) or "none that is free"
             unknown = f"; not asked: {', '.join(map(str, unread))}" if unread else ""
-            raise NotFound(f"{self._where} lists no device {str(self.selector)!r}; it has: {there}{unknown}")
+            raise NotFound(f"{self.where} lists no device {str(self.selector)!r}; it has: {there}{unknown}")
         return found
 
     async def read(self, info: DeviceInfo) -> DeviceInfo:
@@ -351,7 +352,7 @@ class RemoteSource(Source):
         device = await self._patiently(name)
         if self.selector.terms and not self.selector.is_name and not self.selector.matches(device.info):
             await device.close()
-            raise NotFound(f"{self._where}: {described(device.info)} is no longer {self.selector}")
+            raise NotFound(f"{self.where}: {described(device.info)} is no longer {self.selector}")
         return device
 
     async def _patiently(self, name: str) -> RemoteDevice:
@@ -375,7 +376,7 @@ class RemoteSource(Source):
             await device.prepare()
         except ValueError as error:
             await connection.close()
-            raise NotFound(f"{self._where}: {error}") from error
+            raise NotFound(f"{self.where}: {error}") from error
         except BaseException:
             await connection.close()
             raise
@@ -383,13 +384,13 @@ class RemoteSource(Source):
         return device
 
     async def _connect(self) -> Connection:
-        connection = Connection(load_importer(self._scheme)(), self._where)
+        connection = Connection(load_importer(self.scheme)(), self.where)
         try:
-            await tcp.connect(self._host, self._port, connection, CONNECT_SECONDS)
+            await tcp.connect(self.host, self.port, connection, CONNECT_SECONDS)
         except TimeoutError:
-            raise DeviceError(f"no connection to {self._where} within {CONNECT_SECONDS:g} s") from None
+            raise DeviceError(f"no connection to {self.where} within {CONNECT_SECONDS:g} s") from None
         except OSError as error:
-            raise DeviceError(f"no connection to {self._where}: {_reason(error)}") from error
+            raise DeviceError(f"no connection to {self.where}: {reason(error)}") from error
         return connection
 
 
@@ -417,7 +418,7 @@ def _iso_refusal(transfer: Transfer, packets: list[IsoPacket] | None, longest: i
     return Status.INVALID if total > transfer.length else None  # one over another
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
     """Why there is no connection. asyncio puts the addresses it tried where the reason should be."""
     number = error.errno
     if number is None and (found := re.search(r"\[Errno (\d+)\]", str(error))):

@@ -10,7 +10,9 @@ import click
 
 # verb -> one line of help; `usbferry.cli.VERB` has the click command `command`
 VERBS: Final = {
+    "attach": "Give a device to this machine's kernel.",
     "demo": "See it work: two processes, virtual devices, no hardware, no root.",
+    "detach": "Take devices from this machine's kernel again.",
     "info": "Show everything a device says of itself.",
     "list": "List devices, here and at other machines.",
     "serve": "Offer devices to other machines.",

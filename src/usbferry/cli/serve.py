@@ -103,7 +103,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
-    stop = _on_signal()
+    stop = on_signal()
     _allow_connections()
     catalog = Catalog()
     async with serving(catalog) as server:
@@ -129,7 +129,7 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _on_signal() -> Callable[[], Awaitable[None]]:
+def on_signal() -> Callable[[], Awaitable[None]]:
     """What waits for SIGTERM or SIGINT. Until it is called, they cancel this task; a second one ends the process."""
     loop, task, stopped, waits = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event(), False
     assert task is not None

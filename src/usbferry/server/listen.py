@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -75,6 +76,11 @@ class Server:
         listening = await tcp.listen(host, port, lambda: self._user(exporter))
         self._listening.append(listening)
         return [sock.getsockname()[:2] for sock in listening.sockets]
+
+    async def adopt(self, sock: socket.socket, exporter: MakeExporter) -> None:
+        """Serve a protocol on a stream socket that is connected, such as one of a pair. It is the server's then."""
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: Link(self._user(exporter)), sock)
 
     def _user(self, exporter: MakeExporter) -> Pump | _Refused:
         if self.catalog.draining:

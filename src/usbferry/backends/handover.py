@@ -1,0 +1,117 @@
+"""A claimed USB/IP device as a bare socket, for whoever speaks the rest of the protocol: this machine's kernel.
+
+Nothing that follows the answer to the import may be read here: it reads as many bytes as the importer needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ..device import Busy, DeviceError, NotFound
+from ..protocols.errors import ProtocolError
+from ..protocols.events import Claimed, Refused
+from ..protocols.usbip.importer import Importer
+from ..transports import tcp
+from ..usb.info import DeviceInfo
+from .connection import refusal
+from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource, reason
+
+_ADDRESSES: Final = 8  # of one name, tried one after the other
+
+
+async def claim(source: RemoteSource, name: str) -> tuple[socket.socket, DeviceInfo]:
+    """Import `name` and hand out the connection, which the caller closes; what the server said of the device.
+
+    One that is busy is tried again for as long as a server takes to reset it. Raises DeviceError.
+    """
+    wait = BUSY_SECONDS
+    for _ in range(BUSY_RETRIES):
+        try:
+            return await _claim_once(source, name)
+        except Busy:
+            await asyncio.sleep(wait)
+            wait *= 2
+    return await _claim_once(source, name)
+
+
+async def _claim_once(source: RemoteSource, name: str) -> tuple[socket.socket, DeviceInfo]:
+    connected = await _connect(source)
+    try:
+        return connected, await claim_on(connected, name, source.where)
+    except BaseException:
+        connected.close()
+        raise
+
+
+async def claim_on(connected: socket.socket, name: str, server: str) -> DeviceInfo:
+    """Import `name` on a connected socket that does not block; `server` is its name in messages. Raises DeviceError."""
+    importer = Importer()
+    try:
+        importer.claim(name)
+    except ValueError as error:
+        raise NotFound(f"{server}: {error}") from error
+    try:
+        async with asyncio.timeout(CLAIM_SECONDS):
+            return await _ask(connected, importer, f"{name} at {server}")
+    except TimeoutError:
+        raise DeviceError(f"{server} did not answer within {CLAIM_SECONDS:g} s") from None
+    except ProtocolError as error:
+        raise DeviceError(f"{server}: it broke usbip: {error}") from error
+    except OSError as error:
+        raise DeviceError(f"{server}: {error.strerror or error}") from error
+
+
+async def _ask(connected: socket.socket, importer: Importer, about: str) -> DeviceInfo:
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(connected, b"".join(importer.outgoing))
+    held = b""
+    while True:
+        got = await loop.sock_recv(connected, importer.needed - len(held))
+        if not got:
+            raise DeviceError(f"{about}: the server closed the connection")
+        held += got
+        importer.receive(memoryview(held), 0.0)
+        for event in importer.events():
+            if isinstance(event, Refused):
+                raise refusal(event, about)
+            if isinstance(event, Claimed):
+                return event.info
+        held = held[importer.consumed :]
+
+
+async def _connect(source: RemoteSource) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            found = await loop.getaddrinfo(source.host, source.port, type=socket.SOCK_STREAM)
+            return await _first(found[:_ADDRESSES])
+    except TimeoutError:
+        raise DeviceError(f"no connection to {source.where} within {CONNECT_SECONDS:g} s") from None
+    except OSError as error:
+        raise DeviceError(f"no connection to {source.where}: {reason(error)}") from error
+
+
+async def _first(addresses: Sequence[tuple[int, int, int, str, Any]]) -> socket.socket:
+    """The first that can be connected to. Raises the OSError of the last."""
+    last: OSError = OSError("it has no address")
+    for family, kind, protocol, _, address in addresses:
+        try:
+            connected = socket.socket(family, kind, protocol)
+        except OSError as error:  # no IPv6 here, perhaps
+            last = error
+            continue
+        try:
+            connected.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connected, address)
+            tcp.tune(connected)
+            return connected
+        except OSError as error:
+            connected.close()
+            last = error
+        except BaseException:
+            connected.close()
+            raise
+    raise last

@@ -1,0 +1,94 @@
+"""`usbferry attach`: give a device to this machine's kernel, whose own driver then takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable
+
+import click
+
+from ..device import DeviceError
+from ..local.attach import Attachment, attach
+from ..registry import open_source
+from ..selector import choose
+from . import fail, printable
+from .list import whole_address
+from .serve import on_signal, run
+
+
+@click.command()
+@click.argument("address")
+@click.option(
+    "--relay", is_flag=True, help="Carry a USB/IP server's device through this process, which checks all of it."
+)
+@click.option("-v", "--verbose", count=True, help="Say what went through this process; -vv: every transfer.")
+def command(address: str, relay: bool, verbose: int) -> None:
+    """Attach the device at ADDRESS to this machine's kernel, for its own drivers. Linux, as root.
+
+    \b
+    ADDRESS is such as
+      usbip://HOST/1-2                a device of another machine
+      usbip://HOST/046d:c52b          the one device there of that kind
+      virtual:disk?image=stick.img    a virtual device, without any network
+
+    The connection to a USB/IP server is handed to the kernel and the command ends; `usbferry detach PORT` gives the
+    device back. Everything else goes through this process, which stays: Ctrl-C or SIGTERM detaches.
+
+    Exit status 1 when a device that went through this process was lost.
+    """
+    logging.basicConfig(
+        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
+        format="%(levelname).1s %(name)s: %(message)s",
+    )
+    lost: list[str] = []
+    try:
+        run(_attach(whole_address(address), relay, lost))
+    except asyncio.CancelledError:
+        pass  # stopped before it was attached
+    except (DeviceError, ValueError, OSError) as error:
+        fail(f"usbferry attach: {error}")
+    if lost:
+        print(printable(f"usbferry attach: {lost[0]}"), file=sys.stderr)
+        sys.exit(1)
+
+
+async def _attach(address: str, relay: bool, lost: list[str]) -> None:
+    """Attach, and stay for as long as that takes; `lost` is told how it ended where nobody wanted that."""
+    stop = on_signal()
+    source = open_source(address)
+    error: DeviceError | None = None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                name = source.name or choose(await source.list(), address).name
+                attachment = await attach(source, name, tasks, relay=relay)
+            except DeviceError as raised:
+                error = raised  # as it is, not in a group
+            else:
+                _say(attachment)
+                if attachment.is_relayed:
+                    leaving = tasks.create_task(_detach(attachment, stop()))
+                    ended = await attachment.gone()
+                    leaving.cancel()
+                    if not ended.by_hand:
+                        lost.append(f"{attachment.address} is lost: {ended.reason}")
+                else:
+                    attachment.leave()
+    finally:
+        await source.close()
+    if error is not None:
+        raise error
+
+
+def _say(attachment: Attachment) -> None:
+    what = str(attachment.info).partition(" ")[2]
+    print(printable(f"port {attachment.port}: {attachment.address} is {attachment.device} here, {what}"), flush=True)
+    if attachment.is_relayed:
+        print("it goes through this process; Ctrl-C detaches it", file=sys.stderr, flush=True)
+
+
+async def _detach(attachment: Attachment, stopped: Awaitable[None]) -> None:
+    await stopped
+    await attachment.detach()

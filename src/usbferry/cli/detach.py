@@ -1,0 +1,41 @@
+"""`usbferry detach`: take devices from this machine's kernel again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from ..device import DeviceError
+from ..local.vhci import Vhci
+from . import fail
+
+
+@click.command()
+@click.argument("ports", nargs=-1, type=click.IntRange(0), metavar="[PORT]...")
+@click.option("--all", "everything", is_flag=True, help="Every attached device, whoever attached it.")
+def command(ports: tuple[int, ...], everything: bool) -> None:
+    """Detach the device at each PORT, as `usbferry ports` numbers them. Linux, as root.
+
+    It does not matter who attached it: us, or the usbip tool.
+    """
+    if not ports and not everything:
+        fail("usbferry detach: name a port, as `usbferry ports` shows them, or --all")
+    try:
+        asyncio.run(_detach(ports, everything))
+    except DeviceError as error:
+        fail(f"usbferry detach: {error}")
+
+
+async def _detach(numbers: tuple[int, ...], everything: bool) -> None:
+    vhci = Vhci()
+    vhci.check()
+    if everything:
+        numbers = tuple(port.number for port in vhci.ports() if port.is_attached)
+    rows = []
+    for number in numbers:
+        rows.append(vhci.port(number))
+        vhci.remove_record(number)
+        vhci.detach(number)
+    for row in rows:
+        await vhci.wait_free(row)
