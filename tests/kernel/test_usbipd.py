@@ -1,101 +1,85 @@
 """The other direction: our importer uses what the kernel's own server exports, ten devices that QEMU makes."""
 
 import asyncio
+import hashlib
+import json
 import os
 import struct
+import subprocess
+import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count, cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+import usbferry
+from tests.kernel import exported
+from tests.kernel.exported import (
+    AUDIO,
+    CARDS,
+    CLOSED,
+    DEVICES,
+    DISK,
+    DISK_BYTES,
+    FILES,
+    KEYBOARD,
+    MOUSE,
+    NETWORK,
+    PORT,
+    SERIAL,
+    TABLET,
+    Card,
+    Known,
+    control,
+    ended,
+    far_side,
+    inquiry,
+    mtp,
+    named,
+    scsi,
+)
 from tests.kernel.guest import Guest
 from tests.kernel.steps import unexpected
+from usbferry import aio
 from usbferry.backends import remote
 from usbferry.backends.remote import RemoteSource
 from usbferry.device import Busy, Claimant, Device, NotFound, ResetOutcome
 from usbferry.usb import build
-from usbferry.usb.setup import SET_INTERFACE, Setup
-from usbferry.usb.transfer import Completion, IsoPacket, Transfer
+from usbferry.usb.setup import SET_INTERFACE, Setup, get_descriptor
+from usbferry.usb.transfer import IsoPacket, Transfer
 from usbferry.usb.types import Speed, Status
-
-PORT = 3240
-DEVICES = 10  # not counting QEMU's hub, which it adds for more than its controller has ports
-DISK, KEYBOARD, AUDIO = "46f4:0001", "QEMU USB Keyboard", "46f4:0002"
-
-# The kernel says so at error level whenever an importer closes.
-CLOSED = r"^usbip-host \S+: recv a header, 0$"
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("devices")
-    (folder / "disk").write_bytes(os.urandom(8 << 20))
-    (folder / "mtp").mkdir()
-    return folder
+    return tmp_path_factory.mktemp("devices")
 
 
 @pytest.fixture(scope="module")
 def guest_options(files: Path) -> dict[str, Any]:
-    return {
-        "forward": [PORT],
-        "devices": [
-            "usb-storage,drive=disk", "usb-kbd,id=keyboard", "usb-mouse,id=mouse", "usb-tablet", "usb-wacom-tablet",
-            "usb-audio,audiodev=audio", "usb-serial,chardev=null,always-plugged=on", "usb-net,netdev=usb", "usb-ccid",
-            f"usb-mtp,rootdir={files / 'mtp'}",
-        ],
-        "qemu": [
-            "-blockdev", f"raw,node-name=disk,file.driver=file,file.filename={files / 'disk'}",
-            "-audiodev", f"wav,id=audio,path={files / 'wav'},out.frequency=48000",
-            "-chardev", "null,id=null", "-netdev", "user,id=usb,restrict=on",
-        ],
-    }  # fmt: skip
-
-
-class Known(NamedTuple):
-    """A device as the exporting kernel's sysfs has it."""
-
-    name: str
-    speed: str
-    vendor: str
-    product: str
-    texts: list[str]
-    descriptors: bytes
+    return exported.guest_options(files)
 
 
 @pytest.fixture(scope="module")
 def known(guest: Guest) -> dict[str, Known]:
-    """What the guest exports, by bus id."""
-    guest.run("modprobe -a xhci_pci usbip-host && usbipd -D").ok()
-    shown = guest.run(f"""
-        cd /sys/bus/usb/devices
-        devices() {{ grep -Lx 09 $(ls -d *-* | grep -v : | sed s,$,/bDeviceClass,) | cut -d/ -f1; }}  # 09: hubs
-        until [ $(devices | wc -l) = {DEVICES} ]; do sleep 0.1; done
-        for device in $(devices); do
-            until [ -e $device:?.0 ]; do sleep 0.1; done  # configured
-            cd $device
-            echo $device $(cat speed idVendor idProduct) $(od -An -v -tx1 descriptors | tr -d ' \\n')
-            cat manufacturer product serial
-            cd ..
-            usbip bind -b $device &>/dev/null || echo not bound
-        done
-        until usbip list -r 127.0.0.1 &>/dev/null; do sleep 0.1; done
-    """).ok()
-    lines = shown.splitlines()
-    found = {}
-    for at in range(0, len(lines), 4):
-        name, speed, vendor, product, raw = lines[at].split()
-        found[name] = Known(name, speed, vendor, product, lines[at + 1 : at + 4], bytes.fromhex(raw))
-    assert len(found) == DEVICES, shown
-    return found
+    return exported.export(guest)
 
 
 @pytest.fixture
 def source(guest: Guest, known: dict[str, Known]) -> RemoteSource:
     return RemoteSource(f"usbip://127.0.0.1:{guest.ports[PORT]}")
+
+
+@pytest.fixture
+def address(guest: Guest, known: dict[str, Known]) -> Callable[[str], str]:
+    """The address of the device that is `named` so."""
+    return lambda what: f"usbip://127.0.0.1:{guest.ports[PORT]}/{named(known, what)}"
 
 
 @asynccontextmanager
@@ -112,38 +96,6 @@ def wait_until_it_has(path: Path, what: bytes, limit: float = 20) -> None:
     while what not in path.read_bytes():
         assert time.monotonic() < deadline, f"{path} lacks it"
         time.sleep(0.05)
-
-
-def named(known: dict[str, Known], what: str) -> str:
-    """The bus id of the device with this product name, or vendor and product number."""
-    (name,) = [one.name for one in known.values() if what in (f"{one.vendor}:{one.product}", one.texts[1])]
-    return name
-
-
-async def ended(answer: Completion | Awaitable[Completion]) -> Completion:
-    if isinstance(answer, Completion):
-        return answer
-    async with asyncio.timeout(20):
-        return await answer
-
-
-async def control(device: Device, setup: Setup, data: bytes = b"") -> Completion:
-    return await ended(device.submit(Transfer(0x80 if setup.is_in else 0, setup.length, data, setup.pack())))
-
-
-async def scsi(device: Device, command: bytes, length: int, data: bytes = b"") -> bytes:
-    """One command by Bulk-Only Transport, written here anew: what it read. Source: USB MSC BOT 1.0 §5."""
-    block = struct.pack("<4sIIBBB16s", b"USBC", 7, length, 0 if data else 0x80, 0, len(command), command)
-    assert (await ended(device.submit(Transfer(0x02, len(block), block)))).status == Status.OK
-    moved = await ended(device.submit(Transfer(0x02, length, data) if data else Transfer(0x81, length)))
-    assert moved.status == Status.OK
-    status = await ended(device.submit(Transfer(0x81, 13)))
-    assert bytes(status.data) == struct.pack("<4sIIB", b"USBS", 7, 0, 0)
-    return bytes(moved.data)
-
-
-def inquiry(device: Device) -> Awaitable[bytes]:
-    return scsi(device, bytes([0x12, 0, 0, 0, 36, 0]), 36)
 
 
 async def test_every_device_is_listed(source, known):
@@ -182,14 +134,28 @@ async def test_a_disk_is_asked_read_and_written_over_bulk(source, known, files):
     assert (files / "disk").read_bytes() == content[: 5000 * 512] + written + content[5000 * 512 + len(written) :]
 
 
+def test_a_whole_disk_is_read_by_a_synchronous_program(address, files):
+    blocks, sector = 512, 512  # of one command; bytes
+    with usbferry.open(address(DISK)) as disk:
+        read = b""
+        for at in range(0, DISK_BYTES // sector, blocks):
+            command = struct.pack(">BBIBHB", 0x28, 0, at, 0, blocks, 0)
+            disk.write(0x02, struct.pack("<4sIIBBB16s", b"USBC", at, blocks * sector, 0x80, 0, 10, command), timeout=20)
+            read += disk.read(0x81, blocks * sector, timeout=20)
+            assert disk.read(0x81, 13, timeout=20) == struct.pack("<4sIIB", b"USBS", at, 0, 0)
+    assert hashlib.sha256(read).digest() == hashlib.sha256((files / "disk").read_bytes()).digest()
+
+
 async def test_200_interrupt_reads_are_cancelled_and_a_key_still_arrives(guest, source, known, record):
+    """None in the moment when it ends by itself: usbip-host of Linux 6.1 then touches what it freed, and crashes."""
     recorder = record(guest.ports[PORT])
     source = RemoteSource(f"usbip://127.0.0.1:{recorder.port}")
     async with opened(source, named(known, KEYBOARD)) as device:
-        for _ in range(200):
+        for n in range(200):
             transfer = Transfer(0x81, 8)
             answer = device.submit(transfer)
-            await asyncio.sleep(0)
+            between = await control(device, get_descriptor(1, length=n % 19))
+            assert bytes(between.data) == known[device.info.name].descriptors[: n % 19]
             device.cancel(transfer)
             assert (await ended(answer)).status == Status.CANCELLED
         answer = device.submit(Transfer(0x81, 8))
@@ -200,6 +166,86 @@ async def test_200_interrupt_reads_are_cancelled_and_a_key_still_arrives(guest, 
     recorder.close()
     unlinked = [m.head.status for m in recorder.messages() if m.kind == "RET_UNLINK"]
     assert unlinked == [-104] * 200
+
+
+@pytest.mark.parametrize(
+    ("product", "words", "report"),
+    [(MOUSE, ["mouse_move 5 -3"], bytes([0, 5, 256 - 3])), (TABLET, ["mouse_button 0", "mouse_button 1"], b"\1")],
+    ids=["mouse", "tablet"],
+)
+async def test_pointers_report_what_the_monitor_does(guest, address, product, words, report):
+    """QEMU gives what its monitor does to the pointer that was read last, and reports of buttons only their changes."""
+    async with await aio.open(address(product)) as pointer, asyncio.timeout(20):
+        answer = pointer.submit(Transfer(0x81, 8))
+        for word in cycle(words):
+            await asyncio.to_thread(guest.monitor, word)
+            await asyncio.wait([answer], timeout=0.5)
+            if answer.done() and bytes((await answer).data).startswith(report):
+                break
+            if answer.done():
+                answer = pointer.submit(Transfer(0x81, 8))
+
+
+async def test_a_serial_port_passes_bytes_both_ways(address, files):
+    """An FTDI chip's: each packet of 64 bytes that it gives begins with two of status."""
+    there, back = os.urandom(2000), os.urandom(2000)
+    async with far_side(files / "serial") as (reader, writer), await aio.open(address(SERIAL)) as port:
+        await port.control(0x40, 0x00)  # reset
+        await port.control(0x40, 0x01, 0x0101)  # DTR
+        assert await port.write(0x02, there, timeout=20) == len(there)
+        assert await asyncio.wait_for(reader.readexactly(len(there)), 20) == there
+        writer.write(back)
+        got = b""
+        while len(got) < len(back):
+            packets = await port.read(0x81, 512, timeout=20)
+            got += b"".join(packets[at + 2 : at + 64] for at in range(0, len(packets), 64))
+    assert got == back
+
+
+async def test_a_card_is_put_into_a_reader_and_answers(address, files):
+    """By CCID: the card's ATR, then a command of its own language. Source: USB CCID 1.1 §6."""
+
+    async def asked(kind, body=b"") -> bytes:
+        """The data that a command brings."""
+        await reader.write(0x03, struct.pack("<BIBB3x", kind, len(body), 0, 9) + body, timeout=20)
+        answer = await reader.read(0x82, 600, timeout=20)
+        assert struct.unpack_from("<BIBBBB", answer) == (0x80, len(answer) - 10, 0, 9, 0, 0)  # RDR_to_PC_DataBlock
+        return answer[10:]
+
+    select, found = bytes.fromhex("00a4040006d2760000850100"), b"usbferry\x90\x00"
+    async with await aio.open(address(CARDS)) as reader, far_side(files / "card") as streams:
+        card = Card(*streams)
+        card.insert()
+        assert await reader.read(0x81, 2, timeout=20) == b"\x50\x03"  # RDR_to_PC_NotifySlotChange: present
+        assert await asked(0x62) == Card.ATR_BYTES  # PC_to_RDR_IccPowerOn
+        async with asyncio.TaskGroup() as group:
+            group.create_task(card.serve([(select, found)]))
+            assert await asked(0x6F, select) == found  # PC_to_RDR_XfrBlock
+
+
+async def test_a_file_is_read_over_mtp(address, files):
+    async with await aio.open(address(FILES)) as camera:
+        does = partial(mtp, camera, count())
+        await does(0x1002, 1)  # OpenSession
+        root = await does(0x1007, 0xFFFFFFFF, 0, 0xFFFFFFFF)  # GetObjectHandles
+        (one,) = struct.unpack("<I", root[4:])
+        assert "noise".encode("utf-16-le") in await does(0x1008, one)  # GetObjectInfo
+        assert await does(0x1009, one) == (files / "mtp" / "noise").read_bytes()  # GetObject
+
+
+async def test_a_network_is_asked_who_has_an_address(address):
+    """The second configuration: Ethernet frames as they are, CDC ECM; the first is RNDIS."""
+    mac = bytes.fromhex("525400123456")
+    me, there = bytes([10, 0, 2, 15]), bytes([10, 0, 2, 2])
+    who_has = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, me, bytes(6), there)
+    async with await aio.open(address(NETWORK)) as adapter:
+        assert [c.value for c in adapter.configurations] == [2, 1]
+        await adapter.set_configuration(1)
+        await adapter.set_interface(1, 1)
+        await adapter.write(0x02, b"\xff" * 6 + mac + b"\x08\x06" + who_has, timeout=20)
+        frame = await adapter.read(0x82, 1514, timeout=20)
+    assert (frame[:6], frame[12:14]) == (mac, b"\x08\x06")
+    assert (frame[20:22], frame[28:32]) == (b"\0\2", there)  # it is here
 
 
 async def test_what_is_pending_ends_when_the_device_is_closed(source, known):
@@ -224,6 +270,22 @@ async def test_a_held_device_is_busy_and_free_again_after_close(guest, source, k
     status = f"until [ $(cat /sys/bus/usb/devices/{name}/usbip_status) = 1 ]; do sleep 0.05; done"  # available
     await asyncio.to_thread(lambda: guest.run(status, 10).ok())
     assert name in {info.name for info in await source.list()}
+
+
+def usbferry_says(*words: str) -> Any:
+    """What the command prints, as JSON."""
+    return json.loads(subprocess.check_output([sys.executable, "-m", "usbferry", *words, "--json"], timeout=60))
+
+
+def test_the_command_lists_them_and_tells_all_of_one_that_is_selected(address, known):
+    server = address(DISK).rpartition("/")[0]
+    (place,) = usbferry_says("list", server)["places"]
+    assert {d["address"]: f"{d['vendor_id']}:{d['product_id']}" for d in place["devices"]} == {
+        f"{server}/{one.name}": f"{one.vendor}:{one.product}" for one in known.values()
+    }
+    # Three have one vendor and product: told apart by their strings, which no list has.
+    info = usbferry_says("info", f"{server}/0627:0001,product=*tablet")
+    assert (info["name"], info["product"], info["configuration"]) == (named(known, TABLET), TABLET, 1)
 
 
 async def test_no_such_device(source):

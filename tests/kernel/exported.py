@@ -1,0 +1,190 @@
+"""Devices that a guest exports with the kernel's own server, usbipd: QEMU's, and how a test talks to them.
+
+QEMU's serial port and smart card reader end in sockets of a folder on the host, where a test is the far side.
+"""
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.kernel.guest import Guest
+from usbferry import aio
+from usbferry.device import Device
+from usbferry.usb.setup import Setup
+from usbferry.usb.transfer import Completion, Transfer
+from usbferry.usb.types import Status
+
+PORT = 3240
+DEVICES = 10  # not counting QEMU's hub, which it adds for more than its controller has ports
+DISK_BYTES = 8 << 20
+DISK, AUDIO, SERIAL, CARDS, FILES, NETWORK = (
+    "46f4:0001", "46f4:0002", "0403:6001", "08e6:4433", "46f4:0004", "0525:a4a2",
+)  # fmt: skip
+KEYBOARD, MOUSE, TABLET = "QEMU USB Keyboard", "QEMU USB Mouse", "QEMU USB Tablet"  # one vendor and product for all
+
+# The kernel says so at error level whenever an importer closes.
+CLOSED = r"^usbip-host \S+: recv a header, 0$"
+
+
+class Known(NamedTuple):
+    """A device as the exporting kernel's sysfs has it."""
+
+    name: str
+    speed: str
+    vendor: str
+    product: str
+    texts: list[str]
+    descriptors: bytes
+
+
+def guest_options(files: Path) -> dict[str, Any]:
+    """Options of class Guest: ten devices, whose contents and sockets are in `files`."""
+    (files / "disk").write_bytes(os.urandom(DISK_BYTES))
+    (files / "mtp").mkdir()
+    (files / "mtp" / "noise").write_bytes(os.urandom(100_000))
+    return {
+        "forward": [PORT],
+        "devices": [
+            "usb-storage,drive=disk", "usb-kbd,id=keyboard", "usb-mouse,id=mouse", "usb-tablet", "usb-wacom-tablet",
+            "usb-audio,audiodev=audio", "usb-serial,chardev=serial,always-plugged=on", "usb-net,netdev=usb",
+            "usb-ccid,id=ccid", f"usb-mtp,rootdir={files / 'mtp'}", "ccid-card-passthru,bus=ccid.0,chardev=card",
+        ],
+        "qemu": [
+            "-blockdev", f"raw,node-name=disk,file.driver=file,file.filename={files / 'disk'}",
+            "-audiodev", f"wav,id=audio,path={files / 'wav'},out.frequency=48000",
+            "-chardev", f"socket,id=serial,path={files / 'serial'},server=on,wait=off",
+            "-chardev", f"socket,id=card,path={files / 'card'},server=on,wait=off",
+            "-netdev", "user,id=usb,restrict=on",
+        ],
+    }  # fmt: skip
+
+
+def export(guest: Guest) -> dict[str, Known]:
+    """Have the guest export them all; what they are, by bus id."""
+    guest.run("modprobe -a xhci_pci usbip-host && usbipd -D").ok()
+    shown = guest.run(f"""
+        cd /sys/bus/usb/devices
+        stub=/sys/bus/usb/drivers/usbip-host
+        devices() {{ grep -Lx 09 $(ls -d *-* | grep -v : | sed s,$,/bDeviceClass,) | cut -d/ -f1; }}  # 09: hubs
+        until [ $(devices | wc -l) = {DEVICES} ]; do sleep 0.1; done
+        for device in $(devices); do
+            until [ -e $device:?.0 ]; do sleep 0.1; done  # configured
+            cd $device
+            echo $device $(cat speed idVendor idProduct) $(od -An -v -tx1 descriptors | tr -d ' \\n')
+            cat manufacturer product serial
+            cd ..
+            echo -n $device >$device/driver/unbind  # from here as `usbip bind`, whose starts take a second each
+            echo -n add $device >$stub/match_busid
+            echo -n $device >$stub/bind
+        done
+        until usbip list -r 127.0.0.1 &>/dev/null; do sleep 0.1; done
+    """).ok()
+    lines = shown.splitlines()
+    found = {}
+    for at in range(0, len(lines), 4):
+        name, speed, vendor, product, raw = lines[at].split()
+        found[name] = Known(name, speed, vendor, product, lines[at + 1 : at + 4], bytes.fromhex(raw))
+    assert len(found) == DEVICES, shown
+    return found
+
+
+def named(known: dict[str, Known], what: str) -> str:
+    """The bus id of the device with this product name, or vendor and product number."""
+    (name,) = [one.name for one in known.values() if what in (f"{one.vendor}:{one.product}", one.texts[1])]
+    return name
+
+
+# -- transfers on the seam ---------------------------------------------------------------------------------------------
+
+
+async def ended(answer: Completion | Awaitable[Completion]) -> Completion:
+    if isinstance(answer, Completion):
+        return answer
+    async with asyncio.timeout(20):
+        return await answer
+
+
+async def control(device: Device, setup: Setup, data: bytes = b"") -> Completion:
+    return await ended(device.submit(Transfer(0x80 if setup.is_in else 0, setup.length, data, setup.pack())))
+
+
+async def scsi(device: Device, command: bytes, length: int, data: bytes = b"") -> bytes:
+    """One command by Bulk-Only Transport, written here anew: what it read. Source: USB MSC BOT 1.0 §5."""
+    block = struct.pack("<4sIIBBB16s", b"USBC", 7, length, 0 if data else 0x80, 0, len(command), command)
+    assert (await ended(device.submit(Transfer(0x02, len(block), block)))).status == Status.OK
+    moved = await ended(device.submit(Transfer(0x02, length, data) if data else Transfer(0x81, length)))
+    assert moved.status == Status.OK
+    status = await ended(device.submit(Transfer(0x81, 13)))
+    assert bytes(status.data) == struct.pack("<4sIIB", b"USBS", 7, 0, 0)
+    return bytes(moved.data)
+
+
+def inquiry(device: Device) -> Awaitable[bytes]:
+    return scsi(device, bytes([0x12, 0, 0, 0, 36, 0]), 36)
+
+
+async def mtp(camera: aio.Handle, numbers: Iterator[int], code: int, *values: int) -> bytes:
+    """One operation of a camera or phone: the data it brings.
+
+    Source: USB Still Image Capture 1.0 §7 for the containers, ISO 15740 §10 for the operations.
+    """
+    number = next(numbers)
+    request = struct.pack(f"<IHHI{len(values)}I", 12 + 4 * len(values), 1, code, number, *values)
+    await camera.write(0x02, request, timeout=20)
+    answer = await camera.read(0x81, 1 << 20, timeout=20)
+    data = b""
+    if answer[4:6] == b"\2\0":  # a data block comes before the response
+        assert struct.unpack_from("<IHHI", answer) == (len(answer), 2, code, number)
+        data, answer = answer[12:], await camera.read(0x81, 512, timeout=20)
+    assert struct.unpack_from("<HHI", answer, 4) == (3, 0x2001, number)  # OK
+    return data
+
+
+# -- far sides ---------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def far_side(path: Path) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """The other end of one of QEMU's sockets."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+class Card:
+    """A smart card that answers each command with another one's bytes, put into QEMU's reader over its socket.
+
+    Source: QEMU docs/ccid.txt; libcacard vscard_common.h. Type, reader and length, big endian; then the body.
+    """
+
+    INIT, READER_ADD, ATR, APDU = 1, 3, 5, 7
+    ATR_BYTES = bytes.fromhex("3b6800005573626665727279")  # T=0, eight historical bytes: "Usbferry"
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def say(self, kind: int, body: bytes = b"") -> None:
+        self._writer.write(struct.pack(">III", kind, 0, len(body)) + body)
+
+    def insert(self) -> None:
+        self.say(self.INIT, b"VSCD" + struct.pack(">II", 2, 0))
+        self.say(self.READER_ADD, b"card")
+        self.say(self.ATR, self.ATR_BYTES)
+
+    async def serve(self, commands: Iterable[tuple[bytes, bytes]]) -> None:
+        """Answer these commands, which must come in this order."""
+        for command, answer in commands:
+            while True:
+                kind, _, length = struct.unpack(">III", await self._reader.readexactly(12))
+                body = await self._reader.readexactly(length)
+                if kind == self.APDU:
+                    break
+            assert body == command
+            self.say(self.APDU, answer)
