@@ -61,6 +61,10 @@ _EXAMPLES: Final = {
         $ usbferry list HOST
         $ usbferry list --json HOST ANOTHER_HOST:3241
         """,
+    "run": """
+        $ usbferry run --device usbip://HOST -- pyfu-usb -l
+        $ usbferry run --device usbip://HOST/1-2 --device virtual:zero -- python prog.py
+        """,
     "serve": """
         $ usbferry serve virtual:zero
         $ usbferry serve 'virtual:disk?image=stick.img&size=64M' virtual:mouse
@@ -355,6 +359,7 @@ def api() -> str:
         "## Opening a device",
         *_function(usbferry.open, "usbferry.open"),
         *_function(aio.open, "usbferry.aio.open"),
+        *_function(usbferry.pyusb_backend, "usbferry.pyusb_backend"),
         "## Handle",
         inspect.cleandoc(aio.Handle.__doc__ or ""),
         "Close it, or use it in a `with` statement. Any thread may call, and several at the same time. In asyncio "

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from usbferry.cli import VERBS, main, printable
 
-READY = ["info", "list", "serve"]
+READY = ["info", "list", "run", "serve"]
 
 
 def said(*arguments: str) -> str:

@@ -128,7 +128,7 @@ class Port:
         if self._import is held:
             self._import = None
         try:
-            await held.handle.close_in_loop()
+            await sync.close(held.handle)
         except Exception:
             log.exception("%s at %s could not be closed", self.name, self.source.address)
 

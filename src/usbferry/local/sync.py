@@ -385,12 +385,6 @@ class Handle:
             _loop.closed(self._handle)
             _loop.run(self._handle.close(), _CLOSE_SECONDS)
 
-    async def close_in_loop(self) -> None:
-        """`close`, for who works in the loop."""
-        if self._finalizer.detach():
-            _loop.closed(self._handle)
-            await self._handle.close()
-
     def __enter__(self) -> Self:
         return self
 
@@ -398,6 +392,11 @@ class Handle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    async def _close(self) -> None:
+        if self._finalizer.detach():
+            _loop.closed(self._handle)
+            await self._handle.close()
 
     def _do(self, transfer: Transfer, timeout: float | None) -> Completion:
         call = _Call(self._device, transfer)
@@ -412,6 +411,11 @@ class Handle:
                 call.wait(aio.CANCEL_SECONDS)
             return aio.checked(transfer, aio.timed_out(call.ended()))
         return aio.checked(transfer, call.ended())
+
+
+async def close(handle: Handle) -> None:
+    """`handle.close()`, for who works in the loop."""
+    await handle._close()
 
 
 def open(address: str) -> Handle:
