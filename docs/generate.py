@@ -61,6 +61,10 @@ _EXAMPLES: Final = {
         $ usbferry list HOST
         $ usbferry list --json HOST ANOTHER_HOST:3241
         """,
+    "ports": """
+        $ usbferry ports
+        $ usbferry ports --json
+        """,
     "run": """
         $ usbferry run --device usbip://HOST -- pyfu-usb -l
         $ usbferry run --device usbip://HOST/1-2 --device virtual:zero -- python prog.py

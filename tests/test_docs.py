@@ -75,9 +75,10 @@ def commands(path: Path) -> Iterator[tuple[list[str], list[str]]]:
                 if in_it:
                     found[-1][1].append(line)
                 continue
-            in_it = line.removeprefix("$ ").startswith("usbferry ")
+            command = line.removeprefix("$ ").removeprefix("sudo ")
+            in_it = command.startswith("usbferry ")
             if in_it:
-                found.append((shlex.split(line.removeprefix("$ "), comments=True)[1:], []))
+                found.append((shlex.split(command, comments=True)[1:], []))
         yield from found
 
 

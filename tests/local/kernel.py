@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,16 @@ from usbferry.local import vhci
 from usbferry.local.vhci import FREE, NOT_ASSIGNED, USED
 
 HEADER = "hub port sta spd dev      sockfd local_busid\n"
+
+
+# What sysfs says of every device here.
+ATTRIBUTES = {
+    "idVendor": "1209",
+    "idProduct": "0001",
+    "manufacturer": "Hand",
+    "product": "Made",
+    "serial": "0001",
+}
 
 
 class Socket:
@@ -61,7 +72,9 @@ class Kernel:
         self.before_attach: Callable[[int], None] = lambda number: None  # somebody is quicker
         self._folder = root / "sys/devices/platform/vhci_hcd.0"
         self._devices = root / "sys/bus/usb/devices"
+        self._driver = root / "sys/bus/usb/drivers/usbhid"
         self._folder.mkdir(parents=True)
+        self._driver.mkdir(parents=True)
         self._devices.mkdir(parents=True)
         for name in ("attach", "detach"):
             (self._folder / name).touch()
@@ -116,8 +129,11 @@ class Kernel:
         if self.enumerates:
             folder = self._devices / port.device
             folder.mkdir()
-            for name, text in (("manufacturer", "Hand"), ("product", "Made"), ("serial", "0001")):
+            for name, text in ATTRIBUTES.items():
                 (folder / name).write_text(text + "\n")
+            interface = folder / f"{port.device}:1.0"
+            interface.mkdir()
+            (interface / "driver").symlink_to(self._driver)
         self.show()
 
     def _detach(self, number: int) -> None:
@@ -136,10 +152,7 @@ class Kernel:
             port.connection = None
         port.state = FREE
         folder = self._devices / port.device
-        for path in folder.glob("*"):
-            path.unlink()
-        if folder.exists():
-            folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
         self.show()
 
     def _readable(self, port: Socket) -> None:

@@ -15,6 +15,7 @@ VERBS: Final = {
     "detach": "Take devices from this machine's kernel again.",
     "info": "Show everything a device says of itself.",
     "list": "List devices, here and at other machines.",
+    "ports": "List what is attached to this machine's kernel.",
     "run": "Run a program of pyusb with devices from anywhere.",
     "serve": "Offer devices to other machines.",
 }

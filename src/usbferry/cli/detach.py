@@ -28,14 +28,15 @@ def command(ports: tuple[int, ...], everything: bool) -> None:
 
 
 async def _detach(numbers: tuple[int, ...], everything: bool) -> None:
+    """All are told before one is waited for."""
     vhci = Vhci()
     vhci.check()
     if everything:
         numbers = tuple(port.number for port in vhci.ports() if port.is_attached)
-    rows = []
-    for number in numbers:
-        rows.append(vhci.port(number))
-        vhci.remove_record(number)
-        vhci.detach(number)
-    for row in rows:
-        await vhci.wait_free(row)
+    ports = [vhci.port(number) for number in dict.fromkeys(numbers)]
+    for port in ports:
+        vhci.remove_record(port.number)  # before: it tells whoever watches the port that this is no accident
+        vhci.detach(port.number)
+    for port in ports:
+        await vhci.wait_free(port)
+        print(f"port {port.number} is free")

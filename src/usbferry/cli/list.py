@@ -164,9 +164,9 @@ def _devices(devices: list[dict[str, Any]], width: int | None, knows_holders: bo
         for heading, *cells in zip(_HEADINGS, *rows, strict=True)
         if {*cells} != {"-"} or (heading == "USED BY" and knows_holders)
     ]
-    table = list(_table(list(zip(*columns, strict=True))))
-    if width is None or max(map(_columns, table)) <= width:
-        yield from table
+    lines = list(table(list(zip(*columns, strict=True))))
+    if width is None or max(map(_columns, lines)) <= width:
+        yield from lines
         return
     for address, identity, name, speed, interfaces, holder in rows:
         yield f"  {address}"
@@ -184,7 +184,8 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
     return tuple(printable(cell) or "-" for cell in cells)
 
 
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+def table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Rows of as many cells each as lines, indented and aligned."""
     widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell + " " * (width - _columns(cell)) for cell, width in zip(row, widths, strict=True))

@@ -21,6 +21,7 @@ from ..backends import handover
 from ..backends.remote import RemoteSource
 from ..device import Claimant, DeviceError, Source
 from ..usb.info import DeviceInfo
+from .ports import Note
 from .relay import NAME, Counts, Relay
 from .vhci import Record, Vhci
 
@@ -123,6 +124,7 @@ class Attachment:
         if record is not None and not vhci.write_record(port, record):
             self._record = None
         if self._relay is not None:
+            self._note = Note(vhci, port, address, self._relay.counts)
             end.over.add_done_callback(self._relay_ended)
 
     @property
@@ -177,6 +179,7 @@ class Attachment:
 
     def _relay_ended(self, over: asyncio.Future[None]) -> None:
         assert self._relay is not None
+        self._note.close()
         self._relay.stop()
 
     def _why(self) -> Ended:

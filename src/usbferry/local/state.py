@@ -98,7 +98,7 @@ class Publisher:
         state = {
             "schema": SCHEMA,
             "pid": os.getpid(),
-            "started": _started(os.getpid()),
+            "started": start_of(os.getpid()),
             "listening": self._listening,
             "devices": [_offer(offer) for offer in self._catalog.list()],
         }
@@ -121,7 +121,7 @@ def read() -> list[dict[str, Any]]:
             continue  # gone this moment, or not ours
         if not isinstance(state, dict) or state.get("schema") != SCHEMA or not isinstance(state.get("pid"), int):
             continue
-        if _is_alive(state["pid"], state.get("started")):
+        if is_alive(state["pid"], state.get("started")):
             states.append(state)
         else:
             with suppress(OSError):
@@ -134,7 +134,7 @@ def _offer(offer: Offer) -> dict[str, Any]:
     return {**describe(offer.current(), offer.holder), "source": offer.source.address}
 
 
-def _is_alive(pid: int, started: object) -> bool:
+def is_alive(pid: int, started: object) -> bool:
     """Whether the process that wrote a file is there still, and not another one that got its number."""
     if sys.platform == "win32":
         return True  # signal 0 is Ctrl-C there; a stale file is the lesser evil
@@ -144,10 +144,10 @@ def _is_alive(pid: int, started: object) -> bool:
         return False
     except OSError:
         pass
-    return started is None or started == _started(pid)
+    return started is None or started == start_of(pid)
 
 
-def _started(pid: int) -> str | None:
+def start_of(pid: int) -> str | None:
     """When a process started, in a form that only tells it from others; None where the system does not say."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

@@ -69,6 +69,7 @@ class Vhci:
         self._platform = root / "sys/devices/platform"
         self._devices = root / "sys/bus/usb/devices"
         self._records = root / "var/run/vhci_hcd"  # VHCI_STATE_PATH, tools/usb/usbip/libsrc/vhci_driver.h
+        self._notes = root / "run/usbferry-relays"
 
     @property
     def _folder(self) -> Path:
@@ -117,6 +118,10 @@ class Vhci:
         links = sorted(self.path(port).glob(f"{port.device}:*/driver"))
         return list(dict.fromkeys(link.resolve().name for link in links))
 
+    def note_path(self, number: int) -> Path:
+        """Where the relay that a port is attached through says what it is; see `local.ports`."""
+        return self._notes / f"port{number}.json"
+
     # -- attach and detach --------------------------------------------------------------------------------------------
 
     def attach(self, socket: int, devid: int, speed: Speed) -> int:
@@ -164,7 +169,7 @@ class Vhci:
             port = self.port(number)
             return port.state in (FREE, ERROR) or (port.state == USED and self.path(port).exists())
 
-        in_time = await _until(is_over, ENUMERATE_SECONDS)
+        in_time = await until(is_over, ENUMERATE_SECONDS)
         port = self.port(number)
         if port.state in (FREE, ERROR):
             raise DeviceError("the kernel dropped the device again; `dmesg` may say why")
@@ -177,14 +182,14 @@ class Vhci:
 
         def is_over() -> bool:
             now = self.port(was.number)
-            if now.state == NOT_ASSIGNED or (now.state == USED and now[3:6] != was[3:6]):
+            if was.state == USED and now.state in (NOT_ASSIGNED, USED) and now[2:6] != was[2:6]:
                 return True
             return now.state == FREE and not (was.device and self.path(was).exists())
 
         with suppress(NotFound, DeviceError):  # the module itself was unloaded
             if self.port(was.number).state == ERROR:
                 self.detach(was.number)
-            if not await _until(is_over, FREE_SECONDS):
+            if not await until(is_over, FREE_SECONDS):
                 log.warning("port %d is not free after %g s", was.number, FREE_SECONDS)
 
     # -- the records of the usbip tool --------------------------------------------------------------------------------
@@ -266,8 +271,8 @@ def _write(path: Path, words: str) -> None:
         os.close(file)
 
 
-async def _until(is_over: Callable[[], bool], seconds: float) -> bool:
-    """Whether it was within the time."""
+async def until(is_over: Callable[[], bool], seconds: float) -> bool:
+    """Wait for something that can only be looked at; whether it was so within the time."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while not is_over():

@@ -1,0 +1,119 @@
+"""What is attached to this machine's kernel, by whomever, and where it comes from; and what relays say of theirs.
+
+The kernel knows the ports, the usbip tool's records where a connection leads, and a relay, in a file of its own, which
+process it is, whose device it carries, and how much went through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, Final
+from urllib.parse import quote
+
+from ..protocols.usbip.messages import PORT
+from ..usb.types import Speed
+from . import state
+from .relay import Counts
+from .vhci import FREE, Port, Record, Vhci
+
+log: Final = logging.getLogger(__name__)
+SCHEMA: Final = "usbferry.relay/1"
+_WRITE_SECONDS: Final = 1.0  # between two looks at whether the counts have changed
+
+
+class Note:
+    """Keeps the file of one relay, for as long as its port is attached; `close` removes it."""
+
+    def __init__(self, vhci: Vhci, port: int, address: str, counts: Counts) -> None:
+        self._path = vhci.note_path(port)
+        self._said = {
+            "schema": SCHEMA,
+            "port": port,
+            "pid": os.getpid(),
+            "started": state.start_of(os.getpid()),
+            "since": time.time(),
+            "address": address,
+        }
+        self._counts = counts
+        self._written: dict[str, int] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle
+        self._write()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _write(self) -> None:
+        self._timer = self._loop.call_later(_WRITE_SECONDS, self._write)
+        counts = asdict(self._counts)
+        if counts == self._written:
+            return
+        self._written = counts
+        fresh = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fresh.write_text(json.dumps({**self._said, "counts": counts}))
+            fresh.replace(self._path)
+        except OSError as error:  # a full or read-only disk must not stop a relay
+            log.debug("%s: %s", self._path, error)
+
+
+def attached(vhci: Vhci) -> list[dict[str, Any]]:
+    """Every attached device as JSON, by port. Raises DeviceError when the kernel's module is not loaded."""
+    return [_describe(vhci, port) for port in vhci.ports() if port.is_attached]
+
+
+def free(vhci: Vhci) -> dict[str, int]:
+    """How many ports are free, by hub."""
+    ports = vhci.ports()
+    hubs = dict.fromkeys(port.hub for port in ports)
+    return {hub: sum(port.hub == hub and port.state == FREE for port in ports) for hub in hubs}
+
+
+def _describe(vhci: Vhci, port: Port) -> dict[str, Any]:
+    relay, record = _note(vhci, port.number), vhci.read_record(port.number)
+    said = {name: vhci.attribute(port, name) for name in ("idVendor", "idProduct", "manufacturer", "product", "serial")}
+    return {
+        "port": port.number,
+        "hub": port.hub,
+        "device": port.device,
+        "address": relay["address"] if relay else _address(record) if record else None,
+        "vendor_id": said["idVendor"],
+        "product_id": said["idProduct"],
+        "manufacturer": said["manufacturer"],
+        "product": said["product"],
+        "serial": said["serial"],
+        "speed": _speed(port).name.lower(),
+        "drivers": vhci.drivers(port),
+        "remote": {"bus": port.devid >> 16, "address": port.devid & 0xFFFF},
+        "relay": relay and {key: relay[key] for key in ("pid", "since")} | relay["counts"],
+    }
+
+
+def _speed(port: Port) -> Speed:
+    return Speed(port.speed) if port.speed in Speed.__members__.values() else Speed.UNKNOWN
+
+
+def _address(record: Record) -> str:
+    """Of what the usbip tool has attached, as our commands take it."""
+    host = f"[{record.host}]" if ":" in record.host else record.host
+    where = host if record.port == str(PORT) else f"{host}:{record.port}"
+    return f"usbip://{where}/{quote(record.name, safe='')}"
+
+
+def _note(vhci: Vhci, number: int) -> dict[str, Any] | None:
+    """What a relay says of its port, if its process is there still."""
+    try:
+        said = json.loads(vhci.note_path(number).read_text())
+        alive = said["schema"] == SCHEMA and state.is_alive(said["pid"], said["started"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return dict(said) if alive else None
