@@ -3,8 +3,10 @@
 //     floor            listens on a free port of 127.0.0.1 and says which
 //
 // It grants an import of any name, one importer at a time, then answers each submit with success: as many zeros as were
-// asked for, or as many bytes taken as came. It knows no device, no unlink and no error. Like any good server it
-// answers all that one read brought with one write.
+// asked for, or as many bytes taken as came. It knows no unlink and no error. Like any good server it answers all that
+// one read brought with one write.
+//
+// Clients that want to know what they talk to before they talk are told of a device with a bulk endpoint each way.
 
 #include "usbip.h"
 
@@ -15,7 +17,16 @@
 
 enum { RECEIVE_BYTES = 4 << 20, SEND_BYTES = 8 << 20 };
 
-static unsigned char *received, *answers;  // `answers` is zeros, but for the headers that went through it
+static unsigned char *received, *answers;  // `answers` is zeros, but for headers and descriptors that went through it
+
+// Source: USB 2.0 §9.6. High speed, bulk endpoints 0x81 and 0x01 of 512 bytes.
+static const unsigned char device_descriptor[18] = {
+    18, 1, 0x00, 0x02, 0, 0, 0, 64, 0x09, 0x12, 0x01, 0x00, 0x00, 0x01, 0, 0, 0, 1};
+static const unsigned char configuration_descriptor[32] = {
+    9, 2,    32,  0,    1,    0, 1, 0x80, 50,       // one interface
+    9, 4,    0,   0,    2,    0xff, 0, 0, 0,        // of the vendor's own class, two endpoints
+    7, 5,    0x81, 2,   0x00, 0x02, 0,
+    7, 5,    0x01, 2,   0x00, 0x02, 0};
 
 static bool grant_import(int fd)
 {
@@ -27,9 +38,25 @@ static bool grant_import(int fd)
         .head = {.version = htons(VERSION), .code = htons(REP_IMPORT)},
         .busnum = htonl(1),
         .devnum = htonl(2),
+        // speed 3 is high; vendor, product, release; class, subclass, protocol; configuration in force, how many there
+        // are, how many interfaces it has
+        .rest = {0, 0, 0, 3, 0x12, 0x09, 0x00, 0x01, 0x01, 0x00, 0, 0, 0, 1, 1, 1},
     };
     memcpy(reply.busid, request.busid, sizeof reply.busid);
     return write_all(fd, &reply, sizeof reply);
+}
+
+// What GET_DESCRIPTOR gives in the `length` zeros at `data`; how many bytes it is. Any other request gives those zeros.
+static uint32_t describe(const uint8_t *setup, unsigned char *data, uint32_t length)
+{
+    bool is_descriptor = setup[0] == 0x80 && setup[1] == 6;
+    if (!is_descriptor || setup[3] < 1 || setup[3] > 2)
+        return length;
+    const unsigned char *descriptor = setup[3] == 1 ? device_descriptor : configuration_descriptor;
+    uint32_t size = setup[3] == 1 ? sizeof device_descriptor : sizeof configuration_descriptor;
+    size = size < length ? size : length;
+    memcpy(data, descriptor, size);
+    return size;
 }
 
 // Answers each whole message among the first `held` bytes received. Returns how many bytes those were, -1 when the
@@ -54,10 +81,14 @@ static ssize_t answer(int fd, size_t held)
                 return -1;
             queued = 0;
         }
+        if (in && submit.endpoint == 0) {
+            length = describe(submit.setup, answers + queued + sizeof submit, length);
+            reply_size = sizeof submit + length;
+        }
         struct header reply = {
             .command = htonl(RET_SUBMIT),
             .seqnum = submit.seqnum,
-            .length = submit.length,
+            .length = htonl(length),
             .packets = submit.packets,
         };
         memcpy(answers + queued, &reply, sizeof reply);

@@ -1,7 +1,8 @@
-"""`make bench`: how fast `usbferry serve` is, measured against `floor`, the least work that a USB/IP server can do.
+"""`make bench`: how fast `usbferry serve` and usbferry's client are, measured against the least work there can be.
 
-Both are loaded by the same program in turn, round after round, and the medians are divided: a ratio says what Python
-and all the layers cost, on any machine. 1.00 is the physical limit.
+That is `floor`, a server, and `load`, a client, both in C. `load` loads `floor` and `usbferry serve` in turn, and so do
+`load` and `client`, a program of the Python API, with `floor`: round after round. The medians are divided: a ratio says
+what Python and all the layers cost, on any machine. 1.00 is the physical limit.
 
 Server and load share one CPU unless told otherwise. On two, most of a round trip is the time that an idle CPU takes to
 wake, and where the scheduler puts the two processes decides more than what they do.
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -57,6 +58,11 @@ class Case:
     busid: str = ZERO
     # Where the floor cannot do this work, it is measured by its time for `ROUND_TRIP`.
     in_round_trips: bool = False
+    client: tuple[str, ...] = ()  # of a row of the client: its mode and numbers, where `load` measures the floor alone
+    loops: tuple[str, ...] = ("asyncio", "uvloop")
+
+    def on(self, loops: Sequence[str]) -> list[str]:
+        return [loop for loop in loops if loop in self.loops]
 
     def target_on(self, loop: str) -> float | None:
         return self.uvloop_target if loop == "uvloop" and self.uvloop_target is not None else self.target
@@ -72,6 +78,25 @@ CASES: Final = (
     Case("64 KiB bulk out, 16 in flight", ("out", "1", "65536", "16"), "mb_per_second", "MB/s", True, 0.6),
     Case("4 KiB disk read", ("disk", "1", "2", "4096"), "p50_us", "us", False, 5.5, None, DISK, True),
     Case("64 KiB disk read", ("disk", "1", "2", "65536"), "p50_us", "us", False, 6.0, None, DISK, True),
+    *(
+        Case(f"client: {work}", words, figure, unit, True, target, client=words)
+        for work, words, figure, unit, target in (
+            ("64 KiB bulk in, 16 in flight", ("in", "1", "65536", "16"), "mb_per_second", "MB/s", 0.5),
+            ("64 KiB bulk out, 16 in flight", ("out", "1", "65536", "16"), "mb_per_second", "MB/s", 0.5),
+            ("512 B bulk in, 64 in flight", ("in", "1", "512", "64"), "per_second", "/s", 0.03),
+            ("512 B bulk out, 64 in flight", ("out", "1", "512", "64"), "per_second", "/s", 0.03),
+        )
+    ),
+    Case(
+        "client: 64 B round trip, synchronous",
+        ROUND_TRIP.load,
+        "p50_us",
+        "us",
+        False,
+        3.0,
+        client=("sync-in", "1", "64", "1"),
+        loops=("asyncio",),
+    ),
 )
 IDLE_TARGET_MB: Final = 100.0  # for IDLE_DEVICES imported devices, resident
 
@@ -111,14 +136,20 @@ def build(directory: Path) -> None:
             raise Failed(f"{' '.join(command)} failed:\n{made.stderr}")
 
 
-def measure(load: Path, port: int, busid: str, words: Sequence[str], seconds: float) -> dict[str, float]:
-    """What one run of `load` says. Raises Failed when the server answered wrongly, or not at all."""
-    command = [str(load), str(port), busid, *words, str(seconds)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+def measure(command: Sequence[str], seconds: float, loop: str = "") -> dict[str, float]:
+    """What one run of `load` or `client` says. Raises Failed when it was answered wrongly, or not at all."""
+    ran = subprocess.run(
+        [*command, str(seconds)], capture_output=True, text=True, timeout=seconds + 60, env=_environment(loop)
+    )
     if ran.returncode:
-        raise Failed(f"{' '.join([load.name, *command[1:]])}: {ran.stderr.strip() or f'exit {ran.returncode}'}")
+        said = ran.stderr.strip()[-1000:] or f"exit {ran.returncode}"
+        raise Failed(f"{' '.join([Path(command[0]).name, *command[1:]])}: {said}")
     figures: dict[str, float] = json.loads(ran.stdout)
     return figures
+
+
+def _environment(loop: str) -> dict[str, str] | None:
+    return {**os.environ, "USBFERRY_LOOP": loop} if loop else None
 
 
 # -- servers ----------------------------------------------------------------------------------------------------------
@@ -135,9 +166,8 @@ class Server:
 @contextmanager
 def running(command: Sequence[str], loop: str = "") -> Iterator[Server]:
     """A server for the length of a `with`: a process that says on stderr where it listens. Raises Failed."""
-    environment = {**os.environ, "USBFERRY_LOOP": loop} if loop else None
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stderr=said, env=environment)
+        process = subprocess.Popen(command, stderr=said, env=_environment(loop))
         try:
             yield Server(_port(process, said, command[0]), process.pid)
         finally:
@@ -171,32 +201,40 @@ def serve(addresses: Sequence[str]) -> list[str]:
 
 
 def compare(programs: Path, cases: Sequence[Case], loops: Sequence[str], rounds: int, seconds: float) -> list[Row]:
-    """Load the floor and usbferry on each loop in turn, `rounds` times; a row for each case and loop."""
+    """Measure the floor, and usbferry on each loop, in turn, `rounds` times; a row for each case and loop."""
     known = [ADDRESSES[name] for name in ADDRESSES if name in DEVICES]
     figures: dict[tuple[Case, str], list[float]] = {}
     with ExitStack() as stack:
         servers = {"floor": stack.enter_context(running([str(programs / "floor")]))}
-        for loop in loops:
+        for loop in loops if any(not case.client for case in cases) else ():
             servers[loop] = stack.enter_context(running(serve(known), loop))
         for _ in range(rounds):
             for case in cases:
-                for name, server in servers.items():
-                    if name == "floor" and case.in_round_trips:
-                        said = measure(programs / "load", server.port, ZERO, ROUND_TRIP.load, seconds)
-                        figure = said[ROUND_TRIP.figure]
-                    else:
-                        figure = measure(programs / "load", server.port, case.busid, case.load, seconds)[case.figure]
+                for name in ("floor", *case.on(loops)):
+                    figure = _figure(programs, servers, case, name, seconds)
                     figures.setdefault((case, name), []).append(figure)
 
     rows = []
     for case in cases:
-        for loop in loops:
+        for loop in case.on(loops):
             rounds_of = {"floor": figures[case, "floor"], "usbferry": figures[case, loop]}
             floor, ours = map(statistics.median, rounds_of.values())
             ratio, target, more = ours / floor, case.target_on(loop), case.higher_is_better
             met = None if target is None else ratio >= target if more else ratio <= target
             rows.append(Row(case.work, loop, case.unit, floor, ours, ratio, target, met, more, rounds_of))
     return rows
+
+
+def _figure(programs: Path, servers: Mapping[str, Server], case: Case, name: str, seconds: float) -> float:
+    """One measurement of a case: of the floor, or of usbferry on the loop `name`."""
+    load, floor = str(programs / "load"), str(servers["floor"].port)
+    if name == "floor":
+        like = ROUND_TRIP if case.in_round_trips else case
+        return measure([load, floor, ZERO, *like.load], seconds)[like.figure]
+    if case.client:
+        client = [sys.executable, str(HERE / "client.py"), floor, ZERO, *case.client]
+        return measure(client, seconds, name)[case.figure]
+    return measure([load, str(servers[name].port), case.busid, *case.load], seconds)[case.figure]
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

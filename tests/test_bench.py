@@ -1,4 +1,4 @@
-"""The benchmark runs, and `load` finds out every server that lies: one that could not fail would measure nothing."""
+"""The benchmark runs, and its two clients find out servers that lie: what cannot fail measures nothing."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from struct import Struct
 from typing import NamedTuple
 
 import pytest
 
 from bench import run
 from usbferry.registry import DEVICES
+from usbferry.usb import build
+from usbferry.usb.tree import Configuration, DeviceDescriptor, Endpoint, Interface
+from usbferry.usb.types import TransferType
 
-HEADER = Struct(">10I8s")  # command, seqnum, devid, direction, endpoint, flags or status, length, ...
-CSW = Struct("<4sIIB")  # signature, tag, residue, status
+HEADER = struct.Struct(">10I8s")  # command, seqnum, devid, direction, endpoint, flags or status, length, ...
+CSW = struct.Struct("<4sIIB")  # signature, tag, residue, status
 HONEST_ANSWERS = 10  # before the lies begin
+DEVICE = struct.pack(">3I3H6B", 1, 2, 3, 0x1209, 0x0001, 0x0100, 0, 0, 0, 1, 1, 1)  # what follows its name
+DESCRIPTORS = {  # by the start of the request
+    bytes((0x80, 6, 0, 1)): build.device(DeviceDescriptor(0x1209, 0x0001)),
+    bytes((0x80, 6, 0, 2)): build.configuration(
+        Configuration(1, (Interface(0, endpoints=tuple(Endpoint(a, TransferType.BULK, 512) for a in (0x81, 0x01))),))
+    ),
+}
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, (os.environ.get("CC", "cc").split()[0], "gcc", "clang"))), reason="needs a C compiler"
@@ -55,9 +65,13 @@ def serving(answer: Answer, at_the_end: bytes = b"") -> Iterator[int]:
         connection, _ = listening.accept()
         with connection, connection.makefile("rb") as received:
             received.read(40)
-            connection.sendall(bytes.fromhex("0111 0003 00000000") + bytes(256) + b"1-1".ljust(32, b"\0") + bytes(24))
+            connection.sendall(bytes.fromhex("0111 0003 00000000") + bytes(256) + b"1-1".ljust(32, b"\0") + DEVICE)
             while len(head := received.read(HEADER.size)) == HEADER.size:
-                _, seqnum, _, is_in, _, _, length, *_ = HEADER.unpack(head)
+                _, seqnum, _, is_in, _, _, length, *_, setup = HEADER.unpack(head)
+                if setup[:4] in DESCRIPTORS:
+                    descriptor = DESCRIPTORS[setup[:4]][:length]
+                    connection.sendall(reply(seqnum, len(descriptor), descriptor))
+                    continue
                 for piece in answer(Submit(seqnum, is_in, length, b"" if is_in else received.read(length))):
                     connection.sendall(piece)
             connection.sendall(at_the_end)
@@ -138,6 +152,45 @@ def test_load_finds_one_answer_too_many_at_the_end(programs: Path) -> None:
     assert "after the last answer" in ran.stderr
 
 
+# -- our own client ----------------------------------------------------------------------------------------------------
+
+
+def client(port: int, words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(run.HERE / "client.py"), str(port), "1-1", *words.split()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("words", ["in 1 64 4 0.02", "out 1 64 4 0.02", "sync-in 1 64 1 0.02", "sync-out 1 64 1 0.02"])
+def test_client_counts_what_an_honest_server_answers(words: str) -> None:
+    with serving(honest) as port:
+        ran = client(port, words)
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["answers"] > 10
+    assert said["mb_per_second"] == pytest.approx(said["per_second"] * 64 / 1e6)
+    assert said["mean_us"] == pytest.approx(1e6 / said["per_second"])
+    assert 0 < said["p50_us"] <= said["p99_us"]
+
+
+CLIENT_LIES = {
+    "a seqnum never sent": "in 81 64: gone: it broke usbip: a reply to #",
+    "a byte less": "63 bytes done of 64",
+    "a byte more": "in 81 64: gone: it broke usbip: 65 bytes done of a transfer of 64",
+    "an error": "in 81 64: stall",
+    "half an answer": "in 81 64: gone: ",
+}
+
+
+@pytest.mark.parametrize("mode", ["in", "sync-in"])
+@pytest.mark.parametrize("lie", CLIENT_LIES)
+def test_client_finds_out(lie: str, mode: str) -> None:
+    answer, _ = LIES[lie]
+    with serving(lambda submit: (honest if submit.seqnum <= HONEST_ANSWERS else answer)(submit)) as port:
+        ran = client(port, f"{mode} 1 64 {4 if mode == 'in' else 1} 5")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert CLIENT_LIES[lie] in ran.stderr
+
+
 # -- mass storage -----------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +254,12 @@ def test_load_finds_out_a_disk(programs: Path, lie: str) -> None:
 def bench(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, run.__file__, *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment})
+
+
+def test_an_answer_that_a_client_finds_wrong_ends_the_benchmark(programs: Path) -> None:
+    answer, complaint = LIES["an error"]
+    with serving(answer) as port, pytest.raises(run.Failed, match=rf"^load {port} .*: load: {complaint}"):
+        run.measure([str(programs / "load"), str(port), run.ZERO, *run.ROUND_TRIP.load], 5)
 
 
 @pytest.mark.slow
