@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
 
 from usbferry.cli.serve import loop_factory
-from usbferry.transports import tcp
+from usbferry.transports import link, tcp
 from usbferry.transports.link import HIGH_WATER, LARGE_BUFFER, SMALL_BUFFER, Link
 from usbferry.usb.transfer import Buffer
 
@@ -184,6 +185,47 @@ def test_a_message_larger_than_the_buffer_is_offered_whole(run: Run) -> None:
             await user.until(lambda: len(user.taken) == 2 * size)
             assert user.taken == message * 2
             assert user.most_offered >= size
+
+    run(scene())
+
+
+class Keeper(Taker):
+    """Keeps the last view it was offered, as exporters and importers do between two messages."""
+
+    def received(self, view: memoryview) -> int:
+        self.view = view
+        return super().received(view)
+
+
+class Tracked(bytearray):
+    """One that can be referred to weakly."""
+
+
+def test_an_idle_link_gives_its_large_buffer_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user that kept its last view used to keep the whole buffer with it."""
+    buffers: list[weakref.ref[Tracked]] = []
+    sizes: list[int] = []
+
+    def made(size: int) -> Tracked:
+        buffer = Tracked(size)
+        buffers.append(weakref.ref(buffer))
+        sizes.append(size)
+        return buffer
+
+    monkeypatch.setattr(link, "bytearray", made, raising=False)
+    monkeypatch.setattr(link, "IDLE_SECONDS", 0.01)
+
+    async def scene() -> None:
+        async with Pair(Keeper()) as pair:
+            sent = b"".join(pieces_of(1 << 20))
+            await pair.send(sent)
+            await pair.user.until(lambda: len(pair.user.taken) == len(sent))
+            await pair.user.until(lambda: pair.user.view.nbytes == 0)
+            assert max(sizes) > SMALL_BUFFER
+            await asyncio.sleep(0)
+            assert [len(one) for buffer in buffers if (one := buffer()) is not None] == [SMALL_BUFFER]
+            await pair.send(b"and on")
+            await pair.user.until(lambda: pair.user.taken.endswith(b"and on"))
 
     run(scene())
 
