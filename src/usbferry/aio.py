@@ -20,9 +20,11 @@ from .usb.setup import Setup
 from .usb.transfer import Buffer, Completion, Flags, IsoPacket, Transfer
 from .usb.tree import Configuration, DescriptorType, Interface
 from .usb.types import Status
+from .watch import Watch
 
 CONTROL_SECONDS: Final = 5.0  # USB 2.0 §9.2.6.1 gives requests with data as long
 CANCEL_SECONDS: Final = 5.0  # for a peer to answer a cancel, before it is given up
+_OK: Final = Status.OK  # found sooner than by attribute, for every transfer
 
 
 class TransferError(Exception):
@@ -231,23 +233,31 @@ class Handle:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     async def _do(self, transfer: Transfer, timeout: float | None) -> Completion:
+        """The truth about a transfer: one that ended although it was cancelled has ended well."""
         answer = self.device.submit(transfer)
         if isinstance(answer, asyncio.Future):
-            answer = await self._wait(transfer, answer, timeout)
-        return checked(transfer, answer)
+            try:
+                await (Watch(answer) if timeout is None else _in_time(answer, timeout))
+            except asyncio.CancelledError:
+                self.device.cancel(transfer)
+                raise
+            answer = answer.result() if answer.done() else await self._give_up(transfer, answer)
+        return answer if answer.status == _OK else checked(self.device, transfer, answer)
 
-    async def _wait(self, transfer: Transfer, future: asyncio.Future[Completion], timeout: float | None) -> Completion:
-        """The truth about a transfer: one that ended although it was cancelled has ended well."""
-        try:
-            done, _ = await asyncio.wait((future,), timeout=timeout)
-        except asyncio.CancelledError:
-            self.device.cancel(transfer)
-            raise
-        if done:
-            return future.result()
+    async def _give_up(self, transfer: Transfer, future: asyncio.Future[Completion]) -> Completion:
         self.device.cancel(transfer)
-        await asyncio.wait((future,), timeout=CANCEL_SECONDS)
+        await _in_time(future, CANCEL_SECONDS)
         return timed_out(future.result() if future.done() else Completion(Status.CANCELLED))
+
+
+async def _in_time(future: asyncio.Future[Completion], seconds: float) -> None:
+    """Wait for a device's future, or for the time to be over."""
+    watch = Watch(future)
+    timer = future.get_loop().call_later(seconds, watch.leave)
+    try:
+        await watch
+    finally:
+        timer.cancel()
 
 
 # -- what the synchronous handle shares --------------------------------------------------------------------------------
@@ -301,13 +311,15 @@ def packets_written(completion: Completion) -> list[tuple[Status, int]]:
     return [(Status(packet.status), packet.actual) for packet in completion.packets or ()]
 
 
-def checked(transfer: Transfer, completion: Completion) -> Completion:
+def checked(device: Device, transfer: Transfer, completion: Completion) -> Completion:
     """The completion if it is good. Raises TransferError or one of its kinds otherwise."""
-    if completion.status != Status.OK:
-        status = Status(completion.status)
-        kind = _ERRORS.get(status, TransferError)
-        raise kind(f"{transfer}: {status.name.lower().replace('_', ' ')}", completion)
-    return completion
+    if completion.status == _OK:
+        return completion
+    status = Status(completion.status)
+    text = f"{transfer}: {status.name.lower().replace('_', ' ')}"
+    if status is Status.GONE and device.gone.done():
+        text += f": {device.gone.result()}"
+    raise _ERRORS.get(status, TransferError)(text, completion)
 
 
 def timed_out(completion: Completion) -> Completion:

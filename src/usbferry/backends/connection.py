@@ -86,7 +86,8 @@ class Connection:
         future: asyncio.Future[Completion] = self._loop.create_future()
         self._flying[tag] = (transfer, future)
         self._tags[transfer] = tag
-        self._flush_soon()
+        if not self._flush_due:
+            self._flush_soon()
         return future
 
     def cancel(self, transfer: Transfer) -> None:
@@ -117,8 +118,7 @@ class Connection:
         importer.receive(view, 0.0)
         try:
             for event in importer.events():
-                if event.__class__ is Completed:
-                    assert isinstance(event, Completed)
+                if isinstance(event, Completed):
                     self._completed(event.tag, event.completion)
                 else:
                     self._answered(event)

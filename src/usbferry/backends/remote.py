@@ -76,6 +76,8 @@ class RemoteDevice(Device):
         address = transfer.endpoint
         if not address & 0x0F:
             return self._control(transfer)
+        if not (self._gated or self._in_pieces or transfer.length > PIECE):
+            return self._send(transfer)  # as it goes nearly always
         pieces = self._in_pieces.get(address) if self._in_pieces else None
         if pieces is None:
             if transfer.length <= PIECE or transfer.packets is not None or address not in self._pipes:

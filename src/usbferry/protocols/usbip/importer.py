@@ -43,6 +43,7 @@ from .messages import (
 MAX_SEQNUM: Final = 0x7FFFFFFF  # Linux servers until 2025 mixed up the sign of larger ones
 _COUNT: Final = 4  # bytes of the number of devices in OP_REP_DEVLIST
 _UNANSWERED: Final = 65536  # unlinks kept for a server that may yet answer them
+_CMD_SUBMIT: Final = int(Command.CMD_SUBMIT)
 _RET_SUBMIT: Final = int(Command.RET_SUBMIT)
 _RET_UNLINK: Final = int(Command.RET_UNLINK)
 _OK: Final = Status.OK
@@ -53,6 +54,7 @@ _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
     OpStatus.NODEV: (Refusal.NOT_FOUND, "the server has no such device"),
 }
 _EMPTY: Final = memoryview(b"")
+_pack_submit: Final = CmdSubmit.STRUCT.pack
 
 
 class State(Enum):
@@ -121,8 +123,8 @@ class Importer:
         if packets:
             transfer = _without_gaps(transfer, packets)
         tag = self._next()
-        header = CmdSubmit.STRUCT.pack(
-            Command.CMD_SUBMIT,
+        header = _pack_submit(
+            _CMD_SUBMIT,
             tag,
             self._devid,
             direction,
@@ -135,7 +137,8 @@ class Importer:
             transfer.setup,
         )
         self._flying[tag] = transfer
-        self._say(header)
+        self.outgoing.append(header)
+        self.outgoing_bytes += CmdSubmit.SIZE
         if not direction and transfer.length:
             self._say(transfer.data)
         if packets:
@@ -250,30 +253,33 @@ class Importer:
 
     def _replies(self) -> Iterator[Event]:
         view, end, flying = self._view, len(self._view), self._flying
-        unpack, at = RetSubmit.STRUCT.unpack_from, self.consumed
-        while end - at >= RetSubmit.SIZE:
+        unpack, head, at = RetSubmit.STRUCT.unpack_from, RetSubmit.SIZE, self.consumed
+        while end - at >= head:
             command, seqnum, status, actual, start_frame, packets, _ = unpack(view, at)
             if command == _RET_SUBMIT:
                 transfer = flying.get(seqnum)
                 if transfer is None:
                     raise ProtocolError(f"a reply to #{seqnum}, which is not in flight")
                 size = _payload(transfer, actual, packets)
-                if end - at < RetSubmit.SIZE + size:
-                    self.needed = RetSubmit.SIZE + size
+                if end - at < head + size:
+                    self.needed = head + size
                     return
                 del flying[seqnum]
-                at += RetSubmit.SIZE
-                payload = view[at : at + size]
+                at += head
+                if transfer.packets:
+                    completion = _iso_completion(transfer, status, actual, start_frame, view[at : at + size])
+                else:
+                    completion = Completion(status_of(status) if status else _OK, bytes(view[at : at + size]), actual)
                 at = self.consumed = at + size
-                yield Completed(seqnum, _completion(transfer, status, actual, start_frame, payload))
+                yield Completed(seqnum, completion)
             elif command == _RET_UNLINK:
-                at = self.consumed = at + RetSubmit.SIZE
+                at = self.consumed = at + head
                 event = self._unlinked(seqnum, status)
                 if event is not None:
                     yield event
             else:
                 raise ProtocolError(f"command {command:#x}, known are RET_SUBMIT 3 and RET_UNLINK 4")
-        self.needed = RetSubmit.SIZE
+        self.needed = head
 
     def _unlinked(self, seqnum: int, status: int) -> Event | None:
         """RET_UNLINK. Without an earlier RET_SUBMIT, Linux's server gives the transfer's own status here.
@@ -354,10 +360,9 @@ def _payload(transfer: Transfer, actual: int, packets: int) -> int:
     return size
 
 
-def _completion(transfer: Transfer, status: int, actual: int, start_frame: int, payload: memoryview) -> Completion:
+def _iso_completion(transfer: Transfer, status: int, actual: int, start_frame: int, payload: memoryview) -> Completion:
+    assert transfer.packets is not None
     data = bytes(payload[:actual]) if transfer.endpoint & 0x80 else b""
-    if not transfer.packets:
-        return Completion(status_of(status) if status else _OK, data, actual)
     packets = []
     for asked, (_, _, done, packet_status) in zip(
         transfer.packets, IsoDescriptor.STRUCT.iter_unpack(payload[len(data) :]), strict=True
