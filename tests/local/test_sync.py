@@ -2,8 +2,14 @@
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +17,7 @@ import usbferry
 from tests.local.serving import Served
 from usbferry import aio
 from usbferry.device import Busy, DeviceError, NotFound
+from usbferry.local import sync
 from usbferry.usb.transfer import Transfer
 from usbferry.usb.types import Status
 
@@ -84,6 +91,93 @@ def test_the_background_thread_does_not_take_the_lead_from_who_wants_it(served, 
         for thread in threads:
             thread.join(20)
         assert len(ended) == 3
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_the_background_thread_sleeps_while_another_waits(served, monkeypatch):
+    """It used to look every few milliseconds, for as long as a read could take."""
+    looked = []
+    look = sync._Loop._until_background_leads
+    monkeypatch.setattr(sync._Loop, "_until_background_leads", lambda loop: looked.append(True) or look(loop))
+    with usbferry.open(f"{served.address}/1-1") as device:
+        device.read(0x81, 8)  # this thread took the lead
+        reader = threading.Thread(target=device.read, args=(0x82, 64))
+        reader.start()
+        until(lambda: sync._loop._asleep)
+        before = len(looked)
+        time.sleep(0.1)
+        assert len(looked) == before
+        device.write(0x02, b"wake")
+        reader.join(20)
+        until(lambda: sync._loop._leader == sync._loop._background.ident)  # it leads again, though nobody calls
+
+
+def test_a_lost_connection_is_noticed_after_a_long_wait_though_nobody_calls(served):
+    with usbferry.open(f"{served.address}/1-1") as device:
+        with pytest.raises(aio.TimedOut):
+            device.read(0x82, 64, timeout=0.05)
+        served.stop()
+        until(lambda: device.is_gone)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_mistake_is_raised_at_who_made_it(served, follows):
+    """It used to be told as a transfer that FAILED."""
+    mistaken = Transfer(0x01, 5, b"four")
+    with usbferry.open(f"{served.address}/1-1") as device, sync._loop.following() if follows else nullcontext():
+        if follows:
+            until(lambda: sync._loop._leader == sync._loop._background.ident)
+        with pytest.raises(ValueError, match="4 bytes of payload in a transfer of 5"):
+            device._do(mistaken, None)
+        assert device.read(0x81, 8) == bytes(8)
+
+
+def test_who_calls_without_a_pause_keeps_nobody_from_being_served(served):
+    """Virtual devices may answer at once, without a turn of the loop; their clocks and bridges need turns."""
+    with usbferry.open("virtual:zero") as device:
+        served_at = []
+        sync._loop._get().call_soon_threadsafe(lambda: device._device.clock.call_at(0.0, lambda: served_at.append(1)))
+        until(lambda: device.control(0x80, 6, 0x0100, 0, 18) and served_at)
+
+
+FORGETFUL = """
+import sys, usbferry
+device = usbferry.open(sys.argv[1])
+assert device.read(0x81, 8) == bytes(8)
+other = usbferry.open(sys.argv[2])
+"""
+
+
+def test_a_program_that_ends_without_a_close_gives_its_devices_back(served):
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", FORGETFUL]
+    ran = subprocess.run(
+        [*command, f"{served.address}/1-1", f"{served.address}/1-2"], capture_output=True, text=True, timeout=30
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    for name in ("1-1", "1-2"):
+        usbferry.open(f"{served.address}/{name}").close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux counts open files so")
+def test_devices_that_are_forgotten_again_and_again_leave_nothing(served, monkeypatch):
+    monkeypatch.setattr("usbferry.backends.remote.BUSY_SECONDS", 0.001)
+    usbferry.open(f"{served.address}/1-1").close()
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(10):
+        device = usbferry.open(f"{served.address}/1-1")
+        device.read(0x81, 8)
+        del device
+        gc.collect()
+    until(lambda: not any(served.holders()) and not sync._loop._closings)
+    assert threading.active_count() == threads
+    assert not sync._loop._handles
+    until(lambda: len(os.listdir("/proc/self/fd")) <= files)
 
 
 def test_a_device_in_use_is_busy_until_it_is_closed(served, monkeypatch):

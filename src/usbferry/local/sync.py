@@ -11,6 +11,7 @@ followers, as libusb has it): no hand-over between threads, which would cost mor
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which takes longer than a round trip
 import asyncio
 import atexit
 import signal
@@ -33,17 +34,20 @@ from ..usb.types import Status
 T = TypeVar("T")
 _CLOSE_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 0.005  # without a call, before the background thread leads again
+_FAILED: Final = Completion(Status.FAILED)
+_SIGINT: Final = int(signal.SIGINT)
 
 
 class _Call:
     """One transfer on its way through the loop."""
 
-    __slots__ = ("_done", "completion", "device", "leading", "transfer")
+    __slots__ = ("_done", "completion", "device", "error", "leading", "transfer")
 
     def __init__(self, device: Device, transfer: Transfer) -> None:
         self.device = device
         self.transfer = transfer
         self.completion: Completion | None = None
+        self.error: BaseException | None = None  # the caller's mistake
         self.leading: asyncio.AbstractEventLoop | None = None  # to stop at the end, when its caller runs it
         self._done = threading.Lock()
         self._done.acquire()
@@ -52,17 +56,21 @@ class _Call:
         """In the loop."""
         try:
             answer = self.device.submit(self.transfer)
-        except Exception:
-            self._finish(Completion(Status.FAILED))
-            raise
+        except Exception as error:
+            self.error = error
+            self._finish(_FAILED)
+            return
         if isinstance(answer, Completion):
             self._finish(answer)
         else:
             answer.add_done_callback(self._ended)
 
     def _ended(self, future: asyncio.Future[Completion]) -> None:
-        failed = future.cancelled() or future.exception() is not None
-        self._finish(Completion(Status.FAILED) if failed else future.result())
+        if future.cancelled():
+            self._finish(_FAILED)
+            return
+        self.error = future.exception()
+        self._finish(_FAILED if self.error is not None else future.result())
 
     def _finish(self, completion: Completion) -> None:
         self.completion = completion
@@ -71,7 +79,9 @@ class _Call:
             self.leading.stop()
 
     def ended(self) -> Completion:
-        """How it ended; CANCELLED when it has not."""
+        """How it ended; CANCELLED when it has not. Raises what the device made of a mistake of the caller's."""
+        if self.error is not None:
+            raise self.error
         return self.completion or Completion(Status.CANCELLED)
 
     def wait(self, timeout: float | None) -> None:
@@ -93,7 +103,8 @@ class _Loop:
         self._leader: int | None = None  # a thread's identity
         self._followers = 0
         self._wanting = 0  # callers that wait for the background thread to leave them the lead
-        self._last_call = 0.0
+        self._last_call = 0.0  # its start or end
+        self._asleep = False  # the background thread, until it is told that nobody leads any more
         self._loop: asyncio.AbstractEventLoop | None = None
         self._background: threading.Thread | None = None
         self._open: set[Closing] = set()
@@ -126,12 +137,14 @@ class _Loop:
 
     def _run_until(self, loop: asyncio.AbstractEventLoop, call: _Call, timeout: float | None) -> None:
         call.leading = loop
-        loop.call_soon(call.start)
         end = None if timeout is None else loop.time() + timeout
         timer = None if end is None else loop.call_at(end, loop.stop)
         with _InterruptLater(loop) as interrupt:
-            while call.completion is None and not interrupt.came and (end is None or loop.time() < end):
+            _start_in(loop, call)
+            while True:  # once in any case: who calls without a pause must not keep others from being served
                 loop.run_forever()
+                if call.completion is not None or interrupt.came or (end is not None and loop.time() >= end):
+                    break
         call.leading = None
         if timer is not None:
             timer.cancel()
@@ -152,14 +165,15 @@ class _Loop:
                     self._state.wait()
                 finally:
                     self._wanting -= 1
+                    self._tell_background()  # Ctrl-C may have come
             self._leader = threading.get_ident()
             return True
 
     def _stop_leading(self) -> None:
         with self._state:
             self._leader = None
-            if self._followers:
-                self._state.notify_all()
+            self._last_call = time.monotonic()
+            self._tell_background()
 
     def following(self) -> _Following:
         """For the length of a `with`, the caller waits without leading: somebody else does."""
@@ -175,17 +189,33 @@ class _Loop:
         loop = self._get()
         while True:
             with self._state:
-                while not self._may_lead():
-                    self._state.wait(_IDLE_SECONDS)
+                while (seconds := self._until_background_leads()) != 0.0:
+                    self._state.wait(seconds)
                 self._leader = threading.get_ident()
             loop.run_forever()
             with self._state:
                 self._leader = None
                 self._state.notify_all()
 
-    def _may_lead(self) -> bool:
-        idle = not self._wanting and time.monotonic() - self._last_call > _IDLE_SECONDS
-        return self._leader is None and (self._followers > 0 or idle)
+    def _until_background_leads(self) -> float | None:
+        """Seconds until the background thread may lead; None when it sleeps until it is told.
+
+        While short calls follow each other it looks once in a while, for to wake it would cost each of them more than
+        the call itself.
+        """
+        free = self._leader is None
+        if free and self._followers:
+            return 0.0
+        rest = max(0.0, self._last_call + _IDLE_SECONDS - time.monotonic())
+        if rest or (free and not self._wanting):
+            return rest
+        self._asleep = True
+        return None
+
+    def _tell_background(self) -> None:
+        if self._asleep or self._followers:
+            self._asleep = False
+            self._state.notify_all()
 
     def _get(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -232,6 +262,15 @@ class _Loop:
             await asyncio.wait(self._started)
 
 
+def _start_in(loop: asyncio.AbstractEventLoop, call: _Call) -> None:
+    """Start a call as if `loop` ran, which saves a turn of it."""
+    asyncio._set_running_loop(loop)
+    try:
+        call.start()
+    finally:
+        asyncio._set_running_loop(None)
+
+
 class _Following:
     """For the length of a `with`, somebody waits for the loop without running it."""
 
@@ -258,14 +297,14 @@ class _InterruptLater:
 
     def __enter__(self) -> Self:
         in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
+        if in_main and _signal.getsignal(_SIGINT) is signal.default_int_handler:
+            _signal.signal(_SIGINT, self._note)
             self._mine = True
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._mine:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _signal.signal(_SIGINT, signal.default_int_handler)
         if self.came:
             raise KeyboardInterrupt
 
@@ -409,8 +448,8 @@ class Handle:
             _loop.soon(self._device.cancel, transfer)
             with _loop.following():
                 call.wait(aio.CANCEL_SECONDS)
-            return aio.checked(transfer, aio.timed_out(call.ended()))
-        return aio.checked(transfer, call.ended())
+            return aio.checked(self._device, transfer, aio.timed_out(call.ended()))
+        return aio.checked(self._device, transfer, call.ended())
 
 
 async def close(handle: Handle) -> None:
