@@ -815,13 +815,43 @@ def test_another_status_without_a_reply_is_the_transfers_own(number: int, status
     assert talk.one(ret_unlink(cancelled(talk, tag), number)).status == status
 
 
-def test_a_reply_after_the_answer_to_the_unlink() -> None:
-    """Old usbipd-win: the kernel drops the device over it, and so do we."""
+def test_a_reply_after_the_answer_to_the_unlink_is_dropped_with_its_data(chunk: int) -> None:
+    """Old usbipd-win: the kernel drops the device over it, usbip-win2 does not."""
+    talk = using(chunk)
+    packets = [IsoPacket(0, 3), IsoPacket(3, 2)]
+    three = [Transfer(0x81, 8), Transfer(0x02, 3, b"abc"), Transfer(0x83, 5, packets=packets)]
+    tags = submitted(talk, *three, Transfer(0x81, 8))
+    unlinked = b"".join(ret_unlink(cancelled(talk, tag), ECONNRESET) for tag in tags[:3])
+    assert [done.status for _, done in talk.completions(unlinked)] == [Status.CANCELLED] * 3
+    late = ret_submit(tags[0], EPIPE, 5) + b"later" + ret_submit(tags[1], 0, 3)
+    late += ret_submit(tags[2], 0, 4, 2) + b"late" + iso(0, 3, 3) + iso(3, 2, 1)
+    [(tag, done)] = talk.completions(late + ret_submit(tags[3], 0, 2) + b"ok")
+    assert (tag, done.status, done.data) == (tags[3], Status.OK, b"ok")
+
+
+def test_a_reply_after_the_answer_to_the_unlink_comes_once_at_most() -> None:
     talk = using()
     [tag] = submitted(talk, Transfer(0x81, 8))
     seqnum = cancelled(talk, tag)
     with pytest.raises(ProtocolError, match=f"a reply to #{tag}, which is not in flight"):
-        talk.hear(ret_unlink(seqnum, ECONNRESET) + ret_submit(tag))
+        talk.hear(ret_unlink(seqnum, ECONNRESET) + ret_submit(tag) + ret_submit(tag))
+
+
+def test_a_late_reply_must_fit_its_transfer_all_the_same() -> None:
+    talk = using()
+    [tag] = submitted(talk, Transfer(0x81, 8))
+    seqnum = cancelled(talk, tag)
+    with pytest.raises(ProtocolError, match="9 bytes done of a transfer of 8"):
+        talk.hear(ret_unlink(seqnum, ECONNRESET) + ret_submit(tag, 0, 9))
+
+
+def test_transfers_kept_for_a_late_reply_are_bounded_and_keep_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LATE", 3)
+    talk = using()
+    tags = submitted(talk, *[Transfer(0x02, 4, b"data") for _ in range(5)])
+    for tag in tags:
+        talk.one(ret_unlink(cancelled(talk, tag), ECONNRESET))
+    assert [(tag, transfer.data) for tag, transfer in talk.importer._late.items()] == [(tag, b"") for tag in tags[2:]]
 
 
 def test_an_unlink_answered_twice() -> None:

@@ -47,6 +47,7 @@ from .messages import (
     device_record,
     interface_records,
     iso_packets,
+    isochronous_endpoints,
     text,
 )
 
@@ -94,6 +95,7 @@ class Exporter:
         self._busid = b""
         self._devid = 0
         self._pending = Pending()
+        self._has_packets: dict[int, bool] = {}  # endpoint -> whether it is isochronous, where the descriptors say
         self._echo: dict[int, tuple[int, int]] = {}  # seqnum in flight -> its start_frame and number_of_packets
         self._current: tuple[int, int, int, Transfer] | None = None  # the submit that was just emitted
         self._newest: int | None = None  # newest seqnum submitted so far, modulo 2**32
@@ -156,6 +158,7 @@ class Exporter:
         device = device_record(info)
         device.busid = self._busid  # the importer compares all 32 bytes with what it asked for
         self._devid = device.busnum << 16 | device.devnum
+        self._has_packets = isochronous_endpoints(info)
         self._say(OpHeader(VERSION, Op.REP_IMPORT, OpStatus.OK).pack() + device.pack())
         self.state = State.SERVING
         self.needed = HEADER
@@ -249,15 +252,18 @@ class Exporter:
                 if event is not None:
                     yield event
                 continue
-            if length < 0 or packets > limits.iso_packets or direction > 1:
+            count = packets
+            if packets > 0 and not (ep and self._has_packets.get(ep | direction << 7, True)):
+                count = 0  # it means nothing, and is sent back as it came
+            if length < 0 or count > limits.iso_packets or direction > 1:
                 raise ProtocolError(f"length {length}, direction {direction}, {packets} packets in #{seqnum}")
             payload = at + HEADER
             after = payload if direction else payload + length
             if not direction and length > limits.transfer_bytes:
                 raise ProtocolError(f"{length} bytes in #{seqnum}, the limit is {limits.transfer_bytes}")
             descriptors = after
-            if packets > 0:
-                after += packets * IsoDescriptor.SIZE
+            if count > 0:
+                after += count * IsoDescriptor.SIZE
             if end < after:
                 self.needed = after - at
                 return
@@ -281,13 +287,13 @@ class Exporter:
                 continue
             if pending and (len(pending) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
                 # Not in its order: behind parked reads it would wait for them, and they for room.
-                if packets > 0:
+                if count > 0:
                     transfer.packets = iso_packets(view[descriptors:after])
                 self._reply(seqnum, start_frame, packets, transfer, Completion(Status.NO_MEMORY))
                 continue
             self._current = (seqnum, start_frame, packets, transfer)
             event = Submit(seqnum, transfer)
-            if ep == 0 or packets > 0 or ep > 15 or length > limits.transfer_bytes:
+            if ep == 0 or count > 0 or ep > 15 or length > limits.transfer_bytes:
                 event = self._unusual(transfer, ep, setup, start_frame, view[descriptors:after])
                 if event is None:
                     continue
@@ -316,7 +322,7 @@ class Exporter:
             return self._refuse(tag, Status.STALL)
         if transfer.length > self._limits.transfer_bytes:
             return self._refuse(tag, Status.NO_MEMORY)
-        if transfer.packets is not None and (ep == 0 or not _fits(transfer)):
+        if transfer.packets is not None and not _fits(transfer):
             return self._refuse(tag, Status.INVALID)
         return self._control(tag, transfer, setup) if ep == 0 else Submit(tag, transfer)
 
@@ -410,7 +416,7 @@ class Exporter:
 
         A device that gave more than was asked for babbled: Status.OVERFLOW, with what fits.
         """
-        if packets > 0:
+        if transfer.packets is not None:
             self._reply_iso(seqnum, start_frame, transfer, completion)
             return
         status, length = completion.status, transfer.length

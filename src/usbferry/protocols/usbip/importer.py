@@ -43,6 +43,7 @@ from .messages import (
 MAX_SEQNUM: Final = 0x7FFFFFFF  # Linux servers until 2025 mixed up the sign of larger ones
 _COUNT: Final = 4  # bytes of the number of devices in OP_REP_DEVLIST
 _UNANSWERED: Final = 65536  # unlinks kept for a server that may yet answer them
+_LATE: Final = 1024  # transfers kept that ended with their unlink, and that an old server answers once more
 _CMD_SUBMIT: Final = int(Command.CMD_SUBMIT)
 _RET_SUBMIT: Final = int(Command.RET_SUBMIT)
 _RET_UNLINK: Final = int(Command.RET_UNLINK)
@@ -52,6 +53,7 @@ _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
     OpStatus.DEV_BUSY: (Refusal.BUSY, "somebody else uses it"),
     OpStatus.DEV_ERR: (Refusal.FAILED, "the device is in an error state at the server"),
     OpStatus.NODEV: (Refusal.NOT_FOUND, "the server has no such device"),
+    OpStatus.ERROR: (Refusal.FAILED, "the server failed over it, its log should say why"),
 }
 _EMPTY: Final = memoryview(b"")
 _pack_submit: Final = CmdSubmit.STRUCT.pack
@@ -84,6 +86,7 @@ class Importer:
         self._flying: dict[int, Transfer] = {}
         self._unlinks: dict[int, int] = {}  # seqnum of a CMD_UNLINK without answer -> its target
         self._unlinking: set[int] = set()  # those targets
+        self._late: dict[int, Transfer] = {}  # what they were, without their data, once an unlink has ended them
         self._devices: list[DeviceInfo] = []
         self._expected = -1  # devices in the list that is being read
 
@@ -257,15 +260,18 @@ class Importer:
         while end - at >= head:
             command, seqnum, status, actual, start_frame, packets, _ = unpack(view, at)
             if command == _RET_SUBMIT:
-                transfer = flying.get(seqnum)
+                transfer = flying.get(seqnum) or self._late.get(seqnum)
                 if transfer is None:
                     raise ProtocolError(f"a reply to #{seqnum}, which is not in flight")
                 size = _payload(transfer, actual, packets)
                 if end - at < head + size:
                     self.needed = head + size
                     return
-                del flying[seqnum]
                 at += head
+                if flying.pop(seqnum, None) is None:
+                    del self._late[seqnum]  # usbipd-win before 3.2, see `_unlinked`
+                    at = self.consumed = at + size
+                    continue
                 if transfer.packets:
                     completion = _iso_completion(transfer, status, actual, start_frame, view[at : at + size])
                 else:
@@ -285,6 +291,9 @@ class Importer:
         """RET_UNLINK. Without an earlier RET_SUBMIT, Linux's server gives the transfer's own status here.
 
         Then an OUT transfer did happen; what an IN transfer brought is lost, which only CANCELLED says truly.
+
+        It is the last word, but not to usbipd-win before 3.2, which sends the RET_SUBMIT as well (issues 300 and 538,
+        pull 684). Linux's client drops the device over it; usbip-win2 drops the reply, and so does this one.
         """
         if seqnum not in self._unlinks:
             raise ProtocolError(f"an unlink answered, #{seqnum}, that was not asked for")
@@ -292,6 +301,9 @@ class Importer:
         transfer = self._flying.pop(target, None)
         if transfer is None:
             return None  # it completed first
+        self._late[target] = Transfer(transfer.endpoint, transfer.length, packets=transfer.packets)
+        if len(self._late) > _LATE:
+            del self._late[next(iter(self._late))]
         if status:
             return Completed(target, Completion(status_of(status)))
         if transfer.is_in:
@@ -307,7 +319,7 @@ class Importer:
     def _next(self) -> int:
         """The next number that is free: a parked read may be older than the last turn of the counter."""
         seqnum = self._seqnum % MAX_SEQNUM + 1
-        while seqnum in self._flying or seqnum in self._unlinks:
+        while seqnum in self._flying or seqnum in self._unlinks or seqnum in self._late:
             seqnum = seqnum % MAX_SEQNUM + 1
         self._seqnum = seqnum
         return seqnum

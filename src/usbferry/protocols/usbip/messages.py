@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from ...usb.info import DeviceInfo
 from ...usb.transfer import Flags, IsoPacket
-from ...usb.types import Speed, Status
+from ...usb.types import Speed, Status, TransferType
 from ..record import BIG, Record, i32, pad, record, u8, u16, u32
 
 VERSION: Final = 0x0111
@@ -238,6 +238,19 @@ def device_record(info: DeviceInfo) -> DeviceRecord:
 def interface_records(info: DeviceInfo) -> bytes:
     """What follows it in a list, as many records as it promises."""
     return b"".join(InterfaceRecord(*triplet).pack() for triplet in info.classes[:_MAX_INTERFACES])
+
+
+def isochronous_endpoints(info: DeviceInfo) -> dict[int, bool]:
+    """Whether an endpoint is isochronous in any setting: only then do packets' descriptors follow its transfers.
+
+    The number of packets says nothing where they do not: Linux's client sends what a driver that uses one request for
+    one type of transfer after another left in it (vhci_tx.c asks the pipe for its type; dorssel/usbipd-win issue 450),
+    usbip-win what its memory held (raspberrypi/linux pull 7572). An endpoint that no descriptor has is not in it.
+    """
+    found: dict[int, bool] = {}
+    for endpoint in (e for c in info.configurations for i in c.interfaces for e in i.endpoints):
+        found[endpoint.address] = found.get(endpoint.address, False) or endpoint.type is TransferType.ISOCHRONOUS
+    return found
 
 
 def iso_packets(descriptors: memoryview) -> list[IsoPacket]:
