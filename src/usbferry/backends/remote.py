@@ -211,13 +211,11 @@ class RemoteDevice(Device):
     # -- descriptors --------------------------------------------------------------------------------------------------
 
     async def prepare(self) -> None:
-        """Read the descriptors, and set the first configuration if none is set. Raises DeviceError."""
-        info = self.info
+        """Read the descriptors and set a configuration. Raises DeviceError."""
         try:
             async with asyncio.timeout(PREPARE_SECONDS):
                 await self._read_descriptors()
-                if info.active is None and info.configurations:
-                    await self._request(requests.set_configuration(info.configurations[0].value))
+                await self._configure()
                 self.update_pipes()
                 await self._read_strings()
         except DescriptorError as error:
@@ -242,6 +240,23 @@ class RemoteDevice(Device):
         info.configurations = tuple(found)
         if info.speed is Speed.UNKNOWN and info.device.usb >= 0x0300:
             info.speed = Speed.SUPER_PLUS  # Linux's tools have no word for it
+
+    async def _configure(self) -> None:
+        """Set the configuration that is in force at the server, or the first: kernels do so with each new device.
+
+        usbipd-win has no endpoints before (VBoxUsb opens them then), and what an earlier user left, halts and alternate
+        settings of which the server says nothing, is over.
+        """
+        info = self.info
+        if not info.configurations:
+            return
+        active = info.active
+        try:
+            await self._request(requests.set_configuration((active or info.configurations[0]).value))
+        except _Stalled as error:
+            if active is None:
+                raise
+            log.debug("%s; it stays as it is", error)
 
     async def _read_strings(self) -> None:
         """What people call it. What cannot be read stays empty; after a request without answer no other is tried."""
