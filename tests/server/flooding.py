@@ -21,7 +21,7 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "1-2": lambda n: wire.submit(n, wire.IN, 1, 1 << 20),  # much
     "1-3": lambda n: wire.submit(n, wire.IN, 1, 0),  # many
     "1-4": lambda n: wire.unlink(n, n ^ 0x40000000),  # of nothing
-    "1-5": lambda n: wire.submit(n, wire.IN, 2, 4096, iso=[(0, 1)] * 8),  # nonsense with a tail
+    "1-5": lambda n: wire.submit(n, wire.IN, 3, 4096, iso=[(0, 1)] * 8),  # nonsense with a tail
     "1-6": lambda n: wire.submit(n, wire.OUT, 2, payload=b""),  # that nobody takes on the other side
 }
 

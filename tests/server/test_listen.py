@@ -237,8 +237,9 @@ async def test_the_length_of_a_transfer(parrots):
 
 
 async def test_isochronous_packets(parrots):
+    """Of an endpoint that no descriptor has: of others they would mean nothing."""
     async with importing(parrots.port) as client:
-        client.say(wire.submit(1, IN, 1, 8, packets=DEFAULT_LIMITS.iso_packets + 1, devid=client.devid))
+        client.say(wire.submit(1, IN, 9, 8, packets=DEFAULT_LIMITS.iso_packets + 1, devid=client.devid))
         assert await client.closed()
 
 
