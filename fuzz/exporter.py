@@ -13,6 +13,7 @@ import random
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -25,12 +26,20 @@ from usbferry.protocols.events import Cancel, Claim, List, Refusal, Reset, Submi
 from usbferry.protocols.limits import Limits
 from usbferry.protocols.usbip.exporter import Exporter, State
 from usbferry.usb.transfer import Completion, IsoPacket, Transfer
-from usbferry.usb.types import Status
+from usbferry.usb.tree import Configuration, Endpoint, Interface
+from usbferry.usb.types import Status, TransferType
 
 LIMITS = Limits(
     transfer_bytes=1024, iso_packets=8, transfers=6, bytes_in_flight=3000, cancels=3, early_cancels=3,
     early_cancel_seconds=2, handshake_seconds=5,
 )  # fmt: skip
+PLAIN = (0x02, 0x82)  # endpoints whose descriptors say that no packets' descriptors follow
+INFO = replace(
+    wire.INFO,
+    configurations=(
+        Configuration(1, (Interface(0, endpoints=tuple(Endpoint(e, TransferType.BULK, 64) for e in PLAIN)),)),
+    ),
+)
 ECONNRESET = -104
 MOST = 48 + LIMITS.transfer_bytes + 16 * LIMITS.iso_packets  # bytes of a message, either way
 
@@ -141,11 +150,11 @@ class Harness:
                 self.waiting[event.tag] = None
             case Claim():
                 if self.imported or self.rng.random() < 0.8:
-                    self.exporter.accept(wire.INFO)
+                    self.exporter.accept(INFO)
                 else:
                     self.exporter.refuse(self.rng.choice(list(Refusal)))
             case List():
-                self.exporter.listed([wire.INFO] * self.rng.randrange(3))
+                self.exporter.listed([INFO] * self.rng.randrange(3))
             case _:
                 raise AssertionError(event)
 
@@ -219,7 +228,7 @@ class Harness:
                 assert 0 <= actual <= max(asked.length, 0)
                 assert packets == asked.packets
                 at += actual if asked.way else 0
-                found = [struct.unpack_from(">IIIi", raw, at + 16 * n) for n in range(max(packets, 0))]
+                found = [struct.unpack_from(">IIIi", raw, at + 16 * n) for n in range(len(asked.iso))]
                 at += 16 * len(found)
                 if found:
                     assert [one[:2] for one in found] == asked.iso
@@ -237,14 +246,15 @@ def requests(raw: bytes) -> Iterator[tuple[int, Asked | int]]:
     """The commands in bytes that an exporter took: their seqnum, and what they ask or whom they end."""
     at = 0
     while at + 48 <= len(raw):
-        command, seqnum, _, way, _, target, length, _, packets, _ = struct.unpack_from(">IIIIIIiiii", raw, at)
+        command, seqnum, _, way, ep, target, length, _, packets, _ = struct.unpack_from(">IIIIIIiiii", raw, at)
         at += 48
         if command != 1:
             if command == 2:
                 yield seqnum, target
             continue  # another one was the breach, and the last
         at += length if way == 0 else 0
-        iso = [struct.unpack_from(">II", raw, at + 16 * n) for n in range(max(packets, 0))]
+        descriptors = packets if ep and ep | way << 7 not in PLAIN else 0
+        iso = [struct.unpack_from(">II", raw, at + 16 * n) for n in range(descriptors)]
         at += 16 * len(iso)
         yield seqnum, Asked(way, length, packets, iso)
 
