@@ -35,6 +35,7 @@ DEVICES: Final[dict[str, str]] = {
     "disk": "usbferry.devices.disk:Disk",
     "keyboard": "usbferry.devices.keyboard:Keyboard",
     "mouse": "usbferry.devices.mouse:Mouse",
+    "printer": "usbferry.devices.printer:Printer",
     "serial": "usbferry.devices.serial:Serial",
     "zero": "usbferry.devices.zero:Zero",
 }

@@ -5,6 +5,7 @@
     tcp://HOST:PORT      a server to connect to, again whenever it is lost (bridge_tcp.py)
     listen://HOST:PORT   a client to wait for, one at a time (bridge_tcp.py)
     file:PATH            a file that what the host writes is appended to (bridge_file.py)
+    fifo:PATH            a FIFO that programs read what the host writes from (bridge_fifo.py)
 
 A bridge lives as long as its device exists, claimed or not: programs keep their terminal, peers their connection, while
 hosts come and go. What a host was told is taken is passed on after it left, and what a far side has sent waits for the
@@ -169,6 +170,7 @@ _KINDS: Final = {
     "tcp": "usbferry.devices.bridge_tcp:Client",
     "listen": "usbferry.devices.bridge_tcp:Listener",
     "file": "usbferry.devices.bridge_file:File",
+    "fifo": "usbferry.devices.bridge_fifo:Fifo",
 }
 _OWN_OPTIONS: Final = {"link": "pty", "input": "file"}
 
@@ -177,7 +179,9 @@ def make(to: str, *, link: Path | None = None, input: Path | None = None) -> Bri
     """The bridge `to` names; `link` is for a pty, `input` for a file. Raises ValueError with a text for the user."""
     kind, _, address = to.partition(":")
     if kind not in _KINDS:
-        raise ValueError(f"{to!r} is no far side: write echo, pty, tcp://HOST:PORT, listen://HOST:PORT or file:PATH")
+        raise ValueError(
+            f"{to!r} is no far side: write echo, pty, tcp://HOST:PORT, listen://HOST:PORT, file:PATH or fifo:PATH"
+        )
     for name, value in (("link", link), ("input", input)):
         if value is not None and kind != _OWN_OPTIONS[name]:
             raise ValueError(f"{name} goes with to={_OWN_OPTIONS[name]}, not with to={to}")

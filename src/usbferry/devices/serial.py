@@ -46,9 +46,9 @@ _INTERVALS: Final = {Speed.FULL: 8}  # bInterval of 8 ms, in frames; in microfra
 
 
 class Serial(VirtualDevice):
-    """`to` is the far side: echo, pty, tcp://HOST:PORT, listen://HOST:PORT or file:PATH. A pty's path may have a
-    `link`; with a file, `input` is what the host reads. `buffer` is bytes held each way; `association` joins the two
-    interfaces by a descriptor of its own (for composite drivers) rather than by the device's class.
+    """`to` is the far side: echo, pty, tcp://HOST:PORT, listen://HOST:PORT, file:PATH or fifo:PATH. A pty's path may
+    have a `link`; with a file, `input` is what the host reads. `buffer` is bytes held each way; `association` joins the
+    two interfaces by a descriptor of its own (for composite drivers) rather than by the device's class.
     """
 
     # The kernel's own gadget g_serial has this pair, in just this mode: drivers take it by its class, with no quirks.
