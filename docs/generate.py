@@ -23,7 +23,7 @@ import usbferry
 from usbferry import aio, device, registry
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
-from usbferry.devices import fault, keyboard, layouts, mouse, serial
+from usbferry.devices import fault, keyboard, layouts, mouse, printer, serial
 from usbferry.devices import virtual as base
 from usbferry.local import sync
 from usbferry.server import catalog, listen
@@ -152,6 +152,18 @@ _EVERY: Final = {
     "delay": "seconds from the moment a host begins to read the device until it begins",
 }
 _MEANINGS: Final = {
+    "dfu": {
+        "file": "the file that holds its firmware; made by the first download",
+        "size": "bytes of its flash",
+        "dfuse": "it speaks DfuSe, STMicroelectronics' dialect with addresses, rather than DFU 1.1",
+        "address": "with `dfuse`: where its flash begins",
+        "page": "bytes that are erased at once",
+        "transfer": "bytes of a block at most",
+        "bootloader": "it begins as its bootloader",
+        "will_detach": "it changes its life by itself; `no` waits for its host to reset it",
+        "tolerant": "after a download it goes on as the bootloader",
+        "busy": "seconds that each block takes it",
+    },
     "disk": {
         "image": "the file, or block device, that holds the content; made if it is not there and `size` is given",
         "size": "bytes; needed for an image that is to be made, and for a disk in memory",
@@ -170,6 +182,13 @@ _MEANINGS: Final = {
         "interrupt_out": "the lights come over an endpoint of their own, rather than by control requests",
     },
     "mouse": {"pipe": "a FIFO, a file, or `-` for standard input, with lines as below"},
+    "printer": {
+        "to": "where prints go, see below; nothing is memory",
+        "language": "what it understands: the CMD of its device id, by which systems choose a driver",
+        "id": "its whole device id, in the words of IEEE 1284: `MFG:...;MDL:...;CMD:...;`",
+        "bidirectional": "it also answers",
+        "product": "its product name",
+    },
     "serial": {
         "to": "where its bytes go and come from, see below",
         "link": "with `to=pty`: a symbolic link to make, so that programs find the terminal",
@@ -182,6 +201,17 @@ _MEANINGS: Final = {
 _NEEDED: Final = {"disk": {"size": "1M"}}  # for a device to be made, whatever else is asked of it
 
 _NOTES: Final = {
+    "dfu": """
+        It has two lives. The runtime is 1209:0002, the bootloader 1209:0003, each with descriptors of its own. A host's
+        DFU_DETACH leads from one to the other, and the end of a download back. Each time it leaves the bus, and comes
+        back a moment later. Interface strings are the flash's layout, which tools show. A bootloader that is idle stays
+        one when it is reset, as those in read-only memory do.
+
+        ```console
+        $ usbferry serve 'virtual:dfu?file=firmware.bin'
+        $ usbferry serve 'virtual:dfu?file=firmware.bin&dfuse&bootloader&size=128K&page=2K'
+        ```
+        """,
     "disk": """
         A disk has an image, or a folder, or neither and is in memory. What a host writes goes to the image, and a host
         that asks for it (`sync`) waits until it is on stable storage. What it writes to a folder's disk stays in memory
@@ -218,6 +248,23 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:mouse?pipe=ways.fifo'
         ```
         """,
+    "printer": """
+        | `to=` | Prints go to |
+        | --- | --- |
+        | nothing | memory: the last megabyte is `printer.paper` in Python |
+        | `file:PATH` | a file that they are appended to |
+        | `fifo:PATH` | a FIFO, for a program that reads it |
+        | `tcp://HOST:9100` | a network printer, or whatever listens there |
+        | `listen://HOST:PORT` | a program that connects |
+
+        While it says that it has no paper (`printer.status = OUT_OF_PAPER`) it takes nothing. One whose language is
+        ESC/POS answers `DLE EOT n`, thermal printers' status requests, unless the far side is a program that could.
+
+        ```console
+        $ usbferry serve 'virtual:printer?to=file:receipts.bin'
+        $ usbferry serve 'virtual:printer?to=tcp://192.0.2.7:9100&language=PCL'
+        ```
+        """,
     "serial": """
         | `to=` | The far side is |
         | --- | --- |
@@ -226,6 +273,7 @@ _NOTES: Final = {
         | `tcp://HOST:PORT` | a server, connected to again whenever the connection is lost |
         | `listen://HOST:PORT` | a client, one at a time |
         | `file:PATH` | a file that what the host writes is appended to |
+        | `fifo:PATH` | a FIFO that programs read what the host writes from |
 
         No byte is lost when one side is slow: the other has to wait. The host's baud rate slows nothing down.
 
@@ -348,6 +396,7 @@ _HOOKS: Final = ("plugged", "unplugged", "opened", "closed", "was_reset", "setti
 _FOR_HANDLERS: Final = ("clock", "kick", "halt", "later", "vanish")
 _PEOPLE: Final = {
     keyboard.Keyboard: "type press release tap flushed",
+    printer.Printer: "paper status",
     mouse.Mouse: "move wheel hwheel click press release obey flushed",
     serial.Serial: "signals",
 }

@@ -32,6 +32,7 @@ SOURCES: Final[dict[str, str]] = {
 
 # name in `virtual:NAME?option=value` -> device class; its keyword arguments are the options
 DEVICES: Final[dict[str, str]] = {
+    "dfu": "usbferry.devices.dfu:Dfu",
     "disk": "usbferry.devices.disk:Disk",
     "keyboard": "usbferry.devices.keyboard:Keyboard",
     "mouse": "usbferry.devices.mouse:Mouse",

@@ -45,7 +45,7 @@ class Connection:
         self.in_use = False  # nobody waits for an answer who would be told of an error: it is logged
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
-        self._over: Status | None = None  # what transfers end with once there is no connection
+        self.over: Status | None = None  # what transfers end with once there is no connection
         self._error: ProtocolError | None = None
         self._answer: asyncio.Future[Listed | Claimed] | None = None
         self._about = server  # what was asked for, for messages
@@ -61,7 +61,7 @@ class Connection:
 
     async def ask(self, question: Any, *arguments: str, seconds: float) -> Any:
         """Put a question of the importer's and wait for its answer. Raises DeviceError, or what the question does."""
-        if self._over is not None:  # it was hung up on us, or spoke out of turn
+        if self.over is not None:  # it was hung up on us, or spoke out of turn
             raise DeviceError(f"{self.server}: {self.reason}")
         question(*arguments)
         self._about = " at ".join((*arguments, self.server))
@@ -78,8 +78,8 @@ class Connection:
 
         Raises ValueError for one whose parts do not fit together.
         """
-        if self._over is not None:
-            return Completion(self._over)
+        if self.over is not None:
+            return Completion(self.over)
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)  # it was lent, and is sent at the end of this turn
         tag = self.importer.submit(transfer)
@@ -137,7 +137,7 @@ class Connection:
             reason = (isinstance(error, OSError) and error.strerror) or str(error) or reason
         if self._error is not None and self.in_use:
             log.warning("%s: %s", self.server, reason)
-        if self._over is None:
+        if self.over is None:
             self._end(Status.GONE)
             self.gone.set_result(reason)
         if self._answer is not None and not self._answer.done():
@@ -164,8 +164,8 @@ class Connection:
 
     def _end(self, status: Status) -> None:
         """No transfer is sent from now on, and those in flight end."""
-        if self._over is None:
-            self._over = status
+        if self.over is None:
+            self.over = status
         for tag in tuple(self._flying):
             self._completed(tag, Completion(status))
 

@@ -133,7 +133,8 @@ class RemoteDevice(Device):
         """The Linux server loses the connection over an endpoint that is not there, and over odd packets."""
         pipe = self._pipes.get(transfer.endpoint)
         if pipe is None:
-            return Completion(Status.GONE if self.gone.done() else Status.STALL)
+            over = self._connection.over
+            return Completion(Status.STALL if over is None else over)
         if transfer.packets is not None or pipe.iso is not None:
             refusal = _iso_refusal(transfer, transfer.packets, pipe.iso)
             if refusal is not None:

@@ -143,6 +143,12 @@ class Chapter9:
         self.info.device = device
         self.__dict__.pop("_descriptors", None)
 
+    def redescribe(self, info: DeviceInfo, strings: Mapping[int, str]) -> None:
+        """Be another device in all that it says of itself."""
+        self.info = info
+        self._strings = dict(strings)
+        self.__dict__.pop("_descriptors", None)
+
     @cached_property
     def _descriptors(self) -> dict[tuple[int, int], bytes]:
         info = self.info

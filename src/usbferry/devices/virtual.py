@@ -207,6 +207,12 @@ class VirtualDevice(Endpoints, Device):
             self.identify(replace(self.info.device, vendor_id=become[0], product_id=become[1]))
         self.left(away)
 
+    def reappear(self, reason: str, *, away: float) -> None:
+        """Leave, and come back `away` seconds later as what the class declares now: a bootloader, other firmware."""
+        self.vanish(reason, away=away)
+        names = (self.manufacturer, self.product, self.serial)
+        self.redescribe(self._describe(names), strings_of(names, self.strings))
+
     # -- the seam -----------------------------------------------------------------------------------------------------
 
     def reset(self) -> asyncio.Future[ResetOutcome]:
