@@ -20,7 +20,10 @@ class Protocol(NamedTuple):
     port: int
 
 
+_FERRY: Final = "usbferry.protocols.ferry"
+
 PROTOCOLS: Final[dict[str, Protocol]] = {
+    "ferry": Protocol(f"{_FERRY}.exporter:Exporter", f"{_FERRY}.importer:Importer", 32740),
     "usbip": Protocol("usbferry.protocols.usbip.exporter:Exporter", "usbferry.protocols.usbip.importer:Importer", 3240),
 }
 

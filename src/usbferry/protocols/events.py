@@ -175,3 +175,9 @@ class Completed(Event):
     def __init__(self, tag: int, completion: Completion) -> None:
         self.tag = tag
         self.completion = completion
+
+
+class Changed(Event):
+    """Something changed at the peer: its list is worth asking for again."""
+
+    __slots__ = ()

@@ -27,6 +27,8 @@ class Limits:
     handshake_seconds: float = 10.0  # from the connection to a whole request
     devices_listed: int = 4096  # taken from a peer's list
     interfaces_listed: int = 32  # of one device in a peer's list; USB 2.0 §9.6.3 allows 255, Linux takes 32
+    heartbeat_seconds: int = 5  # between signs of life, where a protocol has them; three that fail are a lost transport
+    grace_seconds: int = 30  # that a claim waits for its importer to come back, where a protocol lets it
 
 
 DEFAULT_LIMITS = Limits()

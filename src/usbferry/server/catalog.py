@@ -27,11 +27,11 @@ class Offer:
 
     def current(self) -> DeviceInfo:
         """The offer as it is now: an open device knows its configuration and alternate settings."""
+        holder = self.holder.address if self.holder is not None else self.info.holder
         if self.device is None:
-            return self.info
-        return replace(
-            self.info, configuration=self.device.info.configuration, alternates=dict(self.device.info.alternates)
-        )
+            return replace(self.info, holder=holder)
+        now = self.device.info
+        return replace(self.info, configuration=now.configuration, alternates=dict(now.alternates), holder=holder)
 
 
 class Catalog:

@@ -30,6 +30,7 @@ class DeviceInfo:
     product: str = ""
     serial: str = ""
     interface_classes: tuple[tuple[int, int, int], ...] = ()
+    holder: str = ""  # who has it, for people; empty where nobody has, or its source cannot tell
 
     @property
     def active(self) -> Configuration | None:

@@ -1,0 +1,393 @@
+"""The target's side of ferry: calls in, events out, replies back. No I/O. `states.TARGET` says what may happen when.
+
+Calls of the transport (version, list, claim, ...) are carried out here, as they come. Those of the claim are its
+`session`'s, which outlives the transport: RESUME hands it another one (§8).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from secrets import token_bytes
+from struct import Struct
+from struct import error as struct_error
+from typing import Final
+
+from ...usb.info import DeviceInfo
+from ...usb.transfer import Buffer, Completion
+from ...usb.types import Status
+from ..errors import ProtocolError
+from ..events import Claim, Event, List, Refusal, Release, Resume, Watch
+from ..limits import DEFAULT_LIMITS, Limits
+from . import infos
+from .framing import HEADER, MARKER, RECORD_BYTES, records
+from .ledger import Message
+from .messages import (
+    CAPABILITIES,
+    INSTANCE_BYTES,
+    REFUSALS,
+    SESSION_CALLS,
+    SILENT_HEARTBEATS,
+    TOKEN_BYTES,
+    TRANSPORT,
+    TRANSPORT_CALLS,
+    VERSION,
+    Call,
+    Code,
+    VersionCall,
+    VersionReply,
+    code_of,
+    parse_words,
+    words,
+)
+from .session import Session
+from .states import TARGET, Target
+
+INSTANCE: Final = token_bytes(INSTANCE_BYTES)  # of this process
+_CALL: Final = Struct(">IIBBH")  # marker, identifier, number, endpoint, flags
+_LEAST: Final = MARKER + HEADER
+_EMPTY: Final = memoryview(b"")
+
+
+def new_token() -> bytes:
+    """What names a session; who guesses it has the device."""
+    return token_bytes(TOKEN_BYTES)
+
+
+class Exporter:
+    """One transport seen from the side that has the devices, and the session on it, which may have others later."""
+
+    protocol = "ferry"
+
+    def __init__(
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        now: float = 0.0,
+        *,
+        instance: bytes = INSTANCE,
+        token: Callable[[], bytes] = new_token,
+    ) -> None:
+        self.state = Target.NEW
+        self.consumed = 0  # bytes of the last view that are done with
+        self.needed = _LEAST  # bytes that must be there before the next record can be read
+        self.outgoing: list[Buffer] = []  # taken and cleared by the pump
+        self.outgoing_bytes = 0
+        self._limits = limits
+        self._instance = instance
+        self._token = token
+        self._view: memoryview = _EMPTY
+        self._heard = now  # since then the transport is silent
+        self._lost_at = now
+        self._linked = True  # there is a transport
+        self._attached = True  # and a controller on it that knows where the session stands
+        self._session: Session | None = None
+        self._listing: deque[int] = deque()  # identifiers of calls that wait
+        self._claim = 0
+        self._claimed: list[Buffer] = []  # the claim's reply, until the controller shows that it has the token
+        self._resuming: tuple[int, int] | None = None  # identifier of a RESUME that was passed on, and where it ends
+        self._watch: int | None = None
+        self._changes = 0
+        self._hold: int | None = None
+
+    # -- what the pump calls ------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> bytes:
+        """The token of the claim; empty while there is none."""
+        return self._session.token if self._session is not None else b""
+
+    @property
+    def done(self) -> bool:
+        """Nothing more will be said: the transport is closed once `outgoing` is written."""
+        return self.state is Target.OVER
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `events` has something though nothing came: a queue goes on behind a transfer that ended."""
+        return self._attached and self._session is not None and bool(self._session.gates.ready)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of the session that have no reply yet."""
+        return self._session.in_flight if self._session is not None else 0
+
+    def receive(self, view: memoryview, now: float) -> None:
+        """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
+        self._view = view
+        if len(view):
+            self._heard = now
+        self.consumed = 0
+
+    def events(self) -> Iterator[Event]:
+        """What the controller wants, call by call. May be left early and called again.
+
+        Raises ProtocolError when the controller breaks the protocol.
+        """
+        if self._session is not None and self._attached:
+            yield from self._session.follow()
+        view, end, at = self._view, len(self._view), self.consumed
+        while end - at >= _LEAST and self.state is not Target.OVER:
+            size, identifier, number, endpoint, flags = _CALL.unpack_from(view, at)
+            if not HEADER <= size <= RECORD_BYTES:
+                raise ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")
+            after = at + MARKER + size
+            if after > end:
+                self.needed = after - at
+                return
+            body = view[at + _LEAST : after]
+            if number == Call.RESUME and self.state is Target.OPEN:
+                self._resuming = (identifier, after)
+                yield Resume(bytes(body[:TOKEN_BYTES]))  # it stays unread, for the exporter that has the session
+                at = self.consumed
+                continue
+            self.consumed = at = after
+            if identifier & TRANSPORT:
+                event = self._take(identifier, number, body)
+                if event is not None:
+                    yield event
+            else:
+                yield from self._pass_on(Message(identifier, number, endpoint, flags, body))
+        self.needed = _LEAST
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called."""
+        if self._linked:
+            return self._heard + self._patience
+        return self._lost_at + self._limits.grace_seconds if self.state is Target.DETACHED else None
+
+    def tick(self, now: float) -> None:
+        """Let time pass. Raises ProtocolError when the controller was silent for too long."""
+        if self._linked:
+            if now >= self._heard + self._patience:
+                raise ProtocolError(f"silent for {self._patience:g} s")
+        elif self.state is Target.DETACHED and now >= self._lost_at + self._limits.grace_seconds:
+            self._move("grace over")
+
+    @property
+    def _patience(self) -> float:
+        if self.state is Target.NEW:
+            return self._limits.handshake_seconds
+        return SILENT_HEARTBEATS * self._limits.heartbeat_seconds
+
+    def listed(self, devices: Iterable[DeviceInfo]) -> None:
+        """Answer List (§6.2): of each device the configuration in force, without the others."""
+        packed = []
+        for info in devices:
+            in_force = (info.active,) if info.active is not None else ()
+            packed.append(infos.pack(replace(info, configurations=in_force), self._limits))
+        body = words([len(packed)]) + b"".join([words([len(one)]) + one for one in packed])
+        self._say(self._listing.popleft(), Code.OK, body)
+
+    def accept(self, info: DeviceInfo) -> None:
+        """Answer Claim: the controller has the device (§6.3)."""
+        self._session = Session(self._limits, self._token(), self._send)
+        self._move("device opened")
+        self._claimed = records(self._claim, Code.OK, self.session, infos.pack(info, self._limits), Code.PART)
+        self._send(self._claimed)
+
+    def refuse(self, reason: Refusal) -> None:
+        """Answer Claim or Resume: there is no such thing, or it cannot be had."""
+        if self._resuming is not None:
+            identifier, self.consumed = self._resuming
+            self._resuming = None
+            self._say(identifier, Code.NO_SESSION)
+        else:
+            self._move("refused")
+            self._say(self._claim, REFUSALS[reason])
+
+    def complete(self, tag: int, completion: Completion) -> None:
+        """Answer the Submit of `tag`, once.
+
+        The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
+        """
+        if self._session is not None:
+            self._session.complete(tag, completion)
+
+    def reset_done(self, tag: int, ok: bool) -> None:
+        """Answer Reset."""
+        self.complete(tag, Completion(Status.OK if ok else Status.GONE))
+
+    def released(self) -> None:
+        """Answer Release: the device is closed, what was pending is answered. The transport goes on."""
+        if self._session is not None and self.state is Target.RELEASING:
+            self._session.released()
+            self._session = None
+            self._end_hold(Code.OK)
+            self._move("device closed")
+
+    def described(self, info: DeviceInfo) -> None:
+        """Answer Describe."""
+        assert self._session is not None
+        self._session.described(info)
+
+    def noticed(self) -> None:
+        """Answer Watch: something changed (§6.10)."""
+        self._changes += 1
+        if self._watch is not None:
+            self._say(self._watch, Code.OK, words([self._changes]))
+            self._watch = None
+
+    def gone(self) -> None:
+        """The device left, or is taken from the controller, and everything pending is answered."""
+        if self._session is not None:
+            self._session.end_all(Status.GONE)
+        self._end_hold(code_of(Status.GONE))
+        self.state = TARGET.get((self.state, "device gone"), Target.OVER)  # in any state, for a server that closes
+
+    def disconnected(self, now: float) -> bool:
+        """The transport is lost; whether the claim waits for another (§8)."""
+        self._linked = self._attached = False
+        self.outgoing, self.outgoing_bytes = [], 0
+        if self.state is not Target.OVER:
+            self._move("transport lost, token unproven" if self._claimed else "transport lost")
+            self._lost_at = now
+        return self.state is Target.DETACHED
+
+    def connected(self, now: float) -> None:
+        """Another transport, on which the RESUME of this session comes next."""
+        self._claimed = []  # for who names the token has it
+        if self._linked:
+            self.disconnected(now)
+        self._linked = True
+        self._heard = now
+        self.needed = _LEAST
+
+    # -- calls of the transport ---------------------------------------------------------------------------------------
+
+    def _take(self, identifier: int, number: int, body: memoryview) -> Event | None:
+        due = Call.VERSION if self.state is Target.NEW else None if self._attached else Call.RESUME
+        if due is not None and number != due:
+            raise ProtocolError(f"call {number} where {due.name} is due")
+        handler = _HANDLERS.get(number)
+        if handler is None:
+            self._say(identifier, Code.MALFORMED if number in SESSION_CALLS else Code.UNKNOWN_CALL)
+            return None
+        try:
+            return handler(self, identifier, body)
+        except (struct_error, ValueError):
+            self._say(identifier, Code.MALFORMED)
+            return None
+
+    def _pass_on(self, message: Message) -> Iterator[Event]:
+        """A call of the session."""
+        if self.state is not Target.CLAIMED:
+            if self.state is Target.NEW or not self._attached:
+                raise ProtocolError(f"call {message.number} on a transport without version or session")
+            self._say(message.identifier, Code.NOT_CLAIMED)
+            return
+        assert self._session is not None
+        self._claimed = []
+        for event in self._session.take(message):
+            if isinstance(event, Release):
+                self._move("RELEASE")
+            yield event
+
+    def _version(self, identifier: int, body: memoryview) -> None:
+        call, limits = VersionCall.parse(body), self._limits
+        if VERSION not in parse_words(body, VersionCall.SIZE, call.count):
+            self._move("no common version")
+            self._say(identifier, Code.NO_COMMON_VERSION, words([1, VERSION]))
+            return
+        reply = VersionReply(
+            VERSION,
+            CAPABILITIES,
+            self._instance,
+            limits.heartbeat_seconds,
+            limits.grace_seconds,
+            limits.transfers,
+            limits.bytes_in_flight,
+            limits.transfer_bytes,
+        )
+        self._say(identifier, Code.OK, reply.pack())
+        if self.state is Target.NEW:
+            self._move("VERSION")
+
+    def _list(self, identifier: int, body: memoryview) -> Event:
+        self._listing.append(identifier)
+        return List()
+
+    def _claim_device(self, identifier: int, body: memoryview) -> Event | None:
+        name = infos.parse_name(body)
+        if self.state is Target.OPEN:
+            self._claim = identifier
+            self._move("CLAIM")
+            return Claim(name)
+        if identifier != self._claim:
+            self._say(identifier, Code.BUSY)
+        elif self._claimed:
+            self._send(self._claimed)
+        else:
+            self._say(identifier, Code.IN_PROGRESS)
+        return None
+
+    def _watch_changes(self, identifier: int, body: memoryview) -> Event | None:
+        [seen] = parse_words(body, 0, 1)
+        is_first = not self._changes
+        self._changes = self._changes or 1
+        if self._watch is not None and self._watch != identifier:
+            self._say(self._watch, Code.OK, words([self._changes]))
+        self._watch = identifier if seen == self._changes else None
+        if self._watch is None:
+            self._say(identifier, Code.OK, words([self._changes]))
+        return Watch() if is_first else None
+
+    def _hold_claim(self, identifier: int, body: memoryview) -> None:
+        if self.state is Target.CLAIMED:
+            self._claimed = []
+            self._hold = identifier
+        else:
+            self._say(identifier, Code.NOT_CLAIMED)
+
+    def _end_hold(self, code: int) -> None:
+        if self._hold is not None:
+            self._say(self._hold, code)
+            self._hold = None
+
+    def _heartbeat(self, identifier: int, body: memoryview) -> None:
+        ends = parse_words(body, 0, len(body) // 8 * 2)
+        if self._session is not None:
+            for first, last in zip(ends[::2], ends[1::2], strict=True):
+                self._session.acknowledge(first, last)
+        self._say(identifier, Code.OK)
+
+    def _resume(self, identifier: int, body: memoryview) -> None:
+        """Take up the session where the controller says it stands (§8.2)."""
+        count = int.from_bytes(body[TOKEN_BYTES : TOKEN_BYTES + 4], "big")
+        outstanding = parse_words(body, TOKEN_BYTES + 4, count)
+        if self._session is None or bytes(body[:TOKEN_BYTES]) != self.session or (self.state, "RESUME") not in TARGET:
+            self._say(identifier, Code.BUSY)
+            return
+        self._move("RESUME")
+        self._attached = True
+        self._claimed, self._watch, self._hold = [], None, None
+        due, *replies = self._session.resume(outstanding)
+        self._say(identifier, Code.OK, bytes(due[0]))
+        for reply in replies:
+            self._send(reply)
+
+    # -- replies ------------------------------------------------------------------------------------------------------
+
+    def _say(self, identifier: int, code: int, body: bytes = b"") -> None:
+        """A reply that nobody keeps."""
+        self._send(records(identifier, code, body, b"", Code.PART))
+
+    def _send(self, chunks: list[Buffer]) -> None:
+        if self._attached:
+            self.outgoing += chunks
+            self.outgoing_bytes += sum(map(len, chunks))
+
+    def _move(self, what: str) -> None:
+        self.state = TARGET[self.state, what]
+
+
+_HANDLERS: Final[dict[int, Callable[[Exporter, int, memoryview], Event | None]]] = {
+    Call.VERSION: Exporter._version,
+    Call.LIST: Exporter._list,
+    Call.CLAIM: Exporter._claim_device,
+    Call.WATCH: Exporter._watch_changes,
+    Call.RESUME: Exporter._resume,
+    Call.HEARTBEAT: Exporter._heartbeat,
+    Call.HOLD: Exporter._hold_claim,
+}
+assert set(_HANDLERS) == TRANSPORT_CALLS

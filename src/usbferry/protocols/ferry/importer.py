@@ -1,0 +1,440 @@
+"""The controller's side of ferry: transfers out, completions in. No I/O. `states.CONTROLLER` says what may happen when.
+
+    submit -> outbox -> record ~~~ target
+    Completed <-------- record <~~~'
+
+What was sent stays in the outbox until its reply is there, so that a new transport can have it again (§8), and so can
+one that loses packets (`resends`). Every submit ends exactly once: with its reply, or with the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from struct import error as struct_error
+from typing import Final
+
+from ...usb.transfer import Buffer, Completion, Flags, Transfer
+from ...usb.types import Status
+from ..errors import ProtocolError
+from ..events import Changed, Claimed, Completed, Event, Listed, Refusal, Refused
+from ..limits import DEFAULT_LIMITS, Limits
+from . import infos
+from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, part_total, records
+from .messages import (
+    CAPABILITIES,
+    SILENT_HEARTBEATS,
+    TOKEN_BYTES,
+    TRANSPORT,
+    VERSION,
+    Call,
+    Code,
+    VersionReply,
+    WireFlags,
+    cost,
+    parse_words,
+    version_call,
+    words,
+)
+from .outbox import NO_IDENTIFIER, Outbox, Sent
+from .states import CONTROLLER, Controller
+from .transfers import decode_reply, encode
+
+_REPLY: Final = Struct(">III")  # marker, identifier, status
+_LEAST: Final = MARKER + HEADER
+_LIST_BYTES: Final = 16 << 20  # of a list in parts
+_PART: Final = Call.PART << 24
+_EMPTY: Final = memoryview(b"")
+_REASONS: Final[dict[int, tuple[Refusal, str]]] = {
+    Code.UNKNOWN_DEVICE: (Refusal.NOT_FOUND, "the server has no such device"),
+    Code.BUSY: (Refusal.BUSY, "somebody else uses it"),
+    Code.NOT_OPENED: (Refusal.FAILED, "the server could not open it"),
+    Code.UNAVAILABLE: (Refusal.UNAVAILABLE, "the server takes nobody now"),
+    Code.NO_SESSION: (Refusal.NOT_FOUND, "the server has given the device up, or was started again"),
+    Code.NO_COMMON_VERSION: (Refusal.FAILED, f"the server speaks no version of ferry known here, which is {VERSION}"),
+}
+
+
+class Importer:
+    """A controller, from its first transport to its last."""
+
+    protocol = "ferry"
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, resends: bool = False) -> None:
+        self.state = Controller.IDLE
+        self.session = b""  # the token of the claim
+        self.instance = b""  # of the target's process
+        self.ended = ""  # why the claim is over, for people
+        self.consumed = 0
+        self.needed = _LEAST
+        self.outgoing: list[Buffer] = []
+        self.outgoing_bytes = 0
+        self._limits = limits
+        self._resends = resends
+        self._view: memoryview = _EMPTY
+        self._now = self._heard = self._beat = self._lost_at = 0.0
+        self._heartbeat, self._grace = limits.heartbeat_seconds, limits.grace_seconds
+        self._transfer_bytes = limits.transfer_bytes
+        self._linked = True  # there is a transport
+        self._greeted = False  # on which VERSION was said
+        self._asked: dict[int, Sent] = {}  # calls of the transport without reply
+        self._questions = 0
+        self._outbox = Outbox(limits.transfers, limits.bytes_in_flight)
+        self._tags = 0
+        self._flying: dict[int, Sent] = {}  # transfers that have not ended, by tag
+        self._unlinking: set[int] = set()  # tags
+        self._stopped: set[tuple[int, int]] = set()  # queues that the next submit has to restart
+        self._adopts = False
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def list_devices(self) -> None:
+        """Ask for the list; the answer is Listed or Refused."""
+        self._move("LIST")
+        self._ask(Call.LIST)
+
+    def claim(self, name: str) -> None:
+        """Ask for a device; the answer is Claimed or Refused. Raises ValueError for a name that cannot be one."""
+        packed = infos.device_name(name)
+        self._move("CLAIM")
+        self._ask(Call.CLAIM, packed)
+
+    def adopt(self, session: bytes) -> None:
+        """Go on with a claim that another process made, on its transport or a new one; Claimed or Refused."""
+        self.session, self._adopts = session, True
+        self._move("RESUME")
+        self._resume()
+
+    def watch(self) -> None:
+        """Ask to be told, by Changed, whenever a device comes, goes or changes hands. The first comes at once."""
+        self._ask(Call.WATCH, words([0]))
+
+    def release(self) -> None:
+        """Give the device back. The transport can be closed once this is written; transfers end no more."""
+        if self.state is Controller.USING:
+            self._put(Sent(Call.RELEASE, _word(Call.RELEASE)))
+            self._move("RELEASE")
+
+    # -- transfers ----------------------------------------------------------------------------------------------------
+
+    def submit(self, transfer: Transfer) -> int:
+        """Send a transfer, or keep it until it can be; the answer is Completed with the tag that this returns.
+
+        `transfer.interval` is not 0 for interrupt endpoints, and 0 for bulk. The payload must not change until the
+        transfer has ended. Gaps between isochronous packets are not sent.
+
+        Raises ValueError for what does not fit together, or is longer than the target takes.
+        """
+        number, endpoint, flags, head, data = encode(transfer)
+        if transfer.length > self._transfer_bytes:
+            raise ValueError(f"a transfer of {transfer.length} bytes, the target takes {self._transfer_bytes}")
+        if self._stopped:
+            flags |= self._restarts(transfer)
+        call = Sent(number, _word(number, endpoint, flags), head, data, cost(transfer))
+        self._tags += 1
+        call.tag, call.transfer = self._tags, transfer
+        self._flying[call.tag] = call
+        self._put(call)
+        return call.tag
+
+    def cancel(self, tag: int) -> Completion | None:
+        """Ask for a transfer's end; its Completed still comes, unless it never left: then this is its completion.
+
+        An unknown tag is ignored: it has ended.
+        """
+        call = self._flying.get(tag)
+        if call is None or tag in self._unlinking:
+            return None
+        if call.identifier == NO_IDENTIFIER:
+            assert call.transfer is not None
+            if call.word & WireFlags.RESTART:
+                self._stopped.add((call.transfer.endpoint, call.transfer.stream_id))
+            self._outbox.withdraw(call)
+            del self._flying[tag]
+            return Completion(Status.CANCELLED)
+        self._unlinking.add(tag)
+        self._put(Sent(Call.UNLINK, _word(Call.UNLINK), words([call.identifier])))
+        return None
+
+    def _restarts(self, transfer: Transfer) -> int:
+        """RESTART, where this is the first transfer of its queue after the news that the queue stopped."""
+        key = (transfer.endpoint, transfer.stream_id)
+        if key not in self._stopped:
+            return 0
+        self._stopped.discard(key)
+        return WireFlags.RESTART
+
+    # -- time and transports ------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """The claim is over, and no transport can bring it back."""
+        return self.state is Controller.OVER
+
+    @property
+    def in_flight(self) -> int:
+        """Transfers that have not ended."""
+        return len(self._flying)
+
+    def disconnected(self, now: float) -> bool:
+        """The transport is lost; whether the claim waits for another, which `connected` brings."""
+        if self.state is Controller.USING:
+            self._lost_at = now
+        self._now = now
+        if (self.state, "transport lost") in CONTROLLER:
+            self._move("transport lost")
+        self._linked = self._greeted = False
+        self.outgoing, self.outgoing_bytes = [], 0
+        self._asked.clear()
+        for call in self._outbox.sent.values():
+            call.parts = None
+        return self.state is Controller.LOST
+
+    def connected(self, now: float) -> None:
+        """There is a transport: the first one, or another."""
+        self._now = self._heard = self._beat = now
+        self._linked = True
+        self.needed = _LEAST
+        if self.state is Controller.LOST:
+            self._move("RESUME")
+            self._resume()
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called."""
+        if not self._linked:
+            return self._lost_at + self._grace if self.state is Controller.LOST else None
+        if not self._greeted:
+            return None
+        times = [self._beat + self._heartbeat, self._heard + SILENT_HEARTBEATS * self._heartbeat]
+        if self._resends:
+            times += [call.due for call in self._unanswered()]
+        return min(times)
+
+    def tick(self, now: float) -> None:
+        """Let time pass. Raises ProtocolError when the target was silent for too long."""
+        self._now = now
+        if not self._linked:
+            if self.state is Controller.LOST and now >= self._lost_at + self._grace:
+                self.ended = f"no connection to the server for {self._grace:g} s"
+                self._move("grace over")
+            return
+        if not self._greeted:
+            return
+        if now >= self._heard + SILENT_HEARTBEATS * self._heartbeat:
+            raise ProtocolError(f"silent for {SILENT_HEARTBEATS * self._heartbeat:g} s")
+        if now >= self._beat + self._heartbeat:
+            self._acknowledge()
+        if self._resends:
+            for call in [call for call in self._unanswered() if call.again(now)]:
+                self._transmit(call)
+
+    def _unanswered(self) -> list[Sent]:
+        return [*self._asked.values(), *(self._outbox.sent.values() if self.state is Controller.USING else ())]
+
+    def _acknowledge(self) -> None:
+        self._beat = self._now
+        if all(call.number != Call.HEARTBEAT for call in self._asked.values()):
+            self._ask(Call.HEARTBEAT, self._outbox.acknowledge())
+
+    def _resume(self) -> None:
+        outstanding = list(self._outbox.sent)
+        self._ask(Call.RESUME, self.session + words([len(outstanding), *outstanding]))
+
+    # -- to the target ------------------------------------------------------------------------------------------------
+
+    def _ask(self, number: Call, body: bytes = b"") -> None:
+        """A call of the transport; the first of all says which versions are spoken here."""
+        if not self._greeted:
+            self._greeted = True
+            self._ask(Call.VERSION, version_call(CAPABILITIES, (VERSION,)))
+        call = Sent(number, _word(number), body)
+        call.identifier = TRANSPORT | self._questions
+        self._questions = self._questions + 1 & ~TRANSPORT
+        self._asked[call.identifier] = call
+        self._transmit(call)
+
+    def _put(self, call: Sent) -> None:
+        self._outbox.put(call)
+        if self.state is Controller.USING:
+            self._send()
+
+    def _send(self) -> None:
+        for call in self._outbox.leaving():
+            self._transmit(call)
+
+    def _transmit(self, call: Sent) -> None:
+        if self._resends and not call.due:
+            call.due = self._now + call.wait
+        chunks = records(call.identifier, call.word, call.head, call.payload, _PART)
+        self.outgoing += chunks
+        self.outgoing_bytes += sum(map(len, chunks))
+
+    # -- from the target ----------------------------------------------------------------------------------------------
+
+    def receive(self, view: memoryview, now: float) -> None:
+        """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
+        self._view = view
+        self._now = self._heard = now
+        self.consumed = 0
+
+    def events(self) -> Iterator[Event]:
+        """What the target answered, reply by reply. Raises ProtocolError when it breaks the protocol."""
+        view, end, at = self._view, len(self._view), self.consumed
+        while end - at >= _LEAST:
+            size, identifier, code = _REPLY.unpack_from(view, at)
+            if not HEADER <= size <= RECORD_BYTES:
+                raise ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")
+            after = at + MARKER + size
+            if after > end:
+                self.needed = after - at
+                return
+            body = view[at + _LEAST : after]
+            self.consumed = at = after
+            event = self._take(identifier, code, body)
+            if event is not None:
+                yield event
+        self.needed = _LEAST
+
+    def _take(self, identifier: int, code: int, body: memoryview) -> Event | None:
+        if code == Code.IN_PROGRESS:
+            return None
+        calls = self._asked if identifier & TRANSPORT else self._outbox.sent
+        if code == Code.PART:
+            call = calls.get(identifier)
+            if call is None or not self._part(call, body):
+                return None
+            assert call.parts is not None
+            whole = call.parts.whole
+            code, body = int.from_bytes(whole[:4], "big"), whole[4:]
+        if identifier & TRANSPORT:
+            call = self._asked.pop(identifier, None)
+            return self._answered(call.number, code, body) if call is not None else None
+        call = self._outbox.answered(identifier)
+        if self._outbox.wants_acknowledgement:
+            self._acknowledge()
+        return self._finished(call, code, body) if call is not None else None
+
+    def _part(self, call: Sent, body: memoryview) -> bool:
+        """Whether a reply in parts is whole now."""
+        if call.parts is None:
+            most = call.transfer.length if call.transfer is not None else 0
+            call.parts = Assembly(part_total(body, most + OVERHEAD if most else _LIST_BYTES))
+        return call.parts.add(body)
+
+    def _finished(self, call: Sent, code: int, body: memoryview) -> Event | None:
+        if call.number == Call.DESCRIBE and self._adopts:
+            self._adopts = False
+            return Claimed(infos.parse(body, self._limits))
+        transfer = call.transfer
+        if transfer is None:
+            return None
+        del self._flying[call.tag]
+        self._unlinking.discard(call.tag)
+        completion = decode_reply(transfer, code, body)
+        if completion.status == Status.SHORT and transfer.flags & Flags.SHORT_NOT_OK:
+            self._stopped.add((transfer.endpoint, transfer.stream_id))
+        return Completed(call.tag, completion)
+
+    def _answered(self, number: int, code: int, body: memoryview) -> Event | None:
+        """A reply to a call of the transport."""
+        try:
+            match number:
+                case Call.VERSION:
+                    return self._agreed(code, body)
+                case Call.LIST:
+                    return self._listed(code, body)
+                case Call.CLAIM:
+                    return self._claimed(code, body)
+                case Call.RESUME:
+                    return self._resumed(code, body)
+                case Call.WATCH if code == Code.OK:
+                    [changes] = parse_words(body, 0, 1)
+                    self._ask(Call.WATCH, words([changes]))
+                    return Changed()
+                case Call.HEARTBEAT:
+                    self._outbox.acknowledged()
+                    if self.state is Controller.USING:
+                        self._send()
+                case Call.HOLD:
+                    self._end("HOLD answered", "the device has left the server")
+        except (struct_error, ValueError) as broken:
+            raise ProtocolError(f"the reply to call {number} has {len(body)} bytes: {broken}") from None
+        return None
+
+    def _agreed(self, code: int, body: memoryview) -> Event | None:
+        if code:
+            return self._refused(code)
+        reply = VersionReply.parse(body)
+        if reply.version != VERSION or not reply.heartbeat or not reply.window_calls:
+            raise ProtocolError(
+                f"version {reply.version}, {reply.window_calls} calls, a heartbeat in {reply.heartbeat} s"
+            )
+        self.instance = reply.instance
+        self._heartbeat, self._grace = reply.heartbeat, reply.grace
+        self._outbox.calls, self._outbox.size = reply.window_calls, reply.window_bytes
+        self._transfer_bytes = min(reply.transfer_bytes, reply.window_bytes)
+        return None
+
+    def _refused(self, code: int) -> Event | None:
+        reason, text = _REASONS.get(code, (Refusal.FAILED, f"the server gave status {code}"))
+        match self.state:
+            case Controller.LISTING:
+                self._move("answered")
+            case Controller.CLAIMING:
+                self._move("refused")
+            case Controller.RESUMING:
+                self._end("no session", text)
+                if not self._adopts:
+                    return None
+        return Refused(reason, text)
+
+    def _listed(self, code: int, body: memoryview) -> Event | None:
+        if code:
+            return self._refused(code)
+        count, at, found = int.from_bytes(body[:4], "big"), 4, []
+        if count > self._limits.devices_listed:
+            raise ProtocolError(f"a list of {count} devices, the limit is {self._limits.devices_listed}")
+        for _ in range(count):
+            size = int.from_bytes(body[at : at + 4], "big")
+            found.append(infos.parse(body[at + 4 : at + 4 + size], self._limits))
+            at += 4 + size
+        if at != len(body):
+            raise ValueError(f"{count} devices in {at} of them")
+        self._move("answered")
+        return Listed(found)
+
+    def _claimed(self, code: int, body: memoryview) -> Event | None:
+        if code:
+            return self._refused(code)
+        info = infos.parse(body[TOKEN_BYTES:], self._limits)
+        self.session = bytes(body[:TOKEN_BYTES])
+        self._move("claimed")
+        self._ask(Call.HOLD)
+        return Claimed(info)
+
+    def _resumed(self, code: int, body: memoryview) -> Event | None:
+        if code:
+            return self._refused(code)
+        [expected] = parse_words(body, 0, 1)
+        again = self._outbox.resumed(expected)
+        self._move("resumed")
+        self._ask(Call.HOLD)
+        for call in again:
+            self._transmit(call)
+        if self._adopts:
+            self._outbox.put(Sent(Call.DESCRIBE, _word(Call.DESCRIBE)))
+        self._send()
+        return None
+
+    def _end(self, what: str, reason: str) -> None:
+        self.ended = reason
+        if (self.state, what) in CONTROLLER:
+            self._move(what)
+
+    def _move(self, what: str) -> None:
+        self.state = CONTROLLER[self.state, what]
+
+
+def _word(number: int, endpoint: int = 0, flags: int = 0) -> int:
+    """The second word of a call."""
+    return number << 24 | endpoint << 16 | flags

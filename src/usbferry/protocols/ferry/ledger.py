@@ -1,0 +1,138 @@
+"""Calls of a session seen from the target: each is carried out at most once and answered exactly once (§7).
+
+    early     came before an earlier one did: waits, for calls are carried out in the order of their identifiers
+    open      is being carried out: a duplicate is told so
+    replies   answered: a duplicate gets the same reply again, until the controller says that it has it
+
+Together they are the window that the controller was granted. Who goes beyond it breaks the protocol, so none of this
+grows. A session is these tables; a new transport leaves `open` and `replies` as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ...usb.transfer import Buffer
+from ..errors import ProtocolError
+from ..limits import Limits
+from .framing import OVERHEAD, Assembly, part_total
+from .messages import FIRST, MASK, Code
+
+Reply = list[Buffer]  # its records
+_BEHIND: Final = MASK // 2  # further ahead than this is behind
+
+
+class Message(NamedTuple):
+    """A call of the session, whole."""
+
+    identifier: int
+    number: int
+    endpoint: int
+    flags: int
+    body: memoryview
+
+
+class Ledger:
+    """One session."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.expected = FIRST  # identifier of the call that is carried out next
+        self.open: dict[int, int] = {}  # identifier -> bytes of the window
+        self.replies: dict[int, tuple[int, Reply]] = {}  # identifier -> bytes of the window, and what was said
+        self._limits = limits
+        self._bytes = 0  # of the window in use
+        self._early: dict[int, Message] = {}
+        self._early_bytes = 0
+        self._parts: dict[int, Assembly] = {}
+
+    def was_received(self, identifier: int) -> bool:
+        """Whether a call of that identifier had its turn. Raises ProtocolError for one beyond the window."""
+        ahead = identifier - self.expected & MASK
+        if ahead > _BEHIND:
+            return True
+        if ahead >= self._limits.transfers:
+            raise ProtocolError(f"call #{identifier}, due is #{self.expected}, granted are {self._limits.transfers}")
+        return False
+
+    def again(self, identifier: int) -> Reply | Code:
+        """What to say to a duplicate."""
+        if identifier in self.replies:
+            return self.replies[identifier][1]
+        return Code.IN_PROGRESS if identifier in self.open else Code.FORGOTTEN
+
+    def join(self, identifier: int, body: memoryview) -> Message | None:
+        """Put a PART in its place; the call, once it is whole. Raises ProtocolError."""
+        if identifier in self._early:
+            return None
+        assembly = self._parts.get(identifier)
+        if assembly is None:
+            total = part_total(body, self._limits.transfer_bytes + OVERHEAD)
+            if total + sum(one.total for one in self._parts.values()) > self._limits.bytes_in_flight + OVERHEAD:
+                raise ProtocolError(f"calls in parts of more than the {self._limits.bytes_in_flight} bytes granted")
+            assembly = self._parts[identifier] = Assembly(total)
+        if not assembly.add(body):
+            return None
+        del self._parts[identifier]
+        whole = assembly.whole
+        return Message(identifier, whole[0], whole[1], int.from_bytes(whole[2:4], "big"), whole[4:])
+
+    def is_early(self, message: Message) -> bool:
+        """Whether a call came before its turn; then it is kept, where there is room, or comes once more."""
+        if message.identifier == self.expected:
+            return False
+        size = self._early_bytes + len(message.body)
+        if message.identifier not in self._early and size <= self._limits.bytes_in_flight:
+            self._early[message.identifier] = message._replace(body=memoryview(bytes(message.body)))
+            self._early_bytes = size
+        return True
+
+    @property
+    def has_next(self) -> bool:
+        """Whether the call whose turn it is came before."""
+        return bool(self._early) and self.expected in self._early
+
+    def take_next(self) -> Message:
+        message = self._early.pop(self.expected)
+        self._early_bytes -= len(message.body)
+        return message
+
+    def begin(self, identifier: int) -> None:
+        """A call's turn has come. Raises ProtocolError when it is one more than was granted."""
+        self.expected = identifier + 1 & MASK
+        if self._parts:
+            self._parts.pop(identifier, None)  # of a duplicate
+        self.open[identifier] = 0
+        if len(self.open) + len(self.replies) > self._limits.transfers:
+            raise ProtocolError(f"more calls without acknowledgement than the {self._limits.transfers} granted")
+
+    def charge(self, identifier: int, cost: int) -> None:
+        """A transfer takes this many bytes of the window. Raises ProtocolError when there are not as many."""
+        self._bytes += cost
+        self.open[identifier] = cost
+        if self._bytes > self._limits.bytes_in_flight:
+            raise ProtocolError(f"{self._bytes} bytes without acknowledgement, granted {self._limits.bytes_in_flight}")
+
+    def answer(self, identifier: int, reply: Reply) -> None:
+        """A call has its reply."""
+        self.replies[identifier] = (self.open.pop(identifier), reply)
+
+    def acknowledge(self, first: int, last: int) -> None:
+        """The controller has these replies. Raises ProtocolError for more than can be."""
+        count = (last - first & MASK) + 1
+        if count > self._limits.transfers:
+            raise ProtocolError(f"an acknowledgement of {count} replies, granted are {self._limits.transfers}")
+        for number in range(count):
+            self._forget(first + number & MASK)
+
+    def resume(self, outstanding: tuple[int, ...]) -> list[int]:
+        """The controller has a new transport, and all replies but these; those among them that it will never get."""
+        self._early, self._early_bytes, self._parts = {}, 0, {}
+        for identifier in self.replies.keys() - set(outstanding):
+            self._forget(identifier)
+        known = self.replies.keys() | self.open.keys()
+        return [one for one in outstanding if one not in known and one - self.expected & MASK > _BEHIND]
+
+    def _forget(self, identifier: int) -> None:
+        reply = self.replies.pop(identifier, None)
+        if reply is not None:
+            self._bytes -= reply[0]

@@ -1,0 +1,149 @@
+"""A session's calls without reply, seen from the controller: their identifiers, the window, what is acknowledged.
+
+    put -> waiting -> [room in the window] -> sent -> answered -> acknowledged, which makes room
+
+Bulk leaves a part of the window to the others, and waits behind them: a flood of it holds up no interrupt transfer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from ...usb.transfer import Buffer, Transfer
+from ..errors import ProtocolError
+from .framing import Assembly
+from .messages import FIRST, MASK, Call, words
+
+NO_IDENTIFIER: Final = -1
+RESERVE: Final = 16  # bulk takes all of the window but a sixteenth
+ACKNOWLEDGE: Final = 4  # replies are acknowledged when they take a fourth of it
+FIRST_RESEND: Final = 0.1  # seconds, doubled each time
+LAST_RESEND: Final = 2.0
+
+
+class Sent:
+    """One call, and what came of its reply."""
+
+    __slots__ = ("cost", "due", "head", "identifier", "number", "parts", "payload", "tag", "transfer", "wait", "word")
+
+    def __init__(self, number: int, word: int, head: bytes = b"", payload: Buffer = b"", cost: int = 0) -> None:
+        self.number = number
+        self.word = word  # after the identifier
+        self.head = head  # of the body
+        self.payload = payload
+        self.cost = cost  # bytes of the window
+        self.identifier = NO_IDENTIFIER
+        self.tag = 0
+        self.transfer: Transfer | None = None  # whose end is waited for
+        self.parts: Assembly | None = None  # of the reply
+        self.due = 0.0  # when to send it again, where the transport loses packets
+        self.wait = FIRST_RESEND
+
+    def again(self, now: float) -> bool:
+        """Whether it is to be sent again; then the next time is set, later each time."""
+        if now < self.due:
+            return False
+        self.wait = min(2 * self.wait, LAST_RESEND)
+        self.due = now + self.wait
+        return True
+
+
+class Outbox:
+    """The calls of one session."""
+
+    def __init__(self, calls: int, size: int) -> None:
+        self.calls = calls  # granted
+        self.size = size  # bytes granted
+        self.sent: dict[int, Sent] = {}  # by identifier, oldest first
+        self._next = FIRST
+        self._urgent: deque[Sent] = deque()
+        self._bulk: deque[Sent] = deque()
+        self._used = self._used_bytes = 0
+        self._answered: list[tuple[int, int]] = []  # identifier and bytes of replies not acknowledged
+        self._answered_bytes = 0
+        self._acknowledging: list[tuple[int, int]] = []  # those of the heartbeat that is on its way
+
+    def put(self, call: Sent) -> None:
+        """One call more; `leaving` gives it out when there is room."""
+        (self._bulk if call.number == Call.BULK else self._urgent).append(call)
+
+    def withdraw(self, call: Sent) -> bool:
+        """Take back one that has not left; whether that is so."""
+        queue = self._bulk if call.number == Call.BULK else self._urgent
+        if call.identifier != NO_IDENTIFIER or call not in queue:
+            return False
+        queue.remove(call)
+        return True
+
+    def leaving(self) -> Iterator[Sent]:
+        """The calls that may be sent now, with their identifiers."""
+        for queue, part in ((self._urgent, 0), (self._bulk, RESERVE)):
+            while queue:
+                if not self._has_room(queue[0].cost, part):
+                    return
+                call = queue.popleft()
+                call.identifier = self._next
+                self._next = self._next + 1 & MASK
+                self.sent[call.identifier] = call
+                self._used += 1
+                self._used_bytes += call.cost
+                yield call
+
+    def _has_room(self, cost: int, part: int) -> bool:
+        calls, size = self.calls, self.size
+        if part:
+            calls, size = calls - calls // part, size - size // part
+        return not self._used or (self._used < calls and self._used_bytes + cost <= size)
+
+    def answered(self, identifier: int) -> Sent | None:
+        """A final reply came; its call, or None when that had one before. Raises ProtocolError for one never sent."""
+        call = self.sent.pop(identifier, None)
+        if call is None:
+            self.check(identifier)
+            return None
+        self._answered.append((identifier, call.cost))
+        self._answered_bytes += call.cost
+        return call
+
+    def check(self, identifier: int) -> None:
+        """Raises ProtocolError for an identifier that no call had."""
+        if not 0 < (self._next - identifier & MASK) <= MASK // 2:
+            raise ProtocolError(f"a reply to #{identifier}, the last call was #{self._next - 1 & MASK}")
+
+    @property
+    def wants_acknowledgement(self) -> bool:
+        """Whether what is answered takes up enough of the window."""
+        much = len(self._answered) * ACKNOWLEDGE >= self.calls or self._answered_bytes * ACKNOWLEDGE >= self.size
+        return much and not self._acknowledging
+
+    def acknowledge(self) -> bytes:
+        """The body of a heartbeat: first and last identifier of each run of replies that are here."""
+        self._acknowledging, self._answered, self._answered_bytes = self._answered, [], 0
+        runs: list[int] = []
+        for identifier, _ in self._acknowledging:
+            if runs and identifier == runs[-1] + 1 & MASK:
+                runs[-1] = identifier
+            else:
+                runs += (identifier, identifier)
+        return words(runs)
+
+    def acknowledged(self) -> None:
+        """The heartbeat was answered: there is room again."""
+        self._used -= len(self._acknowledging)
+        self._used_bytes -= sum(cost for _, cost in self._acknowledging)
+        self._acknowledging = []
+
+    def resumed(self, expected: int) -> list[Sent]:
+        """The target goes on at `expected`: what to send once more. All that is not outstanding is acknowledged.
+
+        Raises ProtocolError when the target expects what cannot be.
+        """
+        if self._next == FIRST and not self.sent:
+            self._next = expected  # a claim that was taken over
+        if self._next - expected & MASK > self.calls:
+            raise ProtocolError(f"the session resumes at #{expected}, the next call is #{self._next}")
+        self._answered, self._answered_bytes, self._acknowledging = [], 0, []
+        self._used, self._used_bytes = len(self.sent), sum(call.cost for call in self.sent.values())
+        return [call for number, call in self.sent.items() if number - expected & MASK <= MASK // 2]

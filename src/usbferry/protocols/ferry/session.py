@@ -1,0 +1,271 @@
+"""The claim of one device, seen from the target: calls in, events out, replies back. It outlives its transports.
+
+    call -> ledger: at most once, in order -> gates: SHORT_NOT_OK -> Submit -> pending: replies in order -> ledger
+
+What a transport is told goes through `say`, which the exporter gives; while there is none, replies wait in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import error as struct_error
+from typing import Final
+
+from ...usb.info import DeviceInfo
+from ...usb.setup import Setup, is_port_reset
+from ...usb.transfer import Buffer, Completion, Transfer
+from ...usb.types import Status
+from ..events import AllocStreams, Cancel, Describe, Event, FreeStreams, Release, Reset, Submit, Suspend, Wake
+from ..limits import Limits
+from ..pending import Entry, Pending
+from . import infos
+from .framing import records
+from .gates import Gates
+from .ledger import Ledger, Message
+from .messages import (
+    SESSION_CALLS,
+    TRANSPORT_CALLS,
+    Call,
+    Code,
+    WireFlags,
+    code_of,
+    cost,
+    parse_words,
+    standard_request,
+    words,
+)
+from .transfers import decode, encode_reply
+
+_NO_TRANSFER: Final = Transfer(0, 0)  # stands for calls that are none, in the order of control transfers
+
+
+class Session:
+    """One claim, from its acceptance to its end."""
+
+    def __init__(self, limits: Limits, token: bytes, say: Callable[[list[Buffer]], None]) -> None:
+        self.token = token
+        self.gates = Gates()
+        self._limits = limits
+        self._say = say
+        self._ledger = Ledger(limits)
+        self._pending = Pending()
+        self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted
+        self._release = self._describe = 0  # identifiers of calls that wait
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have no reply yet."""
+        return len(self._ledger.open)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def take(self, message: Message) -> Iterator[Event]:
+        """What a call, and those that waited for it, lead to. Raises ProtocolError for one beyond the window."""
+        if self._ledger.was_received(message.identifier):
+            self._again(message.identifier)
+            return
+        whole: Message | None = message
+        if message.number == Call.PART:
+            whole = self._ledger.join(message.identifier, message.body)
+        if whole is not None and not self._ledger.is_early(whole):
+            yield from self._emit(self._carry_out(whole))
+            yield from self.follow()
+
+    def follow(self) -> Iterator[Event]:
+        """What has become possible: submits that waited for their queue, calls that came too early."""
+        while self.gates.ready or self._ledger.has_next:
+            if self.gates.ready:
+                yield Submit(*self.gates.ready.popleft())
+            else:
+                yield from self._emit(self._carry_out(self._ledger.take_next()))
+
+    def _emit(self, event: Event | None) -> Iterator[Event]:
+        if event is None:
+            return
+        try:
+            yield event
+        finally:
+            if self._current is not None:  # the device answers later
+                self._park()
+
+    def _park(self) -> None:
+        assert self._current is not None
+        self._pending.add(*self._current)
+        self._current = None
+
+    def _again(self, identifier: int) -> None:
+        """A call that was received before."""
+        answer = self._ledger.again(identifier)
+        self._say(records(identifier, answer, b"", b"", Call.PART) if isinstance(answer, Code) else answer)
+
+    def _carry_out(self, message: Message) -> Event | None:
+        """A call whose turn has come."""
+        self._ledger.begin(message.identifier)
+        handler = _HANDLERS.get(message.number)
+        if handler is None:
+            code = Code.MALFORMED if message.number in TRANSPORT_CALLS else Code.UNKNOWN_CALL
+            self._final(message.identifier, code)
+            return None
+        try:
+            return handler(self, message)
+        except (struct_error, ValueError):
+            self._final(message.identifier, Code.MALFORMED)
+            return None
+
+    def _transfer(self, message: Message) -> Event | None:
+        """CONTROL, BULK, ISOCHRONOUS, INTERRUPT."""
+        transfer = decode(*message[1:], self._limits)
+        if transfer.setup:
+            setup = Setup.parse(transfer.setup)
+            if is_port_reset(setup):
+                return self._reset(message)
+            self.gates.heard(setup)
+        if transfer.length > self._limits.transfer_bytes:
+            self._final(message.identifier, code_of(Status.NO_MEMORY))
+            return None
+        self._ledger.charge(message.identifier, cost(transfer))
+        if message.flags & WireFlags.RESTART:
+            self.gates.restart(transfer)
+        return self._submit(message.identifier, transfer)
+
+    def _standard(self, message: Message) -> Event | None:
+        """SET_CONFIGURATION, SET_INTERFACE, CLEAR_HALT: the same as the standard requests."""
+        setup = standard_request(message.number, message.body)
+        self.gates.heard(setup)
+        return self._submit(message.identifier, Transfer(0, 0, b"", setup.pack()))
+
+    def _submit(self, identifier: int, transfer: Transfer) -> Event | None:
+        if self.gates.passes(identifier, transfer):
+            self._current = (identifier, transfer)
+            return Submit(identifier, transfer)
+        transfer.data = bytes(transfer.data)  # it was lent, and waits
+        self._pending.add(identifier, transfer)
+        if self.gates.is_stopped(transfer):
+            self.complete(identifier, Completion(Status.CANCELLED))
+        return None
+
+    def _unlink(self, message: Message) -> Event | None:
+        [target] = parse_words(message.body, 0, 1)
+        entry = self._pending.cancel(target, message.identifier)
+        if entry is None:
+            self._final(message.identifier, Code.NO_SUCH_CALL)
+        elif entry.completion is not None:  # held back for its order
+            self._pending.release(entry)
+            self._finish(entry)
+        elif self.gates.withdraw(target, entry.transfer):
+            self.complete(target, Completion(Status.CANCELLED))
+        else:
+            return Cancel(target, entry.transfer)
+        return None
+
+    def _reset(self, message: Message) -> Event:
+        self.gates.restart_all()
+        self._pending.add(message.identifier, _NO_TRANSFER)
+        return Reset(message.identifier)
+
+    def _alloc_streams(self, message: Message) -> Event:
+        [count] = parse_words(message.body[:4], 0, 1)
+        self._pending.add(message.identifier, _NO_TRANSFER)
+        return AllocStreams(message.identifier, tuple(message.body[4:]), count)
+
+    def _free_streams(self, message: Message) -> Event:
+        self._pending.add(message.identifier, _NO_TRANSFER)
+        return FreeStreams(message.identifier, tuple(message.body))
+
+    def _suspend(self, message: Message) -> Event:
+        self._final(message.identifier, Code.OK)
+        return Suspend()
+
+    def _wake(self, message: Message) -> Event:
+        self._final(message.identifier, Code.OK)
+        return Wake()
+
+    def _release_claim(self, message: Message) -> Event:
+        self._release = message.identifier
+        return Release()
+
+    def _describe_device(self, message: Message) -> Event:
+        self._describe = message.identifier
+        return Describe()
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def complete(self, tag: int, completion: Completion) -> None:
+        """A transfer ended. The reply may wait for earlier ones on its endpoint; an unknown tag is ignored."""
+        current = self._current
+        if current is not None and current[0] == tag:
+            if not self._pending.waits_on(current[1]):
+                self._current = None
+                self._end(tag, current[1], completion)
+                return
+            self._park()
+        for entry in self._pending.finish(tag, completion):
+            self._finish(entry)
+
+    def described(self, info: DeviceInfo) -> None:
+        """Answer DESCRIBE."""
+        self._final(self._describe, Code.OK, infos.pack(info, self._limits))
+
+    def released(self) -> None:
+        """Answer RELEASE, after all that is pending."""
+        self.end_all(Status.SHUTDOWN)
+        self._final(self._release, Code.OK)
+
+    def end_all(self, status: Status) -> None:
+        """End what a device that left has not answered, and what never got to it."""
+        for entry in tuple(self._pending):
+            self.complete(entry.tag, Completion(status))
+
+    def acknowledge(self, first: int, last: int) -> None:
+        """The controller has the replies from `first` to `last`. Raises ProtocolError for more than can be."""
+        self._ledger.acknowledge(first, last)
+
+    def resume(self, outstanding: tuple[int, ...]) -> Iterator[list[Buffer]]:
+        """What to say on a new transport, whose controller lacks the replies to `outstanding`.
+
+        First the identifier that is due next, as the body of the RESUME's reply; then replies, in their old order.
+        """
+        lost = self._ledger.resume(outstanding)
+        yield [words([self._ledger.expected])]
+        for _, reply in self._ledger.replies.values():
+            yield reply
+        for identifier in lost:
+            yield records(identifier, Code.FORGOTTEN, b"", b"", Call.PART)
+
+    def _finish(self, entry: Entry) -> None:
+        """A transfer's reply comes before those of the unlinks that wanted its end."""
+        assert entry.completion is not None
+        self._end(entry.tag, entry.transfer, entry.completion)
+        for identifier in entry.cancels:
+            self._final(identifier, Code.OK)
+
+    def _end(self, identifier: int, transfer: Transfer, completion: Completion) -> None:
+        self._final(identifier, *encode_reply(transfer, completion))
+        for behind in self.gates.ended(identifier, transfer, completion.status):
+            self.complete(behind, Completion(Status.CANCELLED))
+
+    def _final(self, identifier: int, code: int, head: bytes = b"", data: Buffer = b"") -> None:
+        """A call's reply, kept until it is acknowledged."""
+        reply = records(identifier, code, head, data, Code.PART)
+        self._ledger.answer(identifier, reply)
+        self._say(reply)
+
+
+_HANDLERS: Final[dict[int, Callable[[Session, Message], Event | None]]] = {
+    Call.RELEASE: Session._release_claim,
+    Call.CONTROL: Session._transfer,
+    Call.BULK: Session._transfer,
+    Call.ISOCHRONOUS: Session._transfer,
+    Call.INTERRUPT: Session._transfer,
+    Call.UNLINK: Session._unlink,
+    Call.RESET: Session._reset,
+    Call.SET_CONFIGURATION: Session._standard,
+    Call.SET_INTERFACE: Session._standard,
+    Call.CLEAR_HALT: Session._standard,
+    Call.SUSPEND: Session._suspend,
+    Call.WAKE: Session._wake,
+    Call.ALLOC_STREAMS: Session._alloc_streams,
+    Call.FREE_STREAMS: Session._free_streams,
+    Call.DESCRIBE: Session._describe_device,
+}
+assert set(_HANDLERS) == SESSION_CALLS
