@@ -139,6 +139,8 @@ class Exporter:
             if number == Call.RESUME and self.state is Target.OPEN:
                 self._resuming = (identifier, after)
                 yield Resume(bytes(body[:TOKEN_BYTES]))  # it stays unread, for the exporter that has the session
+                if self._resuming is not None:
+                    return
                 at = self.consumed
                 continue
             self.consumed = at = after
