@@ -37,6 +37,7 @@ SOURCES: Final[dict[str, str]] = {
 DEVICES: Final[dict[str, str]] = {
     "dfu": "usbferry.devices.dfu:Dfu",
     "disk": "usbferry.devices.disk:Disk",
+    "ftdi": "usbferry.devices.ftdi:Ftdi",
     "keyboard": "usbferry.devices.keyboard:Keyboard",
     "mouse": "usbferry.devices.mouse:Mouse",
     "printer": "usbferry.devices.printer:Printer",
