@@ -174,6 +174,13 @@ _MEANINGS: Final = {
         "serial": "its serial number; without one it is made of the image's path, and stays the same",
         "product": "its product name",
     },
+    "ftdi": {
+        "to": "where its bytes go and come from, as with [`serial`](#virtualserial)",
+        "link": "with `to=pty`: a symbolic link to make, so that programs find the terminal",
+        "input": "with `to=file:...`: a file whose content the host reads",
+        "buffer": "bytes held in each direction before the sender has to wait",
+        "serial": "its serial number, by which pyftdi's URLs name it",
+    },
     "keyboard": {
         "layout": f"the layout that the host is set to: {', '.join(layouts.LAYOUTS)}",
         "text": "typed to each host that attaches the keyboard",
@@ -195,6 +202,10 @@ _MEANINGS: Final = {
         "input": "with `to=file:...`: a file whose content the host reads",
         "buffer": "bytes held in each direction before the sender has to wait",
         "association": "whether a descriptor joins the two interfaces; `no` leaves it to the device class",
+    },
+    "usbtmc": {
+        "model": "its product name, and part of what `*IDN?` answers",
+        "serial": "its serial number, part of that too",
     },
     "zero": {"pattern": "what it sends: 0 for zeros, 1 for usbtest's counting bytes, which it then also checks"},
 }
@@ -222,6 +233,15 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:disk?image=stick.img&size=64M'
         $ usbferry serve 'virtual:disk?files=FOLDER&readonly=1'
         $ usbferry serve 'virtual:disk?size=1G&speed=super'
+        ```
+        """,
+    "ftdi": """
+        Linux makes /dev/ttyUSB0 of it; pyftdi finds it as `ftdi://ftdi:232r/1`, and has its pins too. The host's baud
+        rate slows nothing down.
+
+        ```console
+        $ usbferry serve virtual:ftdi
+        $ usbferry serve 'virtual:ftdi?to=listen://127.0.0.1:7000&serial=FT0001'
         ```
         """,
     "keyboard": """
@@ -282,6 +302,16 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:serial?to=pty&link=port'
         $ usbferry serve 'virtual:serial?to=listen://127.0.0.1:7000'
         $ usbferry serve 'virtual:serial?to=file:out.log&input=in.txt'
+        ```
+        """,
+    "usbtmc": """
+        A small oscilloscope that speaks SCPI: `*IDN?`, `CHANnel<n>:SCALe`, `TIMebase:SCALe`, `WAVeform:SOURce`,
+        `:POINts`, `:PREamble?` and `:DATA?`, `MEASure:FREQuency?` and `:VPP?`, `RUN`, `STOP`, `SINGle`, `*TRG`,
+        `SYSTem:ERRor?`, and the status registers of IEEE 488.2. Channel 1 has a sine of 1 kHz, channel 2 a square wave
+        of 500 Hz. In Python, `device.instrument` may be any derived from `usbferry.devices.scpi.Instrument`.
+
+        ```console
+        $ usbferry serve 'virtual:usbtmc?serial=MY1234'
         ```
         """,
     "zero": """

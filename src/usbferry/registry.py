@@ -42,6 +42,7 @@ DEVICES: Final[dict[str, str]] = {
     "mouse": "usbferry.devices.mouse:Mouse",
     "printer": "usbferry.devices.printer:Printer",
     "serial": "usbferry.devices.serial:Serial",
+    "usbtmc": "usbferry.devices.usbtmc:Usbtmc",
     "zero": "usbferry.devices.zero:Zero",
 }
 
