@@ -26,11 +26,15 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .usb.info import DeviceInfo
 from .usb.transfer import Completion, Transfer
 from .usb.types import Status
+
+if TYPE_CHECKING:
+    from .selector import Selector
 
 
 class ResetOutcome(Enum):
@@ -172,6 +176,13 @@ class Source(ABC):
     """Its address as the user wrote it."""
     name: str = ""
     """The one device that the address names, where it names one."""
+    selector: Selector | None = None
+    """Which of the place's devices the address stands for; None is all."""
+
+    @property
+    def place(self) -> str:
+        """The address of all devices there are where these are: what stands before the selector."""
+        return self.address
 
     @abstractmethod
     async def list(self) -> list[DeviceInfo]:

@@ -327,11 +327,12 @@ class RemoteSource(Source):
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         try:
-            self.selector = Selector.parse(parts.path.strip("/"))
+            selector = Selector.parse(parts.path.strip("/"))
         except ValueError as error:
             raise ValueError(f"{address!r}: {error}") from None
-        self.name = self.selector.name if self.selector.is_name else ""
-        self._base = f"{parts.scheme}://{parts.netloc}"
+        self.selector: Selector = selector
+        self.name = selector.name if selector.is_name else ""
+        self._place = f"{parts.scheme}://{parts.netloc}"
         self.scheme = parts.scheme
         self.host = parts.hostname
         self.port = port or PROTOCOLS[parts.scheme].port
@@ -364,7 +365,11 @@ class RemoteSource(Source):
         return device.info
 
     def at(self, name: str) -> str:
-        return f"{self._base}/{quote(name)}"
+        return f"{self._place}/{quote(name)}"
+
+    @property
+    def place(self) -> str:
+        return self._place
 
     async def open(self, name: str, claimant: Claimant) -> Device:
         device = await self._patiently(name)
