@@ -105,12 +105,10 @@ class Slot:
         return wait
 
     def lost(self, now: float, reason: str, lasted: float) -> None:
-        """It was attached and is not any more: to be had again at once, if it does not do that all the time."""
+        """It was attached and is not any more: to be had again soon, if it does not do that all the time."""
         if lasted >= STEADY_SECONDS:
             self.failures = 0
-        wait = self.failed(now, reason)
-        if self.failures == 1:
-            self.not_before -= wait
+        self.failed(now, reason)
 
     def __str__(self) -> str:
         assert self.rule is not None
