@@ -14,6 +14,7 @@ VERBS: Final = {
     "demo": "See it work: two processes, virtual devices, no hardware, no root.",
     "detach": "Take devices from this machine's kernel again.",
     "info": "Show everything a device says of itself.",
+    "keep": "Keep devices attached to this machine's kernel.",
     "list": "List devices, here and at other machines.",
     "ports": "List what is attached to this machine's kernel.",
     "run": "Run a program of pyusb with devices from anywhere.",

@@ -268,11 +268,8 @@ class Place:
         return min(tries) if tries else None
 
     async def _look(self) -> None:
-        for name, attached in self._keeper.attacher.existing(self.source).items():
-            rule = None if self._slot(name).is_active else self._sure_rule(attached.info)
-            if rule is not None:
-                self._start(self._slot(name), rule, attached.info, attached)
         try:
+            self._take_over()
             async with asyncio.timeout(LOOK_SECONDS):
                 infos = await self.source.list()
         except TimeoutError:
@@ -283,6 +280,14 @@ class Place:
             for info in infos:
                 await self._consider(info)
             self._answered()
+
+    def _take_over(self) -> None:
+        """See through what the kernel has already: a keeper before this one left it, or somebody attached it."""
+        for name, attached in self._keeper.attacher.existing(self.source).items():
+            slot = self._slot(name)
+            rule = None if slot.is_active else self._sure_rule(attached.info)
+            if rule is not None:
+                self._start(slot, rule, attached.info, attached)
 
     def _failed(self, reason: str) -> None:
         self._failures += 1

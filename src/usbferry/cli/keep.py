@@ -1,0 +1,171 @@
+"""`usbferry keep`: devices that are attached to this machine's kernel whenever they are there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..device import DeviceError
+from ..local import keep_status, rules
+from ..local.keep import Keeper
+from ..local.keep_status import SCHEMA, StatusFile
+from ..local.kernel import Kernel
+from ..local.rules import Rules
+from ..local.vhci import Vhci
+from . import fail, printable
+from .list import whole_address
+from .serve import on_signal, run
+
+
+@click.command()
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Rules in TOML; see docs/keep.md.")
+@click.option("--relay", is_flag=True, help="For ADDRESS: through this process, which checks all of it.")
+@click.option("--status", is_flag=True, help="Show what is kept by those that run, and end.")
+@click.option("--json", "as_json", is_flag=True, help=f"With --status: print JSON, schema {SCHEMA}.")
+@click.option("--unit", is_flag=True, help="Print a unit file for systemd, and end.")
+@click.option("-v", "--verbose", count=True, help="Say more; -vv: every transfer of relays.")
+def command(
+    addresses: tuple[str, ...],
+    config: Path | None,
+    relay: bool,
+    status: bool,
+    as_json: bool,
+    unit: bool,
+    verbose: int,
+) -> None:
+    """Keep devices attached to this machine's kernel. Linux, as root.
+
+    \b
+    An ADDRESS is such as
+      usbip://HOST/046d:*             every device of a machine that a selector means
+      usbip://HOST/1-2                whatever is plugged in there
+      virtual:disk?image=stick.img    a virtual device
+
+    Each is attached as soon as it appears, and again after its server was restarted, the network was down, or it came
+    back under another vid:pid. Without ADDRESS, rules are read from a file: --config, or keep.toml in
+    ~/.config/usbferry or /etc/usbferry.
+
+    It says a line for each event, stays in the foreground, and detaches everything on Ctrl-C or SIGTERM; SIGHUP reads
+    the file again. A device that somebody detaches by hand is left alone until he attaches it again.
+    """
+    if status:
+        _show(as_json)
+    elif unit:
+        print(_unit(), end="")
+    else:
+        _configure_logging(verbose)
+        _keep(addresses, config, relay)
+
+
+def _configure_logging(verbose: int) -> None:
+    logging.basicConfig(
+        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
+        format="%(levelname).1s %(name)s: %(message)s",
+    )
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # what it warns of comes to us as an exception too
+
+
+def _keep(addresses: tuple[str, ...], config: Path | None, relay: bool) -> None:
+    def read() -> Rules:
+        if addresses:
+            return rules.from_addresses([whole_address(one) for one in addresses], relay=relay)
+        return rules.read(_file(config))
+
+    if addresses and config is not None:
+        fail("usbferry keep: either ADDRESS or --config: write the address into the file")
+    try:
+        found = read()
+        Vhci().check()
+        run(_run(found, read))
+    except asyncio.CancelledError:
+        pass  # stopped before it began
+    except (DeviceError, ValueError) as error:
+        fail(f"usbferry keep: {error}")
+    except OSError as error:
+        fail(f"usbferry keep: {error.filename or ''}: {error.strerror or error}")
+
+
+def _file(config: Path | None) -> Path:
+    """The file of rules. Raises ValueError when there is none."""
+    if config is not None:
+        return config
+    for path in rules.paths():
+        if path.exists():
+            return path
+    places = " nor at ".join(map(str, rules.paths()))
+    raise ValueError(f"there is no ADDRESS, and no file of rules at {places}")
+
+
+async def _run(found: Rules, read: Callable[[], Rules]) -> None:
+    """Keep until SIGTERM or SIGINT, then detach."""
+    stop = on_signal()
+    async with asyncio.TaskGroup() as tasks:
+        keeper = Keeper(found, Kernel(tasks), lambda text: tell(text))
+        status = StatusFile(keeper.status)
+
+        def tell(text: str) -> None:
+            print(printable(text), file=sys.stderr, flush=True)
+            status.write_soon()
+
+        def reload() -> None:
+            try:
+                keeper.reload(read())
+            except (ValueError, OSError) as error:
+                tell(f"the rules stay as they were: {error}")
+            else:
+                tell("the rules were read again")
+
+        with suppress(NotImplementedError, AttributeError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        keeping = tasks.create_task(keeper.run())
+        try:
+            tell(f"keeping {', '.join(rule.name for rule in found.rules)}; Ctrl-C detaches")
+            await stop()
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+            status.close()
+
+
+# -- what those that run keep ------------------------------------------------------------------------------------------
+
+
+def _show(as_json: bool) -> None:
+    keepers = keep_status.read()
+    if as_json:
+        print(json.dumps({"schema": SCHEMA, "keepers": keepers}, indent=2))
+        return
+    for one in keepers:
+        print(f"process {one['pid']}")
+        for place in one["places"]:
+            error = f": {place['error']}" if place["error"] else ""
+            print(printable(f"  {place['address']}{error}"))
+            for device in place["devices"]:
+                print(printable(f"    {_line(device)}"))
+    if not keepers:
+        print("nothing is kept here")
+
+
+def _line(one: dict[str, Any]) -> str:
+    name = " ".join(word for word in (one["manufacturer"], one["product"]) if word)
+    where = f"port {one['port']}" if one["port"] is not None else one["reason"] or ""
+    words = (one["name"], f"{one['vendor_id']}:{one['product_id']}", name, one["state"], where)
+    return "  ".join(word for word in words if word)
+
+
+def _unit() -> str:
+    """The unit file, with this very program in it."""
+    program = Path(sys.argv[0]).resolve()
+    text = files("usbferry").joinpath("local/usbferry-keep.service").read_text(encoding="utf-8")
+    return text.replace("ExecStart=usbferry ", f"ExecStart={program} ")
