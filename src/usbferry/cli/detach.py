@@ -7,8 +7,9 @@ import asyncio
 import click
 
 from ..device import DeviceError
+from ..local.keep_status import resumes
 from ..local.vhci import Vhci
-from . import fail
+from . import fail, printable
 
 
 @click.command()
@@ -34,9 +35,12 @@ async def _detach(numbers: tuple[int, ...], everything: bool) -> None:
     if everything:
         numbers = tuple(port.number for port in vhci.ports() if port.is_attached)
     ports = [vhci.port(number) for number in dict.fromkeys(numbers)]
+    kept = [command for port in ports for command in resumes(port.number)]
     for port in ports:
         vhci.remove_record(port.number)  # before: it tells whoever watches the port that this is no accident
         vhci.detach(port.number)
     for port in ports:
         await vhci.wait_free(port)
         print(f"port {port.number} is free")
+    for command in kept:
+        print(printable(f"`usbferry keep` leaves it alone now; to resume: {command}"))

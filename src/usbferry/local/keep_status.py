@@ -50,7 +50,7 @@ class StatusFile:
 
 
 def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """What the keepers that run now say, by process id."""
+    """What the keepers that run now say, by process id. A file whose process died is removed by who may."""
     found = []
     for path in folder.glob("*.json"):
         try:
@@ -60,10 +60,13 @@ def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
             continue  # gone this moment, or none of ours
         if alive:
             found.append(said)
+        else:
+            with suppress(OSError):
+                path.unlink()
     return sorted(found, key=lambda one: int(one["pid"]))
 
 
-def keepers_of(port: int, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """The devices that a keeper has attached to a port of vhci: none, or one."""
+def resumes(port: int, folder: Path = FOLDER) -> list[str]:
+    """What brings back what a keeper has attached to a port of vhci, once it was detached by hand; else nothing."""
     kept = (device for one in read(folder) for place in one["places"] for device in place["devices"])
-    return [device for device in kept if device["port"] == port]
+    return [f"usbferry attach {device['address']}" for device in kept if device["port"] == port]

@@ -1,0 +1,142 @@
+"""What a kernel has already, from the files that it and the usbip tool keep."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from usbferry.backends.virtual import VirtualSource
+from usbferry.local import kernel, vhci
+from usbferry.local.kernel import Adopted, Kernel
+from usbferry.local.vhci import Record, Vhci
+from usbferry.registry import open_source
+
+HEAD = "hub port sta spd dev      sockfd local_busid\n"
+FREE_ROW = "hs  {:04} 004 000 00000000 000000 0-0\n"
+USED_ROW = "hs  {:04} 006 003 {:08x} 000003 {}\n"
+
+
+class Machine:
+    """Ports 0 and 1 of a kernel, as files. What is written to `detach` takes the device away."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "sys/devices/platform/vhci_hcd.0"
+        self.folder.mkdir(parents=True)
+        for name in ("attach", "detach"):
+            (self.folder / name).write_text("")
+        self.rows = [FREE_ROW.format(0), FREE_ROW.format(1)]
+        self.vhci = Vhci(root)
+        self.write()
+
+    def write(self) -> None:
+        (self.folder / "status").write_text(HEAD + "".join(self.rows))
+
+    def plug(self, port: int, device: str, record: Record | None, **attributes: str) -> None:
+        self.rows[port] = USED_ROW.format(port, 0x10002 + port, device)
+        self.write()
+        folder = self.root / "sys/bus/usb/devices" / device
+        folder.mkdir(parents=True)
+        for name, text in attributes.items():
+            (folder / name).write_text(text + "\n")
+        if record is not None:
+            self.vhci.write_record(port, record)
+
+    def unplug(self, port: int, device: str) -> None:
+        self.rows[port] = FREE_ROW.format(port)
+        self.write()
+        for path in (folder := self.root / "sys/bus/usb/devices" / device).iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+LAB = Record("lab", "3240", "1-7")
+ZERO = {
+    "idVendor": "1209",
+    "idProduct": "0a10",
+    "bDeviceClass": "ff",
+    "bcdDevice": "0102",
+    "product": "Zero",
+    "serial": "AB",
+}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(kernel, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(vhci, "_POLL_SECONDS", 0.001)
+    return Machine(tmp_path)
+
+
+def existing(machine: Machine, address: str) -> dict[str, Adopted]:
+    return Kernel(None, machine.vhci).existing(open_source(address))  # type: ignore[arg-type]
+
+
+def test_what_the_kernel_has_of_a_server(machine: Machine) -> None:
+    machine.plug(0, "1-1", LAB, **ZERO)
+    machine.plug(1, "1-2", None)
+    assert list(existing(machine, "usbip://lab")) == ["1-7"]
+    assert list(existing(machine, "usbip://lab:3240/046d:*")) == ["1-7"]
+    assert existing(machine, "usbip://lab:3241") == existing(machine, "usbip://attic") == {}
+    info = existing(machine, "usbip://lab")["1-7"].info
+    assert (info.name, info.device.vendor_id, info.device.product_id) == ("1-7", 0x1209, 0x0A10)
+    assert (info.device.device_class, info.device.release) == (0xFF, 0x0102)
+    assert (info.product, info.serial, info.manufacturer) == ("Zero", "AB", "")
+
+
+def test_a_record_that_was_left_behind_is_nothing(machine: Machine) -> None:
+    machine.vhci.write_record(0, LAB)
+    assert existing(machine, "usbip://lab") == {}
+
+
+def test_of_a_virtual_device_nothing_outlives_its_relay(machine: Machine) -> None:
+    machine.plug(0, "1-1", LAB)
+    assert Kernel(None, machine.vhci).existing(VirtualSource("virtual:zero")) == {}  # type: ignore[arg-type]
+
+
+async def test_one_whose_connection_ends_is_lost(machine: Machine) -> None:
+    machine.plug(0, "1-1", LAB)
+    waiting = asyncio.get_running_loop().create_task(existing(machine, "usbip://lab")["1-7"].gone())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    machine.unplug(0, "1-1")
+    assert await waiting == ("the connection to lab was closed", False)
+    assert machine.vhci.read_record(0) is None
+
+
+async def test_one_that_a_tool_detached_is_not(machine: Machine) -> None:
+    machine.plug(0, "1-1", LAB)
+    waiting = asyncio.get_running_loop().create_task(existing(machine, "usbip://lab")["1-7"].gone())
+    machine.vhci.remove_record(0)
+    machine.unplug(0, "1-1")
+    assert (await waiting).by_hand
+
+
+async def test_a_port_that_another_device_has_by_now(machine: Machine) -> None:
+    machine.plug(0, "1-1", LAB)
+    adopted = existing(machine, "usbip://lab")["1-7"]
+    machine.rows[0] = USED_ROW.format(0, 0x30009, "1-3")
+    machine.write()
+    await adopted.gone()
+    await adopted.detach()
+    assert (machine.folder / "detach").read_text() == ""
+
+
+async def test_detach(machine: Machine) -> None:
+    machine.plug(0, "1-1", LAB)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(existing(machine, "usbip://lab")["1-7"].detach())
+        await asyncio.sleep(0.01)
+        assert (machine.folder / "detach").read_text() == "0"
+        machine.unplug(0, "1-1")
+    assert machine.vhci.read_record(0) is None
+
+
+async def test_a_module_that_is_unloaded_is_no_hang(machine: Machine) -> None:
+    machine.plug(0, "1-1", LAB)
+    adopted = existing(machine, "usbip://lab")["1-7"]
+    for path in machine.folder.iterdir():
+        path.unlink()
+    await adopted.gone()
