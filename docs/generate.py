@@ -56,6 +56,11 @@ _EXAMPLES: Final = {
         $ usbferry info usbip://HOST/1-1
         $ usbferry info --json usbip://HOST/1-1
         """,
+    "keep": """
+        $ sudo usbferry keep 'usbip://HOST/046d:*'
+        $ sudo usbferry keep --config /etc/usbferry/keep.toml
+        $ usbferry keep --status
+        """,
     "list": """
         $ usbferry list
         $ usbferry list HOST
@@ -86,7 +91,7 @@ def commands() -> str:
         "`usbferry COMMAND --help` says the same on a terminal. Quote an address that has `?` or `&` in it, for the "
         "shell gives these a meaning of its own.",
         _table(("Command", ""), [(f"[`{verb}`](#usbferry-{verb})", line) for verb, line in VERBS.items()]),
-        "| Exit status | |\n| --- | --- |\n| 0 | done; for `serve`, ended by Ctrl-C or SIGTERM |\n"
+        "| Exit status | |\n| --- | --- |\n| 0 | done; for `serve` and `keep`, ended by Ctrl-C or SIGTERM |\n"
         "| 1 | `list` could not read one of the addresses; `attach` lost a device that went through it |\n"
         "| 2 | it could not be done: standard error says why, see [errors](errors.md) |\n"
         "| 130 | `demo` was ended by Ctrl-C |",

@@ -236,7 +236,7 @@ async def test_what_is_wanted_is_attached_and_nothing_else(s: Scene) -> None:
 @scene()
 async def test_what_is_not_there_yet_is_attached_when_it_appears(s: Scene) -> None:
     await asyncio.sleep(1000)
-    assert s.said == ["board: not at usbip://lab yet"]
+    assert s.said == ["board: not there yet, at usbip://lab"]
     s.lab.devices = [listed("1-1", BOARD)]
     assert await s.until(lambda: s.attached()) < 2.5
 

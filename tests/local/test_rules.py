@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,9 @@ def test_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rules.paths() == [Path("/home/me/config/usbferry/keep.toml"), Path("/etc/usbferry/keep.toml")]
     monkeypatch.delenv("XDG_CONFIG_HOME")
     assert rules.paths()[0] == Path.home() / ".config/usbferry/keep.toml"
+
+
+def test_the_files_that_the_documents_show() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "keep.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)
+    assert [len(one.wishes) for one in rules.parse(shown).rules] == [1, 2]

@@ -301,7 +301,7 @@ class Place:
             self._has_answered = True
             found = [slot.rule for slot in self._slots.values()]
             for name in dict.fromkeys(rule.name for rule, _ in self.wishes if rule not in found):
-                self._tell(f"{name}: not at {self.address} yet")
+                self._tell(f"{name}: not there yet, at {self.address}")
         if self._error:
             self._error = ""
             self._tell(f"{self.address} answers again")
