@@ -127,6 +127,15 @@ class Wake(Event):
     __slots__ = ()
 
 
+class Note(Event):
+    """Something that a person should read, and that is no fault of the protocol's. No answer."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 class Refusal(Enum):
     """Why a claim failed, in the words every protocol maps to its own."""
 

@@ -1,0 +1,769 @@
+"""usbredir's usb-host, the side that has the device. No I/O.
+
+    HELLO --hello--> CLAIMING --accept--> SERVING --gone--> WAITING --a device again--> CLAIMING
+                         `------refuse, not there or busy------^           DONE: refused for good, or not wanted
+
+One device on a connection at a time; the connection outlives it, and waits where there is none.
+
+Cancel strategy. Each data packet is answered once. A cancel asks the device, and the answer is what then is true:
+status cancelled, or the result of a transfer that was done before ("the usb-guest can check if the packet completed
+normally", usb-redirection-protocol.md). The reference host says "cancelled" at once instead, whatever becomes of the
+data. A guest may use the id again before that (QEMU does, for a ring that was stopped and goes on): ids are not unique,
+and answers of one endpoint keep their order, which QEMU asserts (usb_packet_complete, hw/usb/core.c).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from enum import Enum, auto
+from itertools import count
+from typing import Any, Final
+
+from ...usb.info import DeviceInfo
+from ...usb.setup import SET_ADDRESS, SET_CONFIGURATION, SET_INTERFACE, Setup, set_configuration, set_interface
+from ...usb.transfer import Buffer, Completion, Transfer
+from ...usb.types import Status, TransferType
+from ..errors import ProtocolError
+from ..events import AllocStreams, Cancel, Claim, Event, FreeStreams, Note, Refusal, Release, Reset, Submit, Watch
+from ..limits import DEFAULT_LIMITS, Limits
+from ..pending import Entry, Pending
+from ..record import Record
+from . import filter as filters
+from .codec import Codec, Packet, length_of
+from .infos import Pipe, device_connect, ep_info, interface_info, pipes_of
+from .messages import (
+    ALL_CAPABILITIES,
+    AltSettingStatus,
+    BulkPacket,
+    BulkReceivingStatus,
+    BulkStreamsStatus,
+    Capability,
+    ConfigurationStatus,
+    Dialect,
+    DraftBulkStreamsStatus,
+    Empty,
+    ResetStatus,
+    Sender,
+    StreamStatus,
+    Type,
+    WireStatus,
+    address_of,
+    wire_status,
+)
+from .streams import (
+    INTERRUPT_TRANSFERS,
+    ISO_SECONDS,
+    MAX_ISO_PACKETS,
+    MAX_ISO_TRANSFERS,
+    IsoIn,
+    IsoOut,
+    Receiving,
+    Stream,
+)
+
+VERSION: Final = "usbferry usb-host"
+HELD_SECONDS: Final = 0.01  # after which a stream that waits for the network looks again
+_UNKNOWN: Final = 255  # the alternate setting of an interface that is not there
+_NEVER_RESET: Final = frozenset(((0x1210, 0x001C), (0x2798, 0x0001)))  # they do not survive it; the reference's list
+_OK: Final = Status.OK
+_EMPTY: Final = memoryview(b"")
+_NO_BODY: Final = Empty()
+
+Asked = tuple[int, int, Any, Transfer]  # type, id and layout of what asked for a transfer
+
+
+class State(Enum):
+    HELLO = auto()  # waits for the peer's
+    CLAIMING = auto()  # waits for `accept` or `refuse`
+    SERVING = auto()
+    WAITING = auto()  # there is no device now
+    DONE = auto()  # everything said: write what is left and close
+
+
+class Exporter:
+    """One usbredir connection, seen from the side that has the device `name`; "" is the only one there is."""
+
+    protocol = "usbredir"
+    session = b""  # the claim ends with its connection
+
+    def __init__(
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        now: float = 0.0,
+        name: str = "",
+        *,
+        dialect: Dialect = Dialect.RELEASED,
+        capabilities: frozenset[Capability] = ALL_CAPABILITIES,
+        rules: tuple[filters.Rule, ...] = (),
+        iso_seconds: float = ISO_SECONDS,
+    ) -> None:
+        """`rules` are told to the peer, and decide here too. `iso_seconds` of isochronous packets may be on their way."""
+        self.state = State.HELLO
+        self.consumed = 0  # bytes of the last view that are done with
+        self.outgoing: list[Buffer] = []  # taken and cleared by the pump
+        self.outgoing_bytes = 0
+        self.dropped = 0  # isochronous packets, for the network was too slow or the importer too fast
+        self.unsent: Callable[[], int] = lambda: 0  # bytes that the network has not taken yet; the pump says so
+        self.peer_rules: tuple[filters.Rule, ...] = ()  # the peer's filter, where it sent one
+        self._name = name
+        self._limits = limits
+        self._codec = Codec(Sender.EXPORTER, dialect, capabilities, self._admit)
+        self._dialect = dialect
+        self._rules = rules
+        self._iso_seconds = iso_seconds
+        self._view: memoryview = _EMPTY
+        self._begun: float | None = None  # when the first byte of the hello came
+        self._now = now
+        self._tags = count(1)
+        self._pending = Pending()
+        self._asked: dict[int, Asked] = {}  # tag of a transfer that waits -> what asked for it
+        self._tag_of: dict[int, int] = {}  # id -> tag, newest first served, of data packets that may be cancelled
+        self._current: tuple[int, Asked] | None = None  # the submit that was just emitted, and its tag
+        self._stream_requests: dict[int, tuple[int, int, Any]] = {}  # alloc and free that wait: type, id, layout
+        self._resets: dict[int, int] = {}  # tag -> id
+        self._streams: dict[int, Stream] = {}  # running ones, by endpoint
+        self._streamed: dict[int, Stream] = {}  # tag of a stream's transfer -> the stream, stopped ones too
+        self._own: deque[Event] = deque()  # events that no packet asked for
+        self._info: DeviceInfo | None = None
+        self._pipes: dict[int, Pipe] = {}
+        self._is_used = True  # something happened since the last reset
+        self._is_watching = self._may_claim = False
+        self._is_acknowledged = self._is_released = True  # the last disconnect
+        self._put(self._codec.hello(VERSION))
+
+    # -- what the pump calls ------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Nothing more will be said: the connection is closed once `outgoing` is written."""
+        return self.state is State.DONE and not self._own
+
+    @property
+    def needed(self) -> int:
+        """Bytes that must be there before the next packet can be read."""
+        return self._codec.needed
+
+    @property
+    def in_flight(self) -> int:
+        """Transfers that have no answer yet, those of streams aside."""
+        return len(self._pending)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `events` has something to say without more bytes."""
+        return bool(self._own) or self._can_claim() or any(stream.due() > 0 for stream in self._streams.values())
+
+    def receive(self, view: memoryview, now: float) -> None:
+        """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
+        self._view = view
+        self._now = now
+        self.consumed = 0
+        if len(view) and self._begun is None:
+            self._begun = now
+
+    def events(self) -> Iterator[Event]:
+        """What the importer wants, packet by packet, and what the streams do. May be left early and called again.
+
+        Raises ProtocolError when the importer breaks the protocol.
+        """
+        yield from self._unasked()
+        while self.state not in (State.CLAIMING, State.DONE):
+            packet = self._codec.read(self._view, self.consumed)
+            if packet is None:
+                break
+            self.consumed += self._codec.size
+            event = self._take(packet)
+            if event is not None:
+                try:
+                    yield event
+                finally:
+                    if self._current is not None:  # the device answers later
+                        self._park(*self._current)
+            yield from self._unasked()
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called.
+
+        An importer that says nothing is let be: QEMU sends its hello when its machine runs, and libvirt starts machines
+        paused. One that began to speak has to finish its hello.
+        """
+        if self.state is State.HELLO:
+            return None if self._begun is None else self._begun + self._limits.handshake_seconds
+        return self._now + HELD_SECONDS if any(stream.is_held for stream in self._streams.values()) else None
+
+    def tick(self, now: float) -> None:
+        """Let time pass. Raises ProtocolError when the importer took too long over its hello."""
+        self._now = now
+        deadline = self.deadline()
+        if self.state is State.HELLO and deadline is not None and now >= deadline:
+            raise ProtocolError(f"no whole hello within {self._limits.handshake_seconds:g} s")
+
+    def accept(self, info: DeviceInfo) -> None:
+        """Answer Claim: the importer has the device. Infos first: QEMU takes no device without them."""
+        self._info = replace(info, alternates=dict(info.alternates))
+        self._is_used, self._may_claim = True, False
+        if self._rules and filters.check(self._rules, info) is not filters.Verdict.ALLOWED:
+            self._own.append(Note(f"{info} is not redirected: the filter given here does not admit it"))
+            self.state = State.DONE
+            return
+        self.state = State.SERVING
+        self._say_settings()
+        if self._codec.has(Type.DEVICE_CONNECT):
+            self.say(Type.DEVICE_CONNECT, 0, device_connect(info))
+
+    def refuse(self, reason: Refusal) -> None:
+        """Answer Claim: there is no such device now. The protocol has no word for it; the connection waits for one."""
+        if reason in (Refusal.NOT_FOUND, Refusal.BUSY) and self._dialect is Dialect.RELEASED:
+            self.state = State.WAITING
+            self._watch()
+        else:
+            self.state = State.DONE
+
+    def complete(self, tag: int, completion: Completion) -> None:
+        """Answer the Submit of `tag`, once; those of its own streams too.
+
+        The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
+        """
+        current = self._current
+        if current is not None and current[0] == tag:
+            if not self._pending.waits_on(current[1][3]):
+                self._current = None
+                self._answer(*current[1], completion)
+                return
+            self._park(*current)
+        if tag in self._streamed:
+            self._stream_ended(tag, completion)
+        elif tag in self._stream_requests:
+            self._say_bulk_streams(*self._stream_requests.pop(tag), wire_status(completion.status))
+        else:
+            for entry in self._pending.finish(tag, completion):
+                self._finish(entry)
+
+    def reset_done(self, tag: int, ok: bool) -> None:
+        """Answer Reset. Only the draft tells the importer; after a failure `gone` follows."""
+        id = self._resets.pop(tag, 0)
+        self._say_reset(id, WireStatus.SUCCESS if ok else WireStatus.IOERROR)
+
+    def gone(self) -> None:
+        """The device left, and everything pending is answered."""
+        if self.state is not State.SERVING:
+            return
+        self._streams.clear()
+        self._own.clear()
+        self._info, self._pipes = None, {}
+        if not self._codec.has(Type.DEVICE_DISCONNECT):
+            self.state = State.DONE  # the draft's device is its connection
+            return
+        self.state = State.WAITING
+        self.say(Type.DEVICE_DISCONNECT)
+        self._is_acknowledged = not self._codec.has(Type.DEVICE_DISCONNECT_ACK)
+        self._is_released = False
+        self._own.append(Release())
+
+    def released(self) -> None:
+        """Answer Release: whatever comes next may be claimed."""
+        self._is_released = True
+        self._watch()
+
+    def noticed(self) -> None:
+        """Answer Watch: a device came, left or changed hands."""
+        self._may_claim = self.state in (State.WAITING, State.CLAIMING)
+
+    def disconnected(self, now: float) -> bool:
+        """The transport is lost; whether the claim waits for another. This one's ends with its connection."""
+        self.state = State.DONE
+        return False
+
+    # -- for the streams ----------------------------------------------------------------------------------------------
+
+    def waiting_bytes(self) -> int:
+        """Bytes said that the network has not taken."""
+        return self.unsent()
+
+    def say(self, kind: int, id: int = 0, body: Record = _NO_BODY, data: Buffer = b"") -> None:
+        """Send a packet."""
+        self._put(self._codec.pack(kind, id, body, data))
+        if len(data):
+            self._put(data)
+
+    # -- events that no packet asked for ------------------------------------------------------------------------------
+
+    def _unasked(self) -> Iterator[Event]:
+        while self._own:
+            yield self._own.popleft()
+        if self._can_claim():
+            self._may_claim = False
+            self.state = State.CLAIMING
+            yield Claim(self._name)
+        if self._streams:
+            yield from self._stream_events()
+
+    def _can_claim(self) -> bool:
+        ready = self._may_claim and self._is_acknowledged and self._is_released
+        return ready and self.state is State.WAITING and not self._own
+
+    def _watch(self) -> None:
+        """Look for a device; once more after the watch has begun, for one may have come in between."""
+        if not self._is_watching:
+            self._is_watching = self._may_claim = True
+            self._own.append(Watch())
+
+    def _stream_events(self) -> Iterator[Event]:
+        """One turn of each stream: a device that answers at once does not keep us here."""
+        for stream in tuple(self._streams.values()):
+            for _ in range(stream.due()):
+                if not stream.is_running:
+                    break
+                tag, transfer = next(self._tags), stream.make()
+                stream.flying[tag] = transfer
+                self._streamed[tag] = stream
+                yield Submit(tag, transfer)
+
+    def _stream_ended(self, tag: int, completion: Completion) -> None:
+        stream = self._streamed.pop(tag)
+        transfer = stream.flying.pop(tag)
+        if stream.is_running and self.state is State.SERVING:
+            stream.ended(transfer, completion)
+            if not stream.is_running:
+                self._drop(stream)
+
+    def _drop(self, stream: Stream) -> None:
+        """The stream is over: what it has at the device is cancelled, and what still comes ignored."""
+        stream.is_running = False
+        if self._streams.get(stream.endpoint) is stream:
+            del self._streams[stream.endpoint]
+        self._own.extend(Cancel(tag, transfer) for tag, transfer in stream.flying.items())
+
+    # -- packets ------------------------------------------------------------------------------------------------------
+
+    def _admit(self, kind: int, id: int, body: Any) -> None:
+        """Refuse from the header what would cost memory before it is there."""
+        if kind >= Type.CONTROL_PACKET and body.endpoint < 0x80 and length_of(body) > self._limits.transfer_bytes:
+            raise ProtocolError(f"{length_of(body)} bytes in #{id}, the limit is {self._limits.transfer_bytes}")
+
+    def _take(self, packet: Packet) -> Event | None:
+        kind = packet.kind
+        if kind == Type.HELLO:
+            return self._greeted()
+        if self.state is State.SERVING:
+            return _HANDLERS[kind](self, packet)
+        if kind == Type.DEVICE_DISCONNECT_ACK:
+            return self._acknowledged(packet)
+        if kind in _ANSWERS or kind in _DATA:
+            self._answer_absent(packet)
+        elif kind == Type.FILTER_FILTER:
+            return self._filter(packet)
+        return None
+
+    def _greeted(self) -> Event | None:
+        """The peer's hello; a second one means nothing."""
+        if self.state is not State.HELLO:
+            return None
+        if self._rules and self._codec.has(Type.FILTER_FILTER):
+            self.say(Type.FILTER_FILTER, data=filters.wire_of(self._rules))
+        self.state = State.CLAIMING
+        return Claim(self._name)
+
+    def _filter(self, packet: Packet) -> Event | None:
+        """The peer judges the device by it when it comes. One that cannot be read is passed over, as by the reference."""
+        try:
+            self.peer_rules = filters.parse_wire(packet.data)
+        except ValueError as error:
+            return Note(f"the peer's filter cannot be read: {error}")
+        return None
+
+    def _rejected(self, packet: Packet) -> Event | None:
+        self._streams.clear()
+        self.state = State.DONE
+        return Note(f"the peer does not want {self._info}: its filter, or the speed of its ports, does not admit it")
+
+    def _acknowledged(self, packet: Packet) -> Event | None:
+        self._is_acknowledged = True
+        return None
+
+    def _answer_absent(self, packet: Packet) -> None:
+        """There is no device: every question is answered, none with success."""
+        body, ioerror = packet.body, WireStatus.IOERROR
+        if packet.kind in _DATA:
+            self._say_data(packet.kind, packet.id, body, ioerror, b"", 0)
+        else:
+            _ANSWERS[packet.kind](self, packet.id, body, ioerror)
+
+    # -- data packets -------------------------------------------------------------------------------------------------
+
+    def _control(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        setup = Setup(body.request_type, body.request, body.value, body.index, body.length)
+        transfer = Transfer(0x80 if setup.is_in else 0, body.length, packet.data, setup.pack())
+        if setup.length and setup.is_in != (body.endpoint >= 0x80) or body.endpoint & 0x7F:
+            return self._refuse(packet, transfer, Status.INVALID)
+        if (setup.request_type, setup.request) == SET_ADDRESS:
+            return self._refuse(packet, transfer, _OK)  # the bus's own business, never the device's
+        return self._submit(packet, transfer)
+
+    def _bulk(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        length = length_of(body)
+        transfer = Transfer(body.endpoint, length, packet.data, stream_id=body.stream_id)
+        if not self._is(body.endpoint, TransferType.BULK) or length > self._limits.transfer_bytes:
+            return self._refuse(packet, transfer, Status.INVALID)
+        return self._submit(packet, transfer)
+
+    def _interrupt(self, packet: Packet) -> Event | None:
+        """OUT alone. QEMU sends all of a guest's transfer in one packet, however many packets it has on the bus."""
+        body: Any = packet.body
+        transfer = Transfer(body.endpoint, body.length, packet.data)
+        if not self._is(body.endpoint, TransferType.INTERRUPT):
+            return self._refuse(packet, transfer, Status.INVALID)
+        return self._submit(packet, transfer)
+
+    def _is(self, endpoint: int, kind: TransferType) -> bool:
+        pipe = self._pipes.get(endpoint)
+        return pipe is not None and pipe.type is kind
+
+    def _submit(self, packet: Packet, transfer: Transfer) -> Event | None:
+        """Ask the device, unless too much waits there already: then the answer comes in its order, for QEMU's sake."""
+        self._is_used = True
+        pending, limits = self._pending, self._limits
+        if len(pending) >= limits.transfers or pending.bytes + transfer.length > limits.bytes_in_flight:
+            return self._refuse(packet, transfer, Status.NO_MEMORY)
+        tag = next(self._tags)
+        self._current = (tag, (packet.kind, packet.id, packet.body, transfer))
+        return Submit(tag, transfer)
+
+    def _refuse(self, packet: Packet, transfer: Transfer, status: Status) -> Event | None:
+        """Answer without asking the device, but not before what was asked earlier."""
+        if len(self._pending) >= 2 * self._limits.transfers:
+            raise ProtocolError(f"{len(self._pending)} transfers without answer, the limit is {self._limits.transfers}")
+        tag = next(self._tags)
+        refused = Transfer(transfer.endpoint, 0, b"", transfer.setup, stream_id=transfer.stream_id)
+        self._current = (tag, (packet.kind, packet.id, packet.body, refused))
+        self.complete(tag, Completion(status))
+        return None
+
+    def _park(self, tag: int, asked: Asked) -> None:
+        self._current = None
+        kind, id, _, transfer = asked
+        self._pending.add(tag, transfer)
+        self._asked[tag] = asked
+        if kind in _DATA:
+            self._tag_of[id] = tag
+
+    def _cancel(self, packet: Packet) -> Event | None:
+        tag = self._tag_of.pop(packet.id, None)
+        if tag is None:
+            return None  # it has been answered
+        entry = self._pending.cancel(tag, tag)
+        assert entry is not None
+        if entry.completion is None:
+            return Cancel(tag, entry.transfer)
+        self._pending.release(entry)
+        self._finish(entry)
+        return None
+
+    def _finish(self, entry: Entry) -> None:
+        asked = self._asked.pop(entry.tag)
+        if self._tag_of.get(asked[1]) == entry.tag:
+            del self._tag_of[asked[1]]
+        assert entry.completion is not None
+        self._answer(*asked, entry.completion)
+
+    def _answer(self, kind: int, id: int, body: Any, transfer: Transfer, completion: Completion) -> None:
+        if kind == Type.SET_CONFIGURATION:
+            self._configured(id, body.configuration, completion)
+        elif kind == Type.SET_ALT_SETTING:
+            self._set(id, body.interface, body.alternate, completion)
+        else:
+            if kind == Type.CONTROL_PACKET and completion.status == _OK:
+                self._follow(Setup.parse(transfer.setup))
+            self._reply(kind, id, body, transfer, completion)
+
+    def _reply(self, kind: int, id: int, body: Any, transfer: Transfer, completion: Completion) -> None:
+        """The packet comes back with another status and length, and with data for IN alone.
+
+        A device that gave more than was asked for babbled: that is the status, with what fits.
+        """
+        status, length = completion.status, transfer.length
+        data = completion.data if transfer.endpoint >= 0x80 else b""
+        actual = len(data) if transfer.endpoint >= 0x80 else completion.actual
+        if actual > length:
+            status, data, actual = Status.OVERFLOW, data[:length], length
+        self._say_data(kind, id, body, wire_status(status), data, actual)
+
+    def _say_data(self, kind: int, id: int, body: Any, status: WireStatus, data: Buffer, actual: int) -> None:
+        body.status, body.length = status, actual
+        if body.__class__ is BulkPacket:
+            body.length, body.length_high = actual & 0xFFFF, actual >> 16
+        self.say(kind, id, body, data)
+
+    # -- configurations and alternate settings ------------------------------------------------------------------------
+
+    def _set_configuration(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        return self._submit(packet, Transfer(0, 0, b"", set_configuration(body.configuration).pack()))
+
+    def _configured(self, id: int, value: int, completion: Completion) -> None:
+        """Infos before the status, unless nothing has changed; after a failure too, as the reference has it."""
+        assert self._info is not None
+        before = (self._info.configuration, dict(self._info.alternates))
+        ok = completion.status == _OK
+        if ok:
+            self._info.configuration = value
+            self._info.alternates.clear()
+        if not ok or before != (value, {}):
+            self._say_settings()
+        status = WireStatus.SUCCESS if ok else WireStatus.IOERROR
+        self.say(Type.CONFIGURATION_STATUS, id, ConfigurationStatus(status, self._info.configuration))
+
+    def _set_alt_setting(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        if not self._has_interface(body.interface):
+            return self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
+        return self._submit(packet, Transfer(0, 0, b"", set_interface(body.interface, body.alternate).pack()))
+
+    def _set(self, id: int, interface: int, alternate: int, completion: Completion) -> None:
+        assert self._info is not None
+        if completion.status == _OK:
+            self._info.alternates[interface] = alternate
+            self._say_settings()
+        now = self._info.alternates.get(interface, 0)
+        self._say_alternate(id, wire_status(completion.status), interface, now)
+
+    def _follow(self, setup: Setup) -> None:
+        """Settings changed by a control packet, which QEMU and the like turn into packets of their own."""
+        assert self._info is not None
+        kind = (setup.request_type, setup.request)
+        if kind == SET_CONFIGURATION:
+            self._info.configuration = setup.value & 0xFF
+            self._info.alternates.clear()
+            self._say_settings()
+        elif kind == SET_INTERFACE:
+            self._info.alternates[setup.index] = setup.value
+            self._say_settings()
+
+    def _has_interface(self, number: int) -> bool:
+        assert self._info is not None
+        return any(interface.number == number for interface in self._info.interfaces)
+
+    def _say_settings(self) -> None:
+        assert self._info is not None
+        self._pipes = pipes_of(self._info)
+        if self._codec.has(Type.EP_INFO):
+            self.say(Type.INTERFACE_INFO, 0, interface_info(self._info))
+            self.say(Type.EP_INFO, 0, ep_info(self._pipes))
+
+    def _get_configuration(self, packet: Packet) -> Event | None:
+        assert self._info is not None
+        self.say(
+            Type.CONFIGURATION_STATUS, packet.id, ConfigurationStatus(WireStatus.SUCCESS, self._info.configuration)
+        )
+        return None
+
+    def _get_alt_setting(self, packet: Packet) -> Event | None:
+        assert self._info is not None
+        body: Any = packet.body
+        if not self._has_interface(body.interface):
+            return self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
+        now = self._info.alternates.get(body.interface, 0)
+        return self._say_alternate(packet.id, WireStatus.SUCCESS, body.interface, now)
+
+    def _say_alternate(self, id: int, status: WireStatus, interface: int, alternate: int) -> None:
+        self.say(Type.ALT_SETTING_STATUS, id, AltSettingStatus(status, interface, alternate & 0xFF))
+
+    # -- reset --------------------------------------------------------------------------------------------------------
+
+    def _reset(self, packet: Packet) -> Event | None:
+        """No reply. Streams end first, and the importer hears it of each; nothing is reset twice in a row."""
+        assert self._info is not None
+        device = self._info.device
+        for stream in tuple(self._streams.values()):
+            stream.fail()
+            self._drop(stream)
+        if not self._is_used or (device.vendor_id, device.product_id) in _NEVER_RESET:
+            self._say_reset(packet.id, WireStatus.SUCCESS)
+            return None
+        self._is_used = False
+        tag = next(self._tags)
+        self._resets[tag] = packet.id
+        self._own.append(Reset(tag))  # after the streams' cancels
+        return None
+
+    def _say_reset(self, id: int, status: WireStatus) -> None:
+        if self._codec.has(Type.RESET_STATUS):
+            self.say(Type.RESET_STATUS, id, ResetStatus(status))
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def _start_iso(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        endpoint, shape = body.endpoint, (body.packets_per_urb, body.urbs)
+        pipe = self._pipes.get(endpoint)
+        if pipe is None or pipe.type is not TransferType.ISOCHRONOUS or endpoint in self._streams:
+            status = WireStatus.INVAL
+        elif not (1 <= shape[0] <= MAX_ISO_PACKETS and 1 <= shape[1] <= MAX_ISO_TRANSFERS):
+            status = WireStatus.STALL
+        else:
+            assert self._info is not None
+            if endpoint >= 0x80:
+                self._start(IsoIn(self, endpoint, pipe, self._info.speed, shape, self._iso_seconds))
+            else:
+                self._start(IsoOut(self, endpoint, pipe, shape))
+            status = WireStatus.SUCCESS
+        self.say(Type.ISO_STREAM_STATUS, packet.id, StreamStatus(status, endpoint))
+        return None
+
+    def _iso(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        stream = self._streams.get(body.endpoint)
+        if isinstance(stream, IsoOut):
+            stream.take(packet.id, packet.data)
+        else:
+            self.say(Type.ISO_STREAM_STATUS, packet.id, StreamStatus(WireStatus.INVAL, body.endpoint))
+        return None
+
+    def _start_interrupt(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        endpoint = body.endpoint
+        if not self._is(endpoint, TransferType.INTERRUPT) or endpoint in self._streams:
+            status = WireStatus.INVAL
+        else:
+            size = self._pipes[endpoint].packet
+            self._start(Receiving(self, endpoint, TransferType.INTERRUPT, size, INTERRUPT_TRANSFERS))
+            status = WireStatus.SUCCESS
+        self.say(Type.INTERRUPT_RECEIVING_STATUS, packet.id, StreamStatus(status, endpoint))
+        return None
+
+    def _start_bulk(self, packet: Packet) -> Event | None:
+        body: Any = packet.body
+        endpoint, size, transfers = body.endpoint, body.bytes_per_transfer, body.transfers
+        limits = self._limits
+        if (
+            not self._is(endpoint, TransferType.BULK)
+            or endpoint in self._streams
+            or not transfers
+            or not 0 < size <= limits.transfer_bytes
+            or size % self._pipes[endpoint].packet
+            or size * transfers > limits.bytes_in_flight
+        ):
+            status = WireStatus.INVAL
+        else:
+            self._start(Receiving(self, endpoint, TransferType.BULK, size, transfers, body.stream_id))
+            status = WireStatus.SUCCESS
+        self.say(Type.BULK_RECEIVING_STATUS, packet.id, BulkReceivingStatus(body.stream_id, endpoint, status))
+        return None
+
+    def _start(self, stream: Stream) -> None:
+        self._is_used = True
+        self._streams[stream.endpoint] = stream
+
+    def _stop(self, packet: Packet) -> Event | None:
+        """Stop a stream; one that does not run has been stopped already."""
+        body: Any = packet.body
+        stream = self._streams.get(body.endpoint)
+        if stream is not None:
+            self._drop(stream)
+        _ANSWERS[packet.kind](self, packet.id, body, WireStatus.SUCCESS)
+        return None
+
+    def _bulk_streams(self, packet: Packet) -> Event | None:
+        """Streams for all the endpoints, or for none."""
+        body: Any = packet.body
+        mask = 1 << body.endpoint if self._dialect is Dialect.DRAFT else body.endpoints
+        endpoints = tuple(address_of(place) for place in range(32) if mask >> place & 1)
+        if self._dialect is Dialect.DRAFT:
+            endpoints = (body.endpoint,)
+        is_alloc = packet.kind == Type.ALLOC_BULK_STREAMS
+        if (
+            not endpoints
+            or not all(self._is(endpoint, TransferType.BULK) for endpoint in endpoints)
+            or (is_alloc and not 0 < body.count <= 0xFFFF)
+        ):
+            self._say_bulk_streams(packet.kind, packet.id, body, WireStatus.INVAL)
+            return None
+        self._is_used = True
+        tag = next(self._tags)
+        self._stream_requests[tag] = (packet.kind, packet.id, body)
+        return AllocStreams(tag, endpoints, body.count) if is_alloc else FreeStreams(tag, endpoints)
+
+    def _say_bulk_streams(self, kind: int, id: int, body: Any, status: WireStatus) -> None:
+        number = body.count if kind == Type.ALLOC_BULK_STREAMS else 0
+        answer: Record
+        if self._dialect is Dialect.DRAFT:
+            answer = DraftBulkStreamsStatus(status, body.endpoint, number)
+        else:
+            answer = BulkStreamsStatus(body.endpoints, number, status)
+        self.say(Type.BULK_STREAMS_STATUS, id, answer)
+
+    def _put(self, chunk: Buffer) -> None:
+        self.outgoing.append(chunk)
+        self.outgoing_bytes += len(chunk)
+
+
+_DATA: Final = frozenset((Type.CONTROL_PACKET, Type.BULK_PACKET, Type.INTERRUPT_PACKET))
+
+_HANDLERS: Final[dict[int, Callable[[Exporter, Packet], Event | None]]] = {
+    Type.RESET: Exporter._reset,
+    Type.SET_CONFIGURATION: Exporter._set_configuration,
+    Type.GET_CONFIGURATION: Exporter._get_configuration,
+    Type.SET_ALT_SETTING: Exporter._set_alt_setting,
+    Type.GET_ALT_SETTING: Exporter._get_alt_setting,
+    Type.START_ISO_STREAM: Exporter._start_iso,
+    Type.STOP_ISO_STREAM: Exporter._stop,
+    Type.START_INTERRUPT_RECEIVING: Exporter._start_interrupt,
+    Type.STOP_INTERRUPT_RECEIVING: Exporter._stop,
+    Type.ALLOC_BULK_STREAMS: Exporter._bulk_streams,
+    Type.FREE_BULK_STREAMS: Exporter._bulk_streams,
+    Type.CANCEL_DATA_PACKET: Exporter._cancel,
+    Type.FILTER_REJECT: Exporter._rejected,
+    Type.FILTER_FILTER: Exporter._filter,
+    Type.DEVICE_DISCONNECT_ACK: Exporter._acknowledged,
+    Type.START_BULK_RECEIVING: Exporter._start_bulk,
+    Type.STOP_BULK_RECEIVING: Exporter._stop,
+    Type.CONTROL_PACKET: Exporter._control,
+    Type.BULK_PACKET: Exporter._bulk,
+    Type.ISO_PACKET: Exporter._iso,
+    Type.INTERRUPT_PACKET: Exporter._interrupt,
+}
+
+
+def _iso_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
+    exporter.say(Type.ISO_STREAM_STATUS, id, StreamStatus(status, body.endpoint))
+
+
+def _interrupt_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
+    exporter.say(Type.INTERRUPT_RECEIVING_STATUS, id, StreamStatus(status, body.endpoint))
+
+
+def _receiving_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
+    exporter.say(Type.BULK_RECEIVING_STATUS, id, BulkReceivingStatus(body.stream_id, body.endpoint, status))
+
+
+def _configuration_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
+    exporter.say(Type.CONFIGURATION_STATUS, id, ConfigurationStatus(status, 0))
+
+
+def _alternate_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
+    exporter.say(Type.ALT_SETTING_STATUS, id, AltSettingStatus(status, body.interface, _UNKNOWN))
+
+
+# What a question is answered with when its status is all there is to say.
+_ANSWERS: Final[dict[int, Callable[[Exporter, int, Any, WireStatus], None]]] = {
+    Type.SET_CONFIGURATION: _configuration_status,
+    Type.GET_CONFIGURATION: _configuration_status,
+    Type.SET_ALT_SETTING: _alternate_status,
+    Type.GET_ALT_SETTING: _alternate_status,
+    Type.START_ISO_STREAM: _iso_status,
+    Type.STOP_ISO_STREAM: _iso_status,
+    Type.START_INTERRUPT_RECEIVING: _interrupt_status,
+    Type.STOP_INTERRUPT_RECEIVING: _interrupt_status,
+    Type.START_BULK_RECEIVING: _receiving_status,
+    Type.STOP_BULK_RECEIVING: _receiving_status,
+    Type.ALLOC_BULK_STREAMS: lambda exporter, id, body, status: exporter._say_bulk_streams(
+        Type.ALLOC_BULK_STREAMS, id, body, status
+    ),
+    Type.FREE_BULK_STREAMS: lambda exporter, id, body, status: exporter._say_bulk_streams(
+        Type.FREE_BULK_STREAMS, id, body, status
+    ),
+}
