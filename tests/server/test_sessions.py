@@ -36,6 +36,7 @@ class Script:
 
     protocol = "script"
     needed = 1
+    has_events = False
 
     def __init__(self, session: bytes = b"", patience: float | None = None) -> None:
         self.session, self.patience = session, patience

@@ -34,6 +34,7 @@ class Exporter(Protocol):
     consumed: int
     needed: int
     session: bytes  # names the claim to a later transport; empty while there is none, and always in USB/IP
+    has_events: bool  # without more bytes, as of streams that it runs by itself; never in USB/IP
     outgoing: list[Buffer]
     outgoing_bytes: int
 
@@ -62,7 +63,7 @@ class Answers:
         self._exporter = exporter
         self._end = end  # the pump's: nothing more comes for it
         self._loop = asyncio.get_running_loop()
-        self._flush_due = False
+        self._flush_due = self._turn_due = False
         self._awaited = 0  # futures that have not ended
         self._settled: asyncio.Event | None = None  # set when they have
         self._timer: asyncio.TimerHandle | None = None
@@ -127,6 +128,11 @@ class Answers:
 
     # -- to the link --------------------------------------------------------------------------------------------------
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the network has not taken yet."""
+        return self.link.unsent if self.link is not None else 0
+
     def flush_soon(self) -> None:
         """Write once for all the completions of this turn of the loop."""
         if not self._flush_due:
@@ -147,6 +153,8 @@ class Answers:
             self.closing = True
             link.close()
             return
+        if exporter.has_events:
+            self.process_soon()
         deadline = exporter.deadline()
         if deadline is not None and (self._timer is None or deadline < self._timer.when()):
             self.set_timer()
@@ -154,6 +162,17 @@ class Answers:
     def flush_and_process(self) -> None:
         """Write, then look at what has come meanwhile."""
         self.flush()
+        if self.link is not None:
+            self.link.process()
+
+    def process_soon(self) -> None:
+        """Go on with what is not read or not done yet when others have had their turn."""
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
         if self.link is not None:
             self.link.process()
 

@@ -26,12 +26,12 @@ class Offer:
     device: Device | None = None  # while it is held
 
     def current(self) -> DeviceInfo:
-        """The offer as it is now: an open device knows its configuration and alternate settings."""
-        holder = self.holder.address if self.holder is not None else self.info.holder
+        """The offer as it is now: an open device knows its descriptors and its settings, a remote list does not."""
+        info, holder = self.info, self.holder.address if self.holder is not None else self.info.holder
         if self.device is None:
-            return replace(self.info, holder=holder)
-        now = self.device.info
-        return replace(self.info, configuration=now.configuration, alternates=dict(now.alternates), holder=holder)
+            return replace(info, holder=holder)
+        now = replace(self.device.info, name=info.name, bus=info.bus, address=info.address, path=info.path)
+        return replace(now, alternates=dict(now.alternates), holder=holder)
 
 
 class Catalog:
@@ -105,10 +105,14 @@ class Catalog:
         return list(self._offers.values())
 
     async def claim(self, name: str, claimant: Claimant) -> tuple[Offer, Device]:
-        """Open the device `name` for one claimant. Raises NotFound, Busy, or DeviceError."""
-        offer = self._offers.get(name)
+        """Open the device `name` for one claimant; "" is the only one there is.
+
+        Raises NotFound, Busy, or DeviceError.
+        """
+        offer = self._offers.get(name or self._only())
         if offer is None:
-            raise NotFound(f"no device {name!r} here")
+            raise NotFound(f"no device {name!r} here" if name else "no device here")
+        name = offer.info.name
         if offer.holder is not None:
             raise Busy(f"{name} is in use by {offer.holder.address}", offer.holder)
         if self.draining:
@@ -121,6 +125,11 @@ class Catalog:
             raise
         self._tell()
         return offer, offer.device
+
+    def _only(self) -> str:
+        if len(self._offers) > 1:
+            raise NotFound(f"there are {len(self._offers)} devices here, and none was named")
+        return next(iter(self._offers), "")
 
     async def release(self, offer: Offer) -> None:
         """Take a device back. It stays busy until it is closed and reset."""

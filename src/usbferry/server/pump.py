@@ -21,6 +21,7 @@ from ..protocols.events import (
     Event,
     FreeStreams,
     List,
+    Note,
     Refusal,
     Release,
     Reset,
@@ -46,6 +47,8 @@ _SLICE_BYTES: Final = 128 * 1024  # of what it sent are looked at between two gl
 
 class Wider(Exporter, Protocol):
     """What protocols with more words than USB/IP have besides; the pump uses each only after its event."""
+
+    unsent: Callable[[], int]  # bytes that the network has not taken yet
 
     def released(self) -> None: ...
     def noticed(self) -> None: ...
@@ -74,7 +77,6 @@ class Pump:
         self._device: Device | None = None
         self._offer: Offer | None = None
         self._unwatch: Callable[[], None] = lambda: None
-        self._turn_due = False
         self.closed = False
 
     # -- bytes in -----------------------------------------------------------------------------------------------------
@@ -86,7 +88,9 @@ class Pump:
     def opened(self, link: Link) -> None:
         self._out.link = link
         log.debug("%s connected", link.peer)
-        self._out.set_timer()
+        if hasattr(self._exporter, "unsent"):
+            cast(Wider, self._exporter).unsent = lambda: self._out.unsent
+        self._out.flush()  # some exporters speak first
 
     def received(self, view: memoryview) -> int:
         exporter = self._exporter
@@ -118,7 +122,7 @@ class Pump:
                 if self._out.link is None or self._out.link.blocked:
                     break
                 if self._loop.time() >= now + _TURN_SECONDS:
-                    self._turn_soon()
+                    self._out.process_soon()
                     break
             self._out.flush()
         except ProtocolError as error:
@@ -152,17 +156,6 @@ class Pump:
                 self._out.flush()
                 if link.blocked:
                     break  # the rest is read when these bytes are gone: `Link.resume_writing` offers it again
-
-    def _turn_soon(self) -> None:
-        """Go on with what is not read yet when others have had their turn."""
-        if not self._turn_due:
-            self._turn_due = True
-            self._loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self._turn_due = False
-        if self._out.link is not None:
-            self._out.link.process()
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -214,6 +207,8 @@ class Pump:
                 self._unwatch = self._catalog.watch(lambda: self._noticed(exporter))
             case Resume():
                 self._resume(event.session)
+            case Note():
+                log.warning("%s: %s", self._peer, event.text)
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not served here")
 
@@ -255,7 +250,7 @@ class Pump:
         try:
             await self._open(name)
         except DeviceError as error:
-            log.warning("%s may not have %r: %s", self._peer, name, error)  # any bytes: it came from the wire
+            log.warning("%s may not have %r: %s", self._peer, name, error)  # any bytes: it may come from the wire
             self._exporter.refuse(_refusal(error))
         except Exception:
             log.exception("%r could not be opened", name)
@@ -268,8 +263,8 @@ class Pump:
         if self.closed:  # the importer left while the device was opened
             await self._release()
             return
-        self._out.name = name
-        log.info("%s imported by %s", name, claimant.address)
+        self._out.name = self._offer.info.name
+        log.info("%s imported by %s", self._out.name, claimant.address)
         self._device.gone.add_done_callback(self._device_gone)
         self._exporter.accept(self._offer.current())
         self._out.set_timer()  # the handshake is over: a timer that is left makes every turn of the loop dearer

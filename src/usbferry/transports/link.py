@@ -74,6 +74,11 @@ class Link(asyncio.BufferedProtocol):
         if pieces:
             transport.writelines(pieces) if self._fd < 0 else transport.write(b"".join(pieces))
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait here for the network."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def process(self) -> None:
         """Offer the unconsumed bytes again, after something has changed at the user."""
         if self._transport is not None:

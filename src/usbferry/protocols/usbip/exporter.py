@@ -80,6 +80,7 @@ class Exporter:
     """One USB/IP connection, seen from the side that has the devices."""
 
     protocol = "usbip"
+    has_events = False  # only what is read makes any
     session = b""  # its claims end with their connection
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, now: float = 0.0) -> None:

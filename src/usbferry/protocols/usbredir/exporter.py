@@ -99,7 +99,7 @@ class Exporter:
         rules: tuple[filters.Rule, ...] = (),
         iso_seconds: float = ISO_SECONDS,
     ) -> None:
-        """`rules` are told to the peer, and decide here too. `iso_seconds` of isochronous packets may be on their way."""
+        """`rules` are told to the peer, and count here too. `iso_seconds` of isochronous packets are meant to wait."""
         self.state = State.HELLO
         self.consumed = 0  # bytes of the last view that are done with
         self.outgoing: list[Buffer] = []  # taken and cleared by the pump
@@ -367,7 +367,7 @@ class Exporter:
         return Claim(self._name)
 
     def _filter(self, packet: Packet) -> Event | None:
-        """The peer judges the device by it when it comes. One that cannot be read is passed over, as by the reference."""
+        """The peer judges the device by it. One that cannot be read is passed over, as by the reference."""
         try:
             self.peer_rules = filters.parse_wire(packet.data)
         except ValueError as error:
@@ -397,7 +397,7 @@ class Exporter:
         body: Any = packet.body
         setup = Setup(body.request_type, body.request, body.value, body.index, body.length)
         transfer = Transfer(0x80 if setup.is_in else 0, body.length, packet.data, setup.pack())
-        if setup.length and setup.is_in != (body.endpoint >= 0x80) or body.endpoint & 0x7F:
+        if (setup.length and setup.is_in != (body.endpoint >= 0x80)) or body.endpoint & 0x7F:
             return self._refuse(packet, transfer, Status.INVALID)
         if (setup.request_type, setup.request) == SET_ADDRESS:
             return self._refuse(packet, transfer, _OK)  # the bus's own business, never the device's
@@ -520,7 +520,8 @@ class Exporter:
     def _set_alt_setting(self, packet: Packet) -> Event | None:
         body: Any = packet.body
         if not self._has_interface(body.interface):
-            return self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
+            self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
+            return None
         return self._submit(packet, Transfer(0, 0, b"", set_interface(body.interface, body.alternate).pack()))
 
     def _set(self, id: int, interface: int, alternate: int, completion: Completion) -> None:
@@ -565,9 +566,11 @@ class Exporter:
         assert self._info is not None
         body: Any = packet.body
         if not self._has_interface(body.interface):
-            return self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
+            self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
+            return None
         now = self._info.alternates.get(body.interface, 0)
-        return self._say_alternate(packet.id, WireStatus.SUCCESS, body.interface, now)
+        self._say_alternate(packet.id, WireStatus.SUCCESS, body.interface, now)
+        return None
 
     def _say_alternate(self, id: int, status: WireStatus, interface: int, alternate: int) -> None:
         self.say(Type.ALT_SETTING_STATUS, id, AltSettingStatus(status, interface, alternate & 0xFF))

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Final
 
 from ...usb.info import DeviceInfo
+from ...usb.transfer import Buffer
 
 ANY: Final = -1
 _LARGEST: Final = (0xFF, 0xFFFF, 0xFFFF, 0xFFFF)  # of class, vendor, product, version
@@ -93,7 +94,7 @@ def text_of(rules: Iterable[Rule]) -> str:
     return "|".join(map(str, rules))
 
 
-def parse_wire(data: bytes | memoryview) -> tuple[Rule, ...]:
+def parse_wire(data: Buffer) -> tuple[Rule, ...]:
     """The rules of a filter_filter packet, which end with a NUL. Raises ValueError."""
     return parse(bytes(data).split(b"\0", 1)[0].decode("latin-1"))
 

@@ -3,12 +3,12 @@
     device --completions--> stream --packets--> importer        isochronous and interrupt IN, buffered bulk
     device <---transfers--- stream <--packets-- importer        isochronous OUT
 
-A stream says how many transfers are due, makes them, and hears how each ended. One that must stop says so itself: status
-stall, whatever the cause, for that is the importer's only sign that it must start again.
+A stream says how many transfers are due, makes them, and hears how each ended. One that must stop says so itself:
+status stall, whatever the cause, for that is the importer's only sign that it must start again.
 
 Overload. Interrupt and bulk endpoints are not asked while too much waits to be sent: a device that is not asked keeps
-what it has, where the reference host reads on and drops. Isochronous devices do not wait: their packets are dropped from
-three times the target on until half of it is left, and counted.
+what it has, where the reference host reads on and drops. Isochronous devices do not wait: their packets are dropped
+from three times the target on until half of it is left, and counted.
 """
 
 from __future__ import annotations
