@@ -71,16 +71,12 @@ def control(id: int, setup: str, data: bytes = b"", *, status: int = 0, length: 
     if endpoint is None:
         endpoint = request_type & 0x80
     length = length if length is not None else len(data) if data else wanted if status == 0 and not data else 0
-    return packet(
-        100, id, struct.pack("<BBBBHHH", endpoint, request, request_type, status, value, index, length), data
-    )
+    return packet(100, id, struct.pack("<BBBBHHH", endpoint, request, request_type, status, value, index, length), data)
 
 
 def bulk(id: int, endpoint: int, length: int | None = None, data: bytes = b"", *, status: int = 0, stream: int = 0):
     length = len(data) if length is None else length
-    return packet(
-        101, id, struct.pack("<BBHIH", endpoint, status, length & 0xFFFF, stream, length >> 16), data
-    )
+    return packet(101, id, struct.pack("<BBHIH", endpoint, status, length & 0xFFFF, stream, length >> 16), data)
 
 
 def iso(id: int, endpoint: int, data: bytes = b"", *, length: int | None = None, status: int = 0) -> bytes:
