@@ -22,7 +22,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict src
-	$(PYTEST) -q -n auto -m "not kernel and not slow"
+	$(PYTEST) -q -n auto -m "not kernel and not slow and not umockdev"
 
 # Without root or apt the kernel tests are skipped, and say what would install them; USBFERRY_REQUIRE_KERNEL=1 makes
 # that a failure.
@@ -32,7 +32,7 @@ test: $(VENV)/dev
 
 soak: $(VENV)/dev
 	$(BIN)/python tests/kernel/rig.py setup
-	USBFERRY_SOAK=1 $(PYTEST) -m "kernel or slow"
+	USBFERRY_SOAK=1 $(PYTEST) -m "kernel or slow or umockdev"
 
 bench: $(VENV)/base
 	@command -v $${CC:-cc} >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \

@@ -1,5 +1,19 @@
-"""Helpers whose assertions show both sides when they fail: named here, for any order in which folders are given."""
+"""What all folders share: where the tests of libusb run, and whose failed assertions show both sides."""
 
 import pytest
 
-pytest.register_assert_rewrite("tests.protocols.usbip.wire")
+pytest.register_assert_rewrite("tests.protocols.usbip.wire")  # for any order in which folders are given
+
+from tests.umockdev.inside import (  # noqa: E402
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_logreport,
+    pytest_runtest_protocol,
+)
+
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_logreport",
+    "pytest_runtest_protocol",
+]

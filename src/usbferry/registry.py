@@ -29,6 +29,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 
 # scheme of an address -> factory(address) -> Source
 SOURCES: Final[dict[str, str]] = {
+    "usb": "usbferry.backends.libusb.source:LibusbSource",
     "usbip": "usbferry.backends.remote:RemoteSource",
     "virtual": "usbferry.backends.virtual:VirtualSource",
 }

@@ -1,4 +1,4 @@
-"""The rules at the top of `device.py`, checked on every row of DEVICES: here, and imported from a server over TCP.
+"""The rules at the top of `device.py`, checked on every row of DEVICES: here, imported over TCP, and through libusb.
 
 A new device needs a line in ADDRESSES only if it cannot be opened without options.
 """
@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.devices.host import control, isochronous, turn
+from tests.umockdev import inside, testbed
+from usbferry.backends.options import split
 from usbferry.device import Claimant, Device, DeviceError, ResetOutcome, Source
-from usbferry.devices.virtual import VirtualDevice
 from usbferry.protocols.usbip.exporter import Exporter
 from usbferry.registry import DEVICES, open_source
 from usbferry.server.catalog import Catalog
@@ -35,9 +36,9 @@ PATIENCE = 10.0  # seconds for an answer that must come
 class Place:
     """A device and how it was reached."""
 
-    def __init__(self, source: Source, name: str, device: Device, virtual: VirtualDevice) -> None:
+    def __init__(self, source: Source, name: str, device: Device, vanish: Callable[[str], object]) -> None:
         self.source, self.name, self.device = source, name, device
-        self.virtual = virtual  # the device itself, perhaps at the far end
+        self.vanish = vanish  # unplugs it, perhaps at the far end
 
     async def again(self) -> Device:
         """Claim it once more; at the far end it may take a moment until it is free."""
@@ -51,17 +52,23 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def reached(row: str, way: str) -> AsyncIterator[Place]:
-    near = open_source(ADDRESSES.get(row, f"virtual:{row}"))
+async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIterator[Place]:
+    address = ADDRESSES.get(row, f"virtual:{row}")
     async with contextlib.AsyncExitStack() as stack:
-        source = near
+        if bench is not None:
+            bench.plug("1-1", row, **dict(split(address.partition("?")[2])))
+            source, vanish = open_source("usb:1-1"), lambda reason: bench.do("unplug", name="1-1")
+            stack.callback(lambda: bench.do("unplug", name="1-1", missing_ok=True))
+        else:
+            source = near = open_source(address)
+            vanish = near.device.vanish
         if way == "imported":
             server = await stack.enter_async_context(serving(Catalog()))
             await server.offer(near)
             ((_, port),) = await server.listen("127.0.0.1", 0, Exporter)
             source = open_source(f"usbip://127.0.0.1:{port}/1-1")
         (info,) = await source.list()
-        place = Place(source, info.name, await source.open(info.name, ME), near.device)
+        place = Place(source, info.name, await source.open(info.name, ME), vanish)
         try:
             yield place
         finally:
@@ -70,14 +77,24 @@ async def reached(row: str, way: str) -> AsyncIterator[Place]:
             await turn()
 
 
-@pytest.fixture(params=["here", "imported"])
+@pytest.fixture(scope="module")
+def bench(request) -> Iterator[testbed.Testbed | None]:
+    """A machine with USB devices, for the tests that run inside umockdev; the others have none."""
+    if inside.is_inside():
+        with testbed.here() as made:
+            yield made
+    else:
+        yield None
+
+
+@pytest.fixture(params=["here", "imported", pytest.param("libusb", marks=pytest.mark.umockdev)])
 def way(request) -> str:
     return request.param
 
 
 @pytest.fixture(params=sorted(DEVICES))
-async def place(request, way) -> AsyncIterator[Place]:
-    async with reached(request.param, way) as made:
+async def place(request, way, bench) -> AsyncIterator[Place]:
+    async with reached(request.param, way, bench if way == "libusb" else None) as made:
         yield made
 
 
@@ -383,7 +400,7 @@ async def test_a_transfer_behind_a_reset_comes_after_it(device) -> None:
 async def test_once_it_is_gone_everything_is(place) -> None:
     device = place.device
     reads = await parked(device)
-    place.virtual.vanish("pulled out")
+    place.vanish("pulled out")
     async with asyncio.timeout(PATIENCE):
         assert await device.gone
     assert [(await ended(answer)).status for _, answer in reads] == [Status.GONE] * len(reads)

@@ -55,6 +55,16 @@ async def test_each_waits_for_the_last_barrier_before_it():
     assert bench.gone_on == [one, two]
 
 
+async def test_what_a_later_barrier_holds_is_not_overtaken_once_its_own_has_ended():
+    bench = Bench()
+    first, second = bench.barrier(A), bench.barrier(frozenset({0x02}))
+    bench.gate.submit(Transfer(0x81, 8))
+    bench.gate.ended(first)
+    assert (bench.gone_on, bench.gate.addresses(), bench.gate.barred()) == ([], {0x81, 0x02}, {0x02})
+    bench.gate.ended(second)
+    assert (len(bench.gone_on), bench.gate.addresses()) == (1, set())
+
+
 async def test_a_barrier_that_is_cancelled_before_its_turn_frees_nothing():
     bench = Bench()
     first, one, two = bench.barrier(A), *transfers(2)
@@ -62,7 +72,8 @@ async def test_a_barrier_that_is_cancelled_before_its_turn_frees_nothing():
     second = bench.barrier(B)
     bench.gate.submit(two)
     bench.gate.ended(second)
-    assert (bench.gone_on, bench.gate.addresses()) == ([], {0x81})
+    assert (bench.gone_on, bench.gate.barred()) == ([], {0x81})
+    assert bench.gate.addresses() == {0x81, 0x02}, "or a later transfer would come before those"
     bench.gate.ended(first)
     assert bench.gone_on == [one, two]
 

@@ -281,6 +281,13 @@ async def test_events_are_told_each_time_and_once(port, clock):
     assert port.signals == Signals.DCD
 
 
+async def test_a_notification_longer_than_its_transfer_is_babble(port, clock):
+    answer = port.submit(read(NOTIFY, 8))
+    clock.advance(1.0)
+    completion = await answer
+    assert (completion.status, completion.actual) == (Status.OVERFLOW, 8)
+
+
 async def test_a_host_that_reads_no_notifications_costs_no_memory_and_learns_the_truth(port, clock):
     for _ in range(10_000):
         port.signals |= Signals.RING

@@ -29,6 +29,9 @@ PACKAGES = {
     "dosfstools": "mkfs.vfat on an attached disk",
     "e2fsprogs": "mkfs.ext4 on an attached disk",
     "mtools": "reads and writes FAT file systems beside ours",
+    "umockdev": "real libusb over virtual devices, on the host",
+    "gir1.2-umockdev-1.0": "its bindings",
+    "python3-gi": "Python's side of them",
     "tshark": "a second decoder of our bytes",
 }
 KERNEL_PACKAGE = "linux-image-amd64"  # depends on the image proper, whose name carries the release

@@ -124,7 +124,7 @@ class RemoteDevice(Device):
     def _go_on(self, transfer: Transfer) -> Answer:
         """One that waited at the gate, where a barrier that waited before it may hold it again; later ones do not."""
         if transfer.endpoint & 0x0F:
-            return self._gate.submit(transfer) if transfer.endpoint in self._gate.addresses() else self._send(transfer)
+            return self._gate.submit(transfer) if transfer.endpoint in self._gate.barred() else self._send(transfer)
         if self._touching.pop(transfer, None) is not None:
             self._gate_moved()
         return self._control(transfer)

@@ -37,7 +37,14 @@ class Gate:
         self._barriers: deque[_Barrier] = deque()
 
     def addresses(self) -> set[int]:
-        """The endpoints that no transfer reaches now."""
+        """The endpoints that no transfer reaches now: a barrier's own, and those that it holds something for.
+
+        The barrier that such a one was for may have ended, while the last one before it has not.
+        """
+        return {transfer.endpoint for barrier in self._barriers for transfer in barrier.held} | self.barred()
+
+    def barred(self) -> set[int]:
+        """The endpoints that a barrier is for."""
         return {address for barrier in self._barriers for address in barrier.addresses}
 
     def is_holding(self, *, control: bool = False) -> bool:
@@ -61,7 +68,11 @@ class Gate:
             barrier.held = {}
         self._moved()
         for transfer, answer in barrier.held.items():
-            _forward(self._go(transfer), answer)
+            self.let_go(transfer, answer)
+
+    def let_go(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
+        """Submit one that was held. For who can end `answer` itself: this way takes a turn of the loop more."""
+        _forward(self._go(transfer), answer)
 
     def submit(self, transfer: Transfer) -> asyncio.Future[Completion]:
         """Hold a transfer for an endpoint of a barrier. Its payload was lent, so it is copied."""

@@ -21,7 +21,7 @@ from typing import Final
 from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Association, Configuration, DeviceDescriptor, Interface
-from ..usb.types import Speed
+from ..usb.types import Speed, Status
 from . import cdc
 from .bridges import make
 from .cdc import LineCoding, Lines, Request, Signals
@@ -196,7 +196,12 @@ class Serial(VirtualDevice):
 
     @endpoint(NOTIFY)
     def _notify(self, transfer: Transfer) -> Completion | None:
-        return data(cdc.serial_state(_CONTROL_INTERFACE, self._untold.popleft())) if self._untold else None
+        if not self._untold:
+            return None
+        state = cdc.serial_state(_CONTROL_INTERFACE, self._untold.popleft())
+        if len(state) > transfer.length:
+            return Completion(Status.OVERFLOW, state[: transfer.length])
+        return data(state)
 
     def _connected_changed(self) -> None:
         if self.bridge.connected:

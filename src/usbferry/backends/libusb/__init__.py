@@ -1,0 +1,13 @@
+"""Real devices through libusb: `usb:1-2` is a Source, each of its devices an opened libusb handle.
+
+    Device.submit -> [behind a barrier?] -> libusb_submit_transfer
+    futures <- one wake-up for all that ended <- the context's event thread
+
+    library.py   the library and a context: its event thread, and the one place where completions cross to the loop
+    flight.py    one transfer in libusb's words, there and back
+    scan.py      what is plugged in, without opening it
+    device.py    the Device: barriers, special requests, reset, the way out
+    source.py    the Source: opening, and changes
+
+Nothing that blocks runs in the event loop: what libusb has no asynchronous call for runs in the device's own thread.
+"""

@@ -1,0 +1,408 @@
+"""A real device: transfers go to libusb and come back from it; what it must hear of goes by its own calls.
+
+    ordinary transfer  -> [held by a barrier?] -> libusb -> answer
+    control transfer   -> [behind a request that waits?] -> libusb -> answer
+    request (settings, halt, reset) -> behind all control transfers -> what it ends is cancelled -> the handle's thread
+
+A request never goes to the device as it is where libusb has a call for it, or the system's idea of the device would
+no longer be the device's. SET_ADDRESS is never sent at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from ...device import Device, ResetOutcome
+from ...devices.gate import Gate
+from ...usb import setup as requests
+from ...usb.setup import Setup
+from ...usb.transfer import Completion, Flags, Transfer
+from ...usb.tree import Endpoint
+from ...usb.types import Status, TransferType
+from .flight import Flight, refused
+from .handle import Handle
+from .library import NO_DEVICE, NO_MEM, STATUSES, LibraryError, library
+from .scan import Plugged
+
+log: Final = logging.getLogger(__name__)
+CONTROL_SECONDS: Final = 5.0  # for a control transfer; USB 2.0 §9.2.6.1 lets a device take no longer
+CANCEL_SECONDS: Final = 10.0  # for all that is in flight to end, once a device is given back
+CONTROL: Final = 0x00  # the key of the default endpoint, whatever the direction
+_RESET: Final = Setup(*requests.SET_PORT_FEATURE, requests.PORT_RESET).pack()
+_EVERY: Final = frozenset(number | way for number in range(1, 16) for way in (0x00, 0x80))
+
+Future = asyncio.Future[Completion]
+Answer = Completion | Future
+
+
+class _Gate(Gate):
+    """Lets the transfers that it held end the answers that it gave."""
+
+    def __init__(self, go: Callable[[Transfer, Future], object], moved: Callable[[], None]) -> None:
+        super().__init__(_never, moved)
+        self._send = go
+
+    def let_go(self, transfer: Transfer, answer: Future) -> None:
+        self._send(transfer, answer)
+
+
+def _never(transfer: Transfer) -> Answer:
+    raise NotImplementedError
+
+
+class LibusbDevice(Device):
+    """A claimed device. Made by `LibusbSource.open` from an opened handle whose settings are known."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        plugged: Plugged,
+        comes_back: Callable[[Plugged], Awaitable[bool]],
+        closed: Callable[[LibusbDevice], None],
+    ) -> None:
+        """`comes_back` tells whether another device is at its port now; `closed` hears that it was given back."""
+        self.info = handle.info
+        self.plugged = plugged
+        self._comes_back = comes_back
+        self._closed = closed
+        self.gone = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._handle = handle
+        self._found = handle.info.configuration
+        self._endpoints: dict[int, Endpoint] = {}
+        self._flights: dict[Transfer, Flight] = {}
+        self._last: dict[int, Future] = {}  # endpoint -> the latest of its flights
+        self._gate = _Gate(self._send, self._gate_moved)
+        self._gated: set[int] = set()
+        self._waiting: deque[tuple[Transfer, Future]] = deque()  # control, behind a request
+        self._request: Transfer | None = None  # the one at work
+        self._over: Status | None = None  # what submits are answered with from the end on
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._told_memory = False
+        self._is_another = False  # something else is at its port since a reset
+        self._look_up()
+
+    # -- the seam -----------------------------------------------------------------------------------------------------
+
+    def submit(self, transfer: Transfer) -> Answer:
+        if self._over is not None:
+            return Completion(self._over)
+        if not transfer.endpoint & 0x0F:
+            return self._control(transfer)
+        if self._gated and transfer.endpoint in self._gated:
+            return self._gate.submit(transfer)
+        return self._send(transfer)
+
+    def cancel(self, transfer: Transfer) -> None:
+        flight = self._flights.get(transfer)
+        if flight is not None:
+            self._withdraw(flight)
+        elif not self._gate.cancel(transfer):
+            self._withdraw_control(transfer)
+
+    def reset(self) -> asyncio.Future[ResetOutcome]:
+        outcome = self._loop.create_future()
+        if self._over is not None:
+            outcome.set_result(ResetOutcome.GONE)
+            return outcome
+        self._end_pending(Status.SHUTDOWN)
+        done = self._control(Transfer(CONTROL, 0, b"", _RESET))
+        assert isinstance(done, asyncio.Future)
+        done.add_done_callback(lambda done: outcome.set_result(self._outcome(done.result())))
+        return outcome
+
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Answer:
+        return self._in_thread(self._alloc_streams(endpoints, count))
+
+    def free_streams(self, endpoints: tuple[int, ...]) -> Answer:
+        return self._in_thread(self._free_streams(endpoints))
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    # -- transfers ----------------------------------------------------------------------------------------------------
+
+    # One that had to wait has its answer already, which its flight ends: to hand a result on would take a turn of the
+    # loop, in which a later transfer that did not wait could come before it.
+
+    def _send(self, transfer: Transfer, answer: Future | None = None) -> Answer:
+        """To libusb, if there is such an endpoint in the settings in force."""
+        if self._over is not None:
+            return self._behind(transfer.endpoint, Completion(self._over), answer)
+        endpoint = self._endpoints.get(transfer.endpoint)
+        if endpoint is None:
+            return self._behind(transfer.endpoint, Completion(Status.STALL), answer)
+        kind = endpoint.type
+        if (transfer.packets is not None) != (kind is TransferType.ISOCHRONOUS) or transfer.packets == []:
+            return self._behind(transfer.endpoint, Completion(Status.INVALID), answer)
+        flight = Flight(transfer, answer or self._loop.create_future())
+        flight.prepare(self._handle.context, self._handle.pointer, kind, 0.0)
+        if transfer.flags & Flags.ZERO_PACKET and kind is TransferType.BULK and not transfer.is_in:
+            flight.add_zero_packet()
+        return self._launch(flight, transfer.endpoint, answer)
+
+    def _launch(self, flight: Flight, key: int, answer: Future | None) -> Answer:
+        context, address = self._handle.context, flight.address
+        context.flying[address] = lambda: self._landed(flight, key)
+        self._flights[flight.transfer] = flight
+        code = library().libusb_submit_transfer(flight.pointer)
+        if code < 0:
+            del context.flying[address], self._flights[flight.transfer]
+            flight.free()
+            self._explain(code)
+            return self._behind(key, refused(code), answer)
+        self._last[key] = flight.future
+        return flight.future
+
+    def _landed(self, flight: Flight, key: int) -> None:
+        del self._flights[flight.transfer]
+        if self._last.get(key) is flight.future:
+            del self._last[key]
+        completion = flight.end()
+        flight.free()
+        flight.future.set_result(completion)
+        if completion.status == Status.GONE:
+            self.left("it was unplugged")
+        if key == CONTROL and self._waiting:
+            self._go_on()
+
+    def _behind(self, key: int, completion: Completion, answer: Future | None) -> Answer:
+        """An answer that is known at once, when nothing earlier waits on its endpoint; behind that otherwise."""
+        last = self._last.get(key)
+        if last is None:
+            if answer is not None:
+                answer.set_result(completion)
+            return completion
+        self._last[key] = later = answer or self._loop.create_future()
+
+        def ended(_: object) -> None:
+            if self._last.get(key) is later:
+                del self._last[key]
+            later.set_result(completion)
+            if key == CONTROL:
+                self._go_on()
+
+        last.add_done_callback(ended)
+        return later
+
+    def _withdraw(self, flight: Flight) -> None:
+        """Ask for its end. It may have ended this moment; then libusb says so, and its answer is on its way."""
+        if not flight.is_cancelled:
+            flight.is_cancelled = True
+            library().libusb_cancel_transfer(flight.pointer)
+
+    def _silence(self, touched: frozenset[int], verdict: Status) -> list[Future]:
+        """Everything in flight on these endpoints is to end; what must be waited for."""
+        found = [f for f in self._flights.values() if f.transfer.endpoint in touched]
+        for flight in found:
+            if not flight.is_cancelled:
+                flight.verdict = verdict
+            self._withdraw(flight)
+        return [flight.future for flight in found]
+
+    def _explain(self, code: int) -> None:
+        """Once, what a user can do about it."""
+        if code == NO_DEVICE:
+            self.left("it was unplugged")
+        elif code == NO_MEM and not self._told_memory:
+            self._told_memory = True
+            log.warning(
+                "%s: the kernel has no memory for more transfers; as root: echo 256 > "
+                "/sys/module/usbcore/parameters/usbfs_memory_mb",
+                self.info.name,
+            )
+
+    # -- control transfers and requests -------------------------------------------------------------------------------
+
+    def _control(self, transfer: Transfer) -> Answer:
+        touched = self._touched(transfer.setup)
+        if touched is None and self._request is None and not self._waiting:
+            return self._send_control(transfer)
+        if transfer.data.__class__ is not bytes:
+            transfer.data = bytes(transfer.data)
+        answer: Future = self._loop.create_future()
+        self._waiting.append((transfer, answer))
+        if touched:
+            self._gate.put_up(transfer, touched)
+            self._gate_moved()
+        self._go_on()
+        return answer
+
+    def _send_control(self, transfer: Transfer, answer: Future | None = None) -> Answer:
+        if not _is_whole(transfer):
+            return self._behind(CONTROL, Completion(Status.INVALID), answer)
+        flight = Flight(transfer, answer or self._loop.create_future())
+        flight.prepare(self._handle.context, self._handle.pointer, TransferType.CONTROL, CONTROL_SECONDS)
+        return self._launch(flight, CONTROL, answer)
+
+    def _go_on(self) -> None:
+        """The control transfers that wait, as far as they may go: a request waits for all before it, all behind it."""
+        while self._waiting and self._request is None:
+            transfer, answer = self._waiting[0]
+            touched = self._touched(transfer.setup)
+            if touched is not None and CONTROL in self._last:
+                return
+            self._waiting.popleft()
+            if touched is None:
+                self._send_control(transfer, answer)
+            else:
+                self._request = transfer
+                self._run(self._perform(transfer, Setup.parse(transfer.setup), touched, answer))
+
+    def _touched(self, raw: bytes) -> frozenset[int] | None:
+        """The endpoints that a request changes, of which libusb must hear; None for what goes to the device."""
+        if len(raw) != 8:
+            return None
+        setup = Setup.parse(raw)
+        kind = (setup.request_type, setup.request)
+        if kind == requests.SET_CONFIGURATION or requests.is_port_reset(setup):
+            return _EVERY
+        if kind == requests.SET_INTERFACE:
+            settings = (i for c in self.info.configurations for i in c.interfaces if i.number == setup.index)
+            return frozenset(e.address for i in settings for e in i.endpoints)
+        if requests.is_clear_halt(setup) and setup.index & 0x0F:
+            return frozenset((setup.index & 0x8F,))
+        return frozenset() if kind == requests.SET_ADDRESS else None
+
+    async def _perform(self, transfer: Transfer, setup: Setup, touched: frozenset[int], answer: Future) -> None:
+        status = Status.OK
+        try:
+            await self._call(setup, touched)
+        except LibraryError as error:
+            log.debug("%s: %s: %s", self.info.name, setup, error)
+            status = self._over or STATUSES.get(error.code, Status.FAILED)
+            status = Status.STALL if status in (Status.INVALID, Status.FAILED, Status.BUSY) else status
+            self._explain(error.code)
+        self._request = None
+        self._look_up()
+        answer.set_result(Completion(status))
+        self._gate.ended(transfer)
+        self._go_on()
+
+    async def _call(self, setup: Setup, touched: frozenset[int]) -> None:
+        """Do what a request asks for. Raises LibraryError."""
+        kind, handle, info = (setup.request_type, setup.request), self._handle, self.info
+        if kind == requests.SET_CONFIGURATION:
+            value = setup.value & 0xFF
+            if value == info.configuration:  # nothing to do, but for what such a request does to interfaces
+                for number in tuple(info.alternates):
+                    await self._call(requests.set_interface(number, 0), self._touched_by(number))
+                return
+            await self._quiet(touched)
+            await handle.call(handle.set_configuration, value)
+        elif kind == requests.SET_INTERFACE:
+            await self._quiet(touched)
+            await handle.call(handle.set_interface, setup.index, setup.value)
+        elif requests.is_clear_halt(setup):
+            await handle.call(handle.clear_halt, setup.index & 0x8F)
+        elif requests.is_port_reset(setup):
+            await self._quiet(touched)
+            if await handle.call(handle.reset) is ResetOutcome.GONE:
+                self._is_another = self._over is None and await self._comes_back(self.plugged)
+                self.left("after a reset it is another device" if self._is_another else "it did not survive a reset")
+                raise LibraryError(NO_DEVICE)
+
+    def _touched_by(self, number: int) -> frozenset[int]:
+        return self._touched(requests.set_interface(number, 0).pack()) or frozenset()
+
+    async def _quiet(self, touched: frozenset[int]) -> None:
+        """End what is in flight on endpoints that will not be the same: the kernel would, and call the device gone."""
+        futures = self._silence(touched, Status.SHUTDOWN)
+        if futures:
+            await asyncio.wait(futures)
+
+    def _withdraw_control(self, transfer: Transfer) -> None:
+        """One that waits has not begun, so it ends; one at work cannot be stopped."""
+        for place, (other, answer) in enumerate(self._waiting):
+            if other is transfer:
+                del self._waiting[place]
+                answer.set_result(Completion(Status.CANCELLED))
+                self._gate.ended(transfer)
+                self._go_on()
+                return
+
+    def _gate_moved(self) -> None:
+        self._gated = self._gate.addresses()
+
+    def _look_up(self) -> None:
+        self._endpoints = {e.address: e for i in self.info.interfaces for e in i.endpoints}
+
+    def _outcome(self, completion: Completion) -> ResetOutcome:
+        if completion.status == Status.OK:
+            return ResetOutcome.SAME
+        return ResetOutcome.ANOTHER if self._is_another else ResetOutcome.GONE
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def _in_thread(self, work: Coroutine[Any, Any, Completion]) -> Answer:
+        if self._over is not None:
+            work.close()
+            return Completion(self._over)
+        return self._run(work)
+
+    async def _alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Completion:
+        try:
+            return Completion(actual=await self._handle.call(self._handle.alloc_streams, endpoints, count))
+        except LibraryError as error:
+            return refused(error.code)
+
+    async def _free_streams(self, endpoints: tuple[int, ...]) -> Completion:
+        try:
+            await self._handle.call(self._handle.free_streams, endpoints)
+        except LibraryError as error:
+            return refused(error.code)
+        return Completion()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def left(self, reason: str) -> None:
+        """It is gone: all that waits ends, what comes is answered with GONE. Nothing happens a second time."""
+        if self._over is None:
+            self._over = Status.GONE
+            self._end_pending(Status.GONE)
+            self.gone.set_result(reason)
+
+    def _end_pending(self, status: Status) -> None:
+        """All that waits ends with `status`, and all in flight is asked to."""
+        self._gate.flush(status)
+        waiting, self._waiting = self._waiting, deque()
+        for _, answer in waiting:
+            answer.set_result(Completion(status))
+        self._silence(_EVERY | {0x00, 0x80}, status)
+
+    async def _close(self) -> None:
+        is_here = self._over is None
+        if self._over is None:
+            self._over = Status.GONE
+            self._end_pending(Status.SHUTDOWN)
+        pending = [flight.future for flight in self._flights.values()]
+        late = (await asyncio.wait(pending, timeout=CANCEL_SECONDS))[1] if pending else ()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if late:  # to close the handle under a transfer crashes libusb
+            log.error("%s stays open: %d transfers do not end", self.info.name, len(late))
+        else:
+            await self._handle.call(self._handle.end, self._found, is_here)
+        self._handle.stop()
+        self._closed(self)
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _is_whole(transfer: Transfer) -> bool:
+    """Whether a control transfer's parts fit together."""
+    if len(transfer.setup) != 8:
+        return False
+    setup = Setup.parse(transfer.setup)
+    return setup.length == transfer.length and (not setup.length or setup.is_in == transfer.is_in)

@@ -1,0 +1,170 @@
+"""One transfer in libusb's words: a struct libusb_transfer on the way there, a Completion on the way back.
+
+A payload is copied at most once each way: OUT bytes that are ours already go as they are, what was lent is copied; what
+an IN transfer brings is a view of the buffer that libusb filled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from typing import Any, Final
+
+from ...usb.transfer import Buffer, Completion, Flags, IsoPacket, Transfer
+from ...usb.types import Status
+from .library import STATUSES, Context, library, streams
+
+SETUP: Final = 8  # bytes
+BULK_STREAM: Final = 4  # LIBUSB_TRANSFER_TYPE_BULK_STREAM
+ADD_ZERO_PACKET: Final = 0x08  # LIBUSB_TRANSFER_ADD_ZERO_PACKET
+
+_COMPLETED, _CANCELLED, _NO_DEVICE = 0, 3, 5
+
+# enum libusb_transfer_status; CANCELLED besides is the flight's own `verdict`
+_ENDS: Final = {
+    _COMPLETED: Status.OK,
+    1: Status.PROTOCOL,  # LIBUSB_TRANSFER_ERROR: bit stuffing, CRC, no answer; libusb does not say which
+    2: Status.TIMEOUT,
+    _CANCELLED: Status.CANCELLED,
+    4: Status.STALL,
+    _NO_DEVICE: Status.GONE,
+    6: Status.OVERFLOW,
+}
+
+
+class Flight:
+    """A transfer that is with libusb. `end` makes its answer; then the struct is freed."""
+
+    __slots__ = ("_buffer", "_moved", "_struct", "future", "is_cancelled", "pointer", "transfer", "verdict")
+
+    def __init__(self, transfer: Transfer, future: asyncio.Future[Completion]) -> None:
+        self.transfer = transfer
+        self.future = future
+        self.verdict = Status.CANCELLED  # what a cancel means to who submitted it: that, or its endpoint went away
+        self.is_cancelled = False  # asked once: libusb answers a second time with an error at best
+
+    def prepare(self, context: Context, handle: Any, kind: int, timeout: float) -> None:
+        """Fill the struct. `handle` is an opened libusb_device_handle, `timeout` seconds or 0."""
+        transfer = self.transfer
+        packets = transfer.packets
+        count = len(packets) if packets is not None else 0
+        lib = library()
+        pointer = lib.libusb_alloc_transfer(count)
+        if not pointer:
+            raise MemoryError
+        self.pointer = pointer
+        struct = self._struct = pointer.contents
+        self._moved = False
+        buffer = self._fill()
+        struct.dev_handle = handle
+        struct.endpoint = transfer.endpoint
+        struct.type = kind
+        struct.timeout = int(timeout * 1000)
+        struct.callback = context.callback
+        struct.length = len(buffer)
+        self._buffer = buffer
+        if len(buffer):
+            struct.buffer = _address(buffer)
+        if packets is not None:
+            struct.num_iso_packets = count
+            for place, packet in zip(_descriptors(lib, struct, count), packets, strict=True):
+                place.length = packet.length
+        if transfer.stream_id:
+            struct.type = BULK_STREAM
+            streams().libusb_transfer_set_stream_id(pointer, transfer.stream_id)
+
+    def add_zero_packet(self) -> None:
+        """Let libusb end it with an empty packet, where its last one is full."""
+        self._struct.flags |= ADD_ZERO_PACKET
+
+    def leave_zero_packet(self) -> None:
+        self._struct.flags &= ~ADD_ZERO_PACKET
+
+    @property
+    def address(self) -> int:
+        """What the completion callback is called with."""
+        return ctypes.addressof(self._struct)
+
+    def free(self) -> None:
+        library().libusb_free_transfer(self.pointer)
+
+    def end(self) -> Completion:
+        """The answer, from a struct that libusb has finished with."""
+        struct, transfer = self._struct, self.transfer
+        status, actual = struct.status, struct.actual_length
+        result = _ENDS.get(status, Status.FAILED)
+        if status == _CANCELLED:
+            result = self.verdict
+        if transfer.packets is not None:
+            return self._end_packets(result)
+        if not transfer.is_in:
+            return Completion(result, b"", actual)
+        if result == Status.OK and actual < transfer.length and transfer.flags & Flags.SHORT_NOT_OK:
+            result = Status.SHORT  # libusb's own flag for it ends with an error that says nothing
+        start = SETUP if transfer.setup else 0
+        return Completion(result, memoryview(self._buffer)[start : start + actual])
+
+    def _fill(self) -> Buffer:
+        """The buffer that libusb reads or writes."""
+        transfer = self.transfer
+        if transfer.setup:
+            if transfer.is_in:
+                answer = bytearray(SETUP + transfer.length)
+                answer[:SETUP] = transfer.setup
+                return answer
+            buffer, transfer.data = bytes(transfer.setup) + transfer.data, b""
+            return buffer
+        if transfer.packets is not None:
+            return self._fill_packets(transfer.packets)
+        if transfer.is_in:
+            return bytearray(transfer.length)
+        if transfer.data.__class__ is not bytes:
+            transfer.data = bytes(transfer.data)
+        return transfer.data
+
+    def _fill_packets(self, packets: list[IsoPacket]) -> Buffer:
+        """libusb knows no gaps between packets: what does not adjoin is moved together."""
+        at = 0
+        for packet in packets:
+            self._moved |= packet.offset != at
+            at += packet.length
+        if self.transfer.is_in:
+            return bytearray(at)
+        view, self.transfer.data = memoryview(self.transfer.data), b""
+        if not self._moved and len(view) == at:
+            return view.obj if isinstance(view.obj, bytes) else bytes(view)
+        return b"".join([view[packet.offset : packet.offset + packet.length] for packet in packets])
+
+    def _end_packets(self, result: Status) -> Completion:
+        """Isochronous: each packet has its own status, the whole is well when it ran to its end."""
+        packets, total, at, pieces = self.transfer.packets or [], 0, 0, []
+        view = memoryview(self._buffer)
+        for place, packet in zip(_descriptors(library(), self._struct, len(packets)), packets, strict=True):
+            packet.actual = min(place.actual_length, packet.length)
+            packet.status = _ENDS.get(place.status, Status.FAILED)
+            if packet.status == Status.CANCELLED or (result != Status.OK and packet.status == Status.PROTOCOL):
+                packet.status = Status.NOT_DONE  # its frame never came
+            total += packet.actual
+            pieces.append(view[at : at + packet.actual])
+            at += packet.length
+        if not self.transfer.is_in:
+            return Completion(result, b"", total, packets)
+        return Completion(result, view if total == at else b"".join(pieces), total, packets)
+
+
+def refused(code: int) -> Completion:
+    """The answer for a transfer that libusb did not take."""
+    return Completion(STATUSES.get(code, Status.FAILED))
+
+
+def _address(buffer: Buffer) -> int:
+    """Where its bytes are, for as long as somebody holds it."""
+    if isinstance(buffer, bytes):
+        return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def _descriptors(lib: Any, struct: Any, count: int) -> Any:
+    """The packets' own structs, which follow the transfer's."""
+    kind = lib.libusb_iso_packet_descriptor
+    return (kind * count).from_address(ctypes.addressof(struct) + lib.libusb_transfer.iso_packet_desc.offset)

@@ -1,0 +1,202 @@
+"""libusb itself and one context of it: transfers go in, completions come out in the event loop.
+
+The context's thread handles events and does nothing else. A completion is put in a queue there, and the loop is woken
+only if it does not know yet: 0.2 us each where one wake-up for each costs 5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any, Final
+
+from ...device import DeviceError
+from ...usb.types import Status
+
+log: Final = logging.getLogger(__name__)
+
+# enum libusb_error, libusb.h
+IO, INVALID_PARAM, ACCESS, NO_DEVICE, NOT_FOUND, BUSY = -1, -2, -3, -4, -5, -6
+TIMEOUT, OVERFLOW, PIPE, INTERRUPTED, NO_MEM, NOT_SUPPORTED, OTHER = -7, -8, -9, -10, -11, -12, -99
+
+STATUSES: Final = {
+    IO: Status.PROTOCOL,
+    INVALID_PARAM: Status.INVALID,
+    ACCESS: Status.FAILED,
+    NO_DEVICE: Status.GONE,
+    NOT_FOUND: Status.STALL,
+    BUSY: Status.BUSY,
+    TIMEOUT: Status.TIMEOUT,
+    OVERFLOW: Status.OVERFLOW,
+    PIPE: Status.STALL,
+    INTERRUPTED: Status.FAILED,
+    NO_MEM: Status.NO_MEMORY,
+    NOT_SUPPORTED: Status.INVALID,
+    OTHER: Status.FAILED,
+}
+
+_HAS_HOTPLUG: Final = 0x0001  # LIBUSB_CAP_HAS_HOTPLUG
+_ARRIVED_OR_LEFT: Final = 0x03  # LIBUSB_HOTPLUG_EVENT_DEVICE_ARRIVED | _LEFT
+_ANY: Final = -1  # LIBUSB_HOTPLUG_MATCH_ANY
+LEFT: Final = 0x02  # LIBUSB_HOTPLUG_EVENT_DEVICE_LEFT
+
+# Declared with plain addresses, which cost a third of ctypes' own pointer objects for each call.
+_TransferCallback: Final = getattr(ctypes, "WINFUNCTYPE", ctypes.CFUNCTYPE)(None, ctypes.c_void_p)
+
+
+class LibraryError(Exception):
+    """A call of libusb's failed. `code` is its enum libusb_error."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(_words(code))
+        self.code = code
+
+
+def check(code: int) -> int:
+    """What a call returned, if that is no error. Raises LibraryError."""
+    if code < 0:
+        raise LibraryError(code)
+    return code
+
+
+def _words(code: int) -> str:
+    text: bytes | None = library().libusb_strerror(code)
+    return text.decode(errors="replace") if text else f"libusb error {code}"
+
+
+@cache
+def library() -> Any:
+    """The functions and structures of libusb: the file in $USBFERRY_LIBUSB, else the bundled one, else the system's.
+
+    Raises DeviceError with the remedy where there is none.
+    """
+    try:
+        import usb1
+    except ImportError:
+        raise DeviceError('devices of this machine need: pip install "usbferry[usb]"') from None
+    try:
+        usb1.loadLibrary(_file())
+        from usb1 import libusb1
+    except OSError as error:
+        raise DeviceError(f"libusb cannot be loaded ({error}); try: pip install libusb-package") from error
+    return libusb1
+
+
+@cache
+def _file() -> Any:
+    """The library's file; None leaves the choice to usb1, which knows where systems keep theirs."""
+    path = os.environ.get("USBFERRY_LIBUSB") or _bundled()
+    return getattr(ctypes, "WinDLL", ctypes.CDLL)(path, use_errno=True) if path else None
+
+
+def _bundled() -> str | None:
+    try:
+        import libusb_package
+    except ImportError:
+        return None
+    path = libusb_package.get_library_path()
+    return str(path) if path else None
+
+
+def streams() -> Any:
+    """Where the calls for bulk streams are, which usb1 does not declare; None where libusb has none."""
+    file = _file()
+    return file if file is not None and hasattr(file, "libusb_alloc_streams") else None
+
+
+Listener = Callable[[int, int, int], None]
+
+
+class Context:
+    """One libusb context and its event thread, for one event loop. `open` is called in a thread, all else in the loop.
+
+    `flying` has what is to be called when a transfer ends, by the address of its struct libusb_transfer; the owner
+    frees the struct then, and not before.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.flying: dict[int, Callable[[], None]] = {}
+        self.pointer: Any = None  # libusb_context *
+        self.listeners: set[Listener] = set()
+        """Called with (event, bus, address) when a device arrived or left, as far as libusb learns of it."""
+        self.users = 0
+        self.callback: Any = None  # for every transfer's struct
+        self._loop = loop
+        self._ended: deque[int] = deque()
+        self._is_awake = False
+        self._stop = ctypes.c_int(0)
+        self._thread = threading.Thread(target=self._run, name="libusb events", daemon=True)
+        self._hotplug: Any = None
+
+    def open(self) -> None:
+        """Start it. Raises DeviceError."""
+        lib = library()
+        pointer = lib.libusb_context_p()
+        try:
+            check(lib.libusb_init_context(ctypes.byref(pointer), None, 0))
+        except LibraryError as error:
+            raise DeviceError(f"libusb does not start: {error}") from error
+        self.pointer = pointer
+        self._callback = _TransferCallback(self._completed)
+        self.callback = ctypes.cast(self._callback, lib.libusb_transfer_cb_fn_p)
+        self._watch()
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it, in a thread: its devices are closed before."""
+        lib = library()
+        self._stop.value = 1
+        lib.libusb_interrupt_event_handler(self.pointer)
+        self._thread.join()
+        lib.libusb_exit(self.pointer)
+
+    def _watch(self) -> None:
+        lib = library()
+        if lib.libusb_has_capability(_HAS_HOTPLUG):
+            self._hotplug = lib.libusb_hotplug_callback_fn_p(self._plugged)
+            args = (_ARRIVED_OR_LEFT, 0, _ANY, _ANY, _ANY, self._hotplug, None, None)
+            lib.libusb_hotplug_register_callback(self.pointer, *args)
+
+    # -- in the event thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        lib, stop = library(), ctypes.byref(self._stop)
+        while not self._stop.value:
+            code = lib.libusb_handle_events_completed(self.pointer, stop)
+            if code < 0 and code != INTERRUPTED:
+                log.error("libusb handles no events: %s", _words(code))
+                time.sleep(0.1)  # it may pass; not as fast as the machine can until then
+
+    def _completed(self, address: int) -> None:
+        self._ended.append(address)
+        if not self._is_awake:
+            self._is_awake = True
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _plugged(self, context: object, device: Any, event: int, data: object) -> int:
+        lib = library()
+        where = (event, lib.libusb_get_bus_number(device), lib.libusb_get_device_address(device))
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._tell, *where)
+        return 0
+
+    # -- in the loop --------------------------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        self._is_awake = False  # first: what ends from here on wakes the loop again
+        ended, flying = self._ended, self.flying
+        while ended:
+            flying.pop(ended.popleft())()
+
+    def _tell(self, event: int, bus: int, address: int) -> None:
+        for listener in tuple(self.listeners):
+            listener(event, bus, address)

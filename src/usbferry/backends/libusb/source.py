@@ -1,0 +1,215 @@
+"""The devices of this machine as a Source: `usb:` all of them, `usb:1-2` the one at that port.
+
+What is there is found by scans, which are cheap: every two seconds while somebody watches or has a device, and at once
+when libusb says that something came or left. So it works as well where the kernel tells nothing, as in containers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any, Final
+
+from ...device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers, Watching
+from ...usb.info import DeviceInfo
+from .contexts import Lent, borrow, give_back
+from .device import LibusbDevice
+from .handle import Handle
+from .library import ACCESS, LEFT, NO_DEVICE, Context, LibraryError
+from .reasons import why_not
+from .scan import Plugged, find, plugged_in
+
+log: Final = logging.getLogger(__name__)
+SCAN_SECONDS: Final = 2.0  # between two scans, where nothing calls for one sooner
+PERMISSION_SECONDS: Final = 5.0  # after it arrived, until when udev may still be about to give us a device
+PERMISSION_RETRY: Final = 0.25
+RETURN_SECONDS: Final = 3.0  # for a device that is another one after its reset
+
+
+class LibusbSource(Source):
+    """`usb:[DEVICE]`. Raises ValueError for bad addresses."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.name = address.partition(":")[2]
+        self._devices: dict[str, LibusbDevice] = {}  # those that are open, by name
+        self._there: dict[Plugged, DeviceInfo] = {}  # at the last scan
+        self._arrived: dict[Plugged, float] = {}  # when, where that was seen
+        self._scanning = asyncio.Lock()
+        self._lent: list[Lent] = []  # the last one is in use; those before know nothing of what came later
+        self._watchers = Watchers()
+        self._watch: asyncio.Task[None] | None = None
+        self._hint = asyncio.Event()
+
+    # -- the seam -----------------------------------------------------------------------------------------------------
+
+    async def list(self) -> list[DeviceInfo]:
+        """Raises NotFound when the address names a device that is not there."""
+        found = [info for info in (await self._scan()).values() if self._is_meant(info)]
+        if self.name and not found:
+            raise NotFound(f"there is no device {self.name!r} here; usbferry list usb: shows those there are")
+        return found
+
+    async def open(self, name: str, claimant: Claimant) -> Device:
+        give_up = asyncio.get_running_loop().time() + PERMISSION_SECONDS
+        while True:
+            plugged, info = await self._find(name)
+            if name in self._devices:
+                raise Busy(f"{name} is in use")
+            try:
+                return await self._open(plugged, info)
+            except LibraryError as error:
+                now = asyncio.get_running_loop().time()
+                arrived = self._arrived.get(plugged, now - PERMISSION_SECONDS)
+                if error.code != ACCESS or now >= min(give_up, arrived + PERMISSION_SECONDS):
+                    raise await asyncio.to_thread(why_not, error, plugged) from error
+                await asyncio.sleep(PERMISSION_RETRY)
+
+    def watch(self) -> Watching:
+        self._start_watching()
+        return self._watchers.watch()
+
+    async def close(self) -> None:
+        self._watchers.close()
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+        for device in tuple(self._devices.values()):
+            await device.close()
+        while self._lent:
+            lent = self._lent.pop()
+            lent.opening.result().listeners.discard(self._plugged)
+            await give_back(lent)
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    def _is_meant(self, info: DeviceInfo) -> bool:
+        return self.name in ("", info.name)
+
+    async def _find(self, name: str) -> tuple[Plugged, DeviceInfo]:
+        for plugged, info in (await self._scan()).items():
+            if plugged.name == name and self._is_meant(info):
+                return plugged, info
+        raise NotFound(f"there is no device {name!r} here")
+
+    async def _scan(self) -> dict[Plugged, DeviceInfo]:
+        """What is there now. Who watches hears what that changes. Raises DeviceError."""
+        async with self._scanning:
+            try:
+                there = await asyncio.to_thread(plugged_in)
+            except LibraryError as error:
+                raise DeviceError(f"this machine's USB devices cannot be listed: {error}") from error
+            self._update(there)
+            return there
+
+    def _update(self, there: dict[Plugged, DeviceInfo]) -> None:
+        before, self._there = self._there, there
+        for plugged in before.keys() - there.keys():
+            self._left(plugged)
+            if self._is_meant(before[plugged]):
+                self._watchers.tell(Change(plugged.name, None))
+        now = asyncio.get_running_loop().time()
+        for plugged in there.keys() - before.keys():
+            if before:
+                self._arrived[plugged] = now
+            if self._is_meant(there[plugged]):
+                self._watchers.tell(Change(plugged.name, there[plugged]))
+
+    def _left(self, plugged: Plugged) -> None:
+        self._arrived.pop(plugged, None)
+        device = self._devices.get(plugged.name)
+        if device is not None and device.plugged == plugged:
+            device.left("it was unplugged")
+
+    def _start_watching(self) -> None:
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._keep_watching())
+
+    async def _keep_watching(self) -> None:
+        with suppress(DeviceError):
+            await self._context()  # for its hints; scans do without
+        while True:
+            self._hint.clear()
+            try:
+                await self._scan()
+            except DeviceError as error:
+                log.warning("%s: %s", self.address, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SCAN_SECONDS):
+                    await self._hint.wait()
+
+    def _plugged(self, event: int, bus: int, address: int) -> None:
+        """libusb says that a device came or left."""
+        self._hint.set()
+        if event == LEFT:
+            for device in tuple(self._devices.values()):
+                if (device.plugged.bus, device.plugged.address) == (bus, address):
+                    device.left("it was unplugged")
+
+    async def _comes_back(self, plugged: Plugged) -> bool:
+        """Whether, after a reset that it did not survive, something else is where it was."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + RETURN_SECONDS
+        while loop.time() < give_up:
+            there = await self._scan()
+            if any(one.name == plugged.name and one != plugged for one in there):
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    async def _open(self, plugged: Plugged, info: DeviceInfo) -> LibusbDevice:
+        """Raises LibraryError and DeviceError."""
+        context = await self._context()
+        work = asyncio.get_running_loop().run_in_executor(None, _begin, context, plugged, info)
+        try:
+            handle = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_undo)
+            raise
+        if handle is None:  # the context learns nothing from the kernel
+            await self._context(anew=True)
+            return await self._open(plugged, info)
+        device = LibusbDevice(handle, plugged, self._comes_back, self._closed)
+        self._devices[plugged.name] = device
+        self._start_watching()  # for its end too: libusb may not hear of it
+        return device
+
+    def _closed(self, device: LibusbDevice) -> None:
+        if self._devices.get(device.plugged.name) is device:
+            del self._devices[device.plugged.name]
+
+    async def _context(self, *, anew: bool = False) -> Context:
+        if anew or not self._lent:
+            lent = await borrow(self._lent[-1] if self._lent else None)
+            self._lent.append(lent)
+            lent.opening.result().listeners.add(self._plugged)
+        return self._lent[-1].opening.result()
+
+
+def _begin(context: Context, plugged: Plugged, info: DeviceInfo) -> Handle | None:
+    """Open and claim a device; None when the context does not know it. Blocks. Raises LibraryError."""
+    device = find(context.pointer, plugged)
+    if device is None:
+        if plugged not in plugged_in():
+            raise LibraryError(NO_DEVICE)
+        return None
+    handle = Handle(context, device, info)
+    try:
+        handle.begin()
+    except BaseException:
+        handle.close()
+        raise
+    return handle
+
+
+def _undo(work: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more."""
+    if not work.cancelled() and work.exception() is None and work.result() is not None:
+        handle: Handle = work.result()
+        handle.call(handle.end, handle.info.configuration, True)
+        handle.stop()
