@@ -122,6 +122,18 @@ def test_configuration_and_interface_descriptors_cost_no_round_trip(device, monk
         assert len(device.get_active_configuration()[(0, 0)].endpoints()) == 4
 
 
+def test_an_index_error_is_the_end_of_pyusbs_loops(backend, device):
+    """And nothing else is: its loops would go on, or the program would end."""
+    port = device._ctx.dev
+    for call in (
+        lambda: backend.get_interface_descriptor(port, 1, 0, 0),
+        lambda: backend.get_interface_descriptor(port, 0, 2, 0),
+        lambda: backend.get_endpoint_descriptor(port, 4, 0, 0, 0),
+    ):
+        with pytest.raises(IndexError):
+            call()
+
+
 def test_devices_of_several_addresses_are_told_apart(served):
     other = Served()
     made = usbferry.pyusb_backend(served.address, f"{other.address}/1-2")
@@ -207,6 +219,19 @@ def test_short_packets_end_a_read_where_they_were_sent(device):
     for piece in (b"a" * 512, b"b" * 3, b"c"):
         device.write(0x02, piece)
     assert [device.read(0x82, 4096).tobytes() for _ in range(3)] == [b"a" * 512, b"b" * 3, b"c"]
+
+
+def test_packets_with_a_status_in_front_are_not_joined():
+    """pyftdi takes the first two bytes of every 64 for status, and polls when there is nothing else."""
+    server = Served("virtual:ftdi")
+    made = usbferry.pyusb_backend(server.address)
+    adapter = usb.core.find(backend=made)
+    assert len(adapter.read(0x81, 512)) == 2
+    adapter.write(0x02, bytes(range(100)))
+    raw = adapter.read(0x81, 512).tobytes()
+    assert (len(raw), raw[2:64] + raw[66:]) == (104, bytes(range(100)))
+    close(made)
+    server.stop()
 
 
 def test_one_thread_reads_while_another_writes(device):
