@@ -336,7 +336,8 @@ _FAULTS: Final = {
     fault.Kind.LENGTH: "exactly `size` bytes, cut or filled with zeros",
     fault.Kind.LATE: "nothing for `seconds`, and then the answer; `inf` is never",
     fault.Kind.BABBLE: "more data than the host asked for",
-    fault.Kind.VANISH: "the device is unplugged; back after `away` seconds, as `become` (VENDOR:PRODUCT), if given",
+    fault.Kind.VANISH: "the device is unplugged; back after `away` seconds; as `become`, if given: with other ids "
+    "(VENDOR:PRODUCT), or as another virtual device (its address, as the last word, with `%26` for each `&` in it)",
 }
 _WORDS: Final = {
     "after": "so many other transfers of the endpoint go well before it happens",

@@ -1,6 +1,7 @@
 """Faults on demand: what each does to the endpoint that it stands before, when it happens, and how it is written."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -454,6 +455,102 @@ async def test_who_returns_as_another_has_the_old_name_and_new_ids(catalog, cloc
     await catalog.release(offer)
 
 
+class Bootloader(VirtualDevice):
+    """What a Source becomes. It notes when it comes into being, and when it ceases to be."""
+
+    descriptor = DeviceDescriptor(0x1209, 0x0010, 0xFE)
+    product = "Bootloader"
+    speed = Speed.FULL
+
+    def __init__(self, **options):
+        self.life = []
+        super().__init__(**options)
+
+    def interfaces(self):
+        return (Interface(0, 0, 0xFE, 0x01, 0x02),)
+
+    async def plugged(self):
+        self.life.append("plugged")
+
+    async def unplugged(self):
+        self.life.append("unplugged")
+
+
+async def test_who_returns_as_another_device_is_that_device(catalog, clock):
+    bootloader = Bootloader(clock=clock)
+    offer, device = await catalog.claim("1-1", LOCAL)
+    device.faults.vanish(0x81, away=1.0, become=bootloader)
+    device.faults.stall(0, request=6, times=0)
+    assert at_once(device, read(0x81, 64)).status == GONE
+    await catalog.release(offer)
+    assert bootloader.life == []
+    clock.advance(1)
+    await turn()
+    assert names(catalog) == [("1-1", "1209:0010")]
+    assert catalog.source.device is bootloader
+    offer, held = await catalog.claim("1-1", LOCAL)
+    assert held is bootloader
+    assert bootloader.life == ["plugged"]
+    assert offer.current().speed is Speed.FULL
+    configuration = ask(held, get_descriptor(DescriptorType.CONFIGURATION, length=255)).data
+    assert bytes(configuration[9:]) == b"\x09\x04\x00\x00\x00\xfe\x01\x02\x00"
+    assert at_once(held, read(0x81, 64)).status == STALL  # an endpoint that it does not have
+    await catalog.release(offer)
+
+
+async def test_two_devices_may_become_each_other_again_and_again(catalog, clock):
+    device, bootloader = catalog.device, Bootloader(clock=clock)
+    for now, then in ((device, bootloader), (bootloader, device)) * 2:
+        offer, held = await catalog.claim("1-1", LOCAL)
+        assert held is now
+        now.vanish(away=1.0, become=then)
+        now.vanish(away=9.0)  # it has left: this is forgotten
+        await catalog.release(offer)
+        clock.advance(1)
+        await turn()
+        assert catalog.source.device is then
+    assert bootloader.life == ["plugged", "unplugged"] * 2
+    clock.advance(100)
+    await turn()
+    assert names(catalog) == [("1-1", "1209:0004")]
+
+
+async def test_what_was_there_before_is_gone_when_the_other_one_comes_into_being(clock):
+    """Both may want the same name in the file system, or the same port."""
+    order = []
+
+    class Slow(Bootloader):
+        async def unplugged(self):
+            await turn()
+            order.append("the one is unplugged")
+
+    class Other(Bootloader):
+        async def plugged(self):
+            order.append("the other is plugged")
+
+    source = VirtualSource("virtual:slow", Slow(clock=clock))
+    await source.list()
+    source.device.vanish(away=1.0, become=Other(clock=clock))
+    clock.advance(1)
+    assert [info.device.product_id for info in await source.list()] == [0x0010]
+    assert order == ["the one is unplugged", "the other is plugged"]
+    await source.close()
+
+
+async def test_one_that_cannot_be_unplugged_harms_nobody_else(clock, caplog):
+    class Broken(Bootloader):
+        async def unplugged(self):
+            raise OSError("no")
+
+    source = VirtualSource("virtual:broken", Broken(clock=clock))
+    await source.list()
+    source.device.vanish(away=0.0, become=Bootloader(clock=clock))
+    clock.advance(1)
+    assert len(await source.list()) == 1
+    await source.close()
+    assert "virtual:broken: what was here before could not be unplugged" in caplog.text
+
+
 async def test_nobody_gets_it_before_the_claim_that_it_left_has_ended(catalog, clock):
     offer, device = await catalog.claim("1-1", LOCAL)
     device.vanish(away=0.5)
@@ -530,6 +627,7 @@ async def test_a_held_device_is_busy(catalog):
         (lambda f: f.stall(0x84), "stall: endpoint 0x84 is isochronous"),
         (lambda f: f.stall(0x81, request=5), "stall: a request is one of endpoint 0"),
         (lambda f: f.vanish(become=(1, 2)), "how long is it away"),
+        (lambda f: f.vanish(away=1, become="virtual:zero"), "virtual:zero is an address; a program gives the device"),
         (lambda f: f.vanish(away=-1), "0 or more"),
         (lambda f: f.vanish(away=float("inf")), "0 or more"),
         (lambda f: f.late(0x81, seconds=float("nan")), "0 or more"),
@@ -568,6 +666,11 @@ def fields(fault):
         ("vanish", Fault(Kind.VANISH)),
         ("vanish:wait=5:away=1", Fault(Kind.VANISH, wait=5.0, away=1.0)),
         ("vanish:0x81:away=1:become=1209:0010:after=2", Fault(Kind.VANISH, 0x81, 2, away=1.0, become=(0x1209, 0x10))),
+        ("vanish:away=1:become=virtual:zero", Fault(Kind.VANISH, away=1.0, become="virtual:zero")),
+        (
+            "vanish:away=1:become=virtual:zero?fault=vanish:away=2:become=1209:0010",
+            Fault(Kind.VANISH, away=1.0, become="virtual:zero?fault=vanish:away=2:become=1209:0010"),
+        ),
     ],
 )
 def test_text(text, fault):
@@ -603,6 +706,33 @@ async def test_the_address_of_any_device_takes_faults():
     assert device.info.speed is Speed.SUPER_PLUS  # the plus is meant as it is
     async with opened(device):
         assert [at_once(device, read(0x81, 64)).status for _ in range(2)] == [OK, STALL]
+
+
+async def test_an_address_may_name_what_the_device_becomes():
+    source = VirtualSource("virtual:zero?pattern=1&fault=vanish:0x81:away=0:become=virtual:mouse?serial=9%26delay=2")
+    changes = source.watch()
+    offered = await source.open("", LOCAL)
+    assert at_once(offered, read(0x81, 64)).status == GONE
+    await offered.close()
+    assert await anext(changes) == Change("", None)
+    assert (await anext(changes)).info == source.device.info
+    await changes.aclose()
+    assert [(info.product, info.serial) for info in await source.list()] == [("Mouse", "9")]
+    await source.close()
+
+
+@pytest.mark.parametrize(
+    ("become", "complaint"),
+    [
+        ("virtual:mous", "no virtual device 'mous'; there are: "),
+        ("virtual:mouse?colour=red", "mouse has no option 'colour'"),
+        ("virtual:zero?fault=stall", "zero: stall needs an endpoint"),
+        ("virtual:", "no virtual device ''; there are"),
+    ],
+)
+def test_what_a_device_cannot_become_is_told_at_once(become, complaint):
+    with pytest.raises(ValueError, match=f"zero: .*{re.escape(complaint)}"):
+        VirtualSource(f"virtual:zero?fault=vanish:away=0:become={become}")
 
 
 def test_a_bad_fault_in_an_address_is_explained():

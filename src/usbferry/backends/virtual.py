@@ -6,6 +6,7 @@ number of times: what it does wrong, see `devices.faults`.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Iterable, Mapping
@@ -31,35 +32,23 @@ class VirtualSource(Source):
     def __init__(self, address: str, device: VirtualDevice | None = None) -> None:
         """The device that `address` describes, or one that a program has made."""
         self.address = address
-        if device is None:
-            _, _, rest = address.partition(":")
-            name, _, query = rest.partition("?")
-            given, faults = {}, []
-            for key, text in options.split(query):
-                if key == "fault":
-                    faults.append(text)
-                elif key in given:
-                    raise ValueError(f"{address}: {key} is given twice")
-                else:
-                    given[key] = text
-            device = make(name, given, faults)
-        self._device = device
         self._is_here = True
         self._returns: Timer | None = None
         self._is_due_back = False
+        self._next: VirtualDevice | None = None  # what comes back in the place of the device that left
+        self._unplugging: set[asyncio.Task[None]] = set()
         self._watchers = Watchers()
-        device.left = self._left
-        device.freed = self._freed
+        self._adopt(described(address) if device is None else device)
 
     @property
     def device(self) -> VirtualDevice:
-        """The device itself, for a program that does more with it than serve it."""
+        """The device itself, for a program that does more with it than serve it. It may become another one."""
         return self._device
 
     async def list(self) -> list[DeviceInfo]:
         if not self._is_here:
             return []
-        await self._device.plug()
+        await self._plug()
         return [self._device.info]
 
     async def open(self, name: str, claimant: Claimant) -> Device:
@@ -67,7 +56,7 @@ class VirtualSource(Source):
             raise NotFound(f"{self.address} has no device {name!r}")
         if self._device.is_open:
             raise Busy(f"{self.address} is in use")
-        await self._device.plug()
+        await self._plug()
         await self._device.open()
         return self._device
 
@@ -80,11 +69,29 @@ class VirtualSource(Source):
         self._watchers.close()
         await self._device.close()
         await self._device.unplug()
+        await self._former_gone()
+
+    async def _plug(self) -> None:
+        """What was here before may have what this one needs, a name in the file system or a port."""
+        await self._former_gone()
+        await self._device.plug()
+
+    async def _former_gone(self) -> None:
+        if self._unplugging:
+            await asyncio.wait(self._unplugging)
 
     # -- leaving and coming back --------------------------------------------------------------------------------------
 
-    def _left(self, away: float | None) -> None:
-        self._is_here = False
+    def _adopt(self, device: VirtualDevice) -> None:
+        self._device = device
+        device.left = self._left
+        device.freed = self._freed
+
+    def _left(self, away: float | None, become: Device | None) -> None:
+        assert become is None or isinstance(become, VirtualDevice)
+        if not self._is_here:
+            return
+        self._is_here, self._next = False, become
         self._watchers.tell(Change(self._device.info.name, None))
         if away is not None:
             clock = self._device.clock
@@ -95,13 +102,46 @@ class VirtualSource(Source):
         self._is_due_back = self._device.is_open
         if self._is_due_back:
             return
+        if self._next is not None:
+            self._replace(self._next)
         self._is_here = True
         log.info("%s is back: %s", self.address, self._device.info)
         self._watchers.tell(Change(self._device.info.name, self._device.info))
 
+    def _replace(self, device: VirtualDevice) -> None:
+        """Another device is here from now on; the one that was ceases to be."""
+        former, self._next = self._device, None
+        self._adopt(device)
+        if former is not device:
+            task = asyncio.get_running_loop().create_task(self._unplug(former))
+            self._unplugging.add(task)
+            task.add_done_callback(self._unplugging.discard)
+
+    async def _unplug(self, device: VirtualDevice) -> None:
+        try:
+            await device.unplug()
+        except Exception:
+            log.exception("%s: what was here before could not be unplugged", self.address)
+
     def _freed(self) -> None:
         if self._is_due_back:
             self._back()
+
+
+def described(address: str) -> VirtualDevice:
+    """The device that a `virtual:` address stands for. Raises ValueError with a text for the user."""
+    _, _, rest = address.partition(":")
+    name, _, query = rest.partition("?")
+    given: dict[str, str] = {}
+    faults = []
+    for key, text in options.split(query):
+        if key == "fault":
+            faults.append(text)
+        elif key in given:
+            raise ValueError(f"{address}: {key} is given twice")
+        else:
+            given[key] = text
+    return make(name, given, faults)
 
 
 def make(name: str, given: Mapping[str, str], faults: Iterable[str] = ()) -> VirtualDevice:
@@ -111,12 +151,19 @@ def make(name: str, given: Mapping[str, str], faults: Iterable[str] = ()) -> Vir
     try:
         device: VirtualDevice = factory(**arguments)
         for text in faults:
-            device.faults.add(fault.parse(text))
+            device.faults.add(_fault(text))
     except OSError as error:
         raise ValueError(f"{name}: {error.filename}: {error.strerror}") from error
     except (ValueError, DeviceError) as error:
         raise ValueError(f"{name}: {error}") from error
     return device
+
+
+def _fault(text: str) -> fault.Fault:
+    found = fault.parse(text)
+    if isinstance(found.become, str):
+        found.become = described(found.become)
+    return found
 
 
 def about(name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One fault that a virtual device is asked for: what happens, where and when, and its text form.
 
 `stall:0x81:after=10`, `late:0x81:seconds=3:times=2`, `vanish:wait=5:away=1:become=1209:0010`. What a fault does is in
-`faults.py`.
+`faults.py`. `become` may also be the address of another virtual device, as the last word: it takes what follows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from ..device import Device
 from ..usb.transfer import Transfer
 from ..usb.tree import Endpoint
 from ..usb.types import TransferType
@@ -24,7 +25,7 @@ class Kind(Enum):
     LENGTH = "length"  # exactly `size` bytes, cut or filled with zeros; over what was asked for that is a babble
     LATE = "late"  # NAKs for `seconds` first
     BABBLE = "babble"  # more data than asked for
-    VANISH = "vanish"  # unplugged; comes back after `away` seconds, if given, and with the ids `become`, if given
+    VANISH = "vanish"  # unplugged; comes back after `away` seconds, if given, and as `become`, if given
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +46,7 @@ class Fault:
     size: int | None = None
     seconds: float = 0.0
     away: float | None = None
-    become: tuple[int, int] | None = None
+    become: tuple[int, int] | Device | str | None = None  # ids; or another device, its address where it is a text's
     happened: int = 0
     passed: int = field(default=0, repr=False)  # transfers since it happened last
     held: Transfer | None = field(default=None, repr=False)  # the one that is late
@@ -86,6 +87,8 @@ def check(fault: Fault, endpoints: Mapping[int, Endpoint]) -> None:
         raise ValueError(f"{kind}: endpoint {address:#04x} is an OUT endpoint, the device sends nothing there")
     if fault.request is not None and address != 0:
         raise ValueError(f"{kind}: a request is one of endpoint 0")
+    if isinstance(fault.become, str):
+        raise ValueError(f"{kind}: {fault.become} is an address; a program gives the device itself")
     if fault.become is not None and fault.away is None:
         raise ValueError(f"{kind}: a device that becomes another comes back: how long is it away?")
     numbers = (fault.after, fault.times, fault.wait, fault.seconds, fault.size or 0, fault.away or 0.0)
@@ -122,7 +125,8 @@ def parse(text: str) -> Fault:
         if word not in _WORDS[kind] or not equals:
             raise ValueError(f"{kind.value} has no {word!r}; it has: {', '.join(_WORDS[kind])}")
         if word == "become":
-            value += ":" + (words.pop(0) if words else "")
+            rest = len(words) if value == "virtual" else 1
+            value, words = ":".join([value, *(words[:rest] or [""])]), words[rest:]
         values[word] = _VALUES[word](value)
     required = _REQUIRED.get(kind)
     if required is not None and required not in values:
@@ -144,11 +148,13 @@ def _seconds(text: str) -> float:
         raise ValueError(f"{text!r} is no number of seconds") from None
 
 
-def _ids(text: str) -> tuple[int, int]:
+def _another(text: str) -> tuple[int, int] | str:
+    if text.startswith("virtual:"):
+        return text
     try:
         vendor, product = (int(word, 16) for word in text.split(":"))
     except ValueError:
-        raise ValueError(f"{text!r} is no VENDOR:PRODUCT, such as 1209:0010") from None
+        raise ValueError(f"{text!r} is no VENDOR:PRODUCT, such as 1209:0010, nor virtual:NAME") from None
     if not (0 <= vendor <= 0xFFFF and 0 <= product <= 0xFFFF):
         raise ValueError(f"{text!r}: ids have four hexadecimal digits")
     return vendor, product
@@ -162,5 +168,5 @@ _VALUES: Final[dict[str, Callable[[str], object]]] = {
     "wait": _seconds,
     "seconds": _seconds,
     "away": _seconds,
-    "become": _ids,
+    "become": _another,
 }

@@ -14,27 +14,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
+from ..device import Device
+from ..usb.info import DeviceInfo
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Endpoint
 from ..usb.types import Status
-from .clock import Timer
+from .clock import Clock, Timer
 from .fault import FOREVER, NEEDS_IN, Fault, Kind, check
 from .pipe import Answer, Handler
 
-if TYPE_CHECKING:
-    from .virtual import VirtualDevice
-
 log: Final = logging.getLogger(__name__)
+
+
+class Faulty(Protocol):
+    """What faults want of their device; `virtual.VirtualDevice` says what each part means."""
+
+    info: DeviceInfo
+    product: str
+
+    @property
+    def clock(self) -> Clock: ...
+    def kick(self, address: int) -> None: ...
+    def halt(self, address: int) -> None: ...
+    def later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]: ...
+    def rewire(self) -> None: ...
+    def vanish(
+        self, reason: str = ..., *, away: float | None = ..., become: tuple[int, int] | Device | None = ...
+    ) -> None: ...
 
 
 class Faults:
     """The faults of one device. Those that can be asked for raise ValueError when they make no sense."""
 
-    def __init__(self, device: VirtualDevice) -> None:
+    def __init__(self, device: Faulty) -> None:
         self._device = device
         self._faults: list[Fault] = []
         self._timers: dict[Fault, Timer] = {}
@@ -101,12 +117,13 @@ class Faults:
         times: int = 1,
         wait: float = 0.0,
         away: float | None = None,
-        become: tuple[int, int] | None = None,
+        become: tuple[int, int] | Device | None = None,
         request: int | None = None,
     ) -> Fault:
         """Be unplugged at a transfer, or, with neither `endpoint` nor `after`, as soon as `wait` is over.
 
-        `away` seconds later it is plugged in again, as idVendor and idProduct `become` if these are given.
+        `away` seconds later it is plugged in again; as `become` if that is given, idVendor and idProduct, or another
+        virtual device, which is in its place then, without its faults.
         """
         return self.add(Fault(Kind.VANISH, endpoint, after, times, wait, request, away=away, become=become))
 
@@ -230,6 +247,7 @@ class Faults:
 
     def _go(self, fault: Fault, transfer: Transfer | None = None) -> None:
         self._note(fault, transfer)
+        assert not isinstance(fault.become, str)
         self._device.vanish("a fault asked for", away=fault.away, become=fault.become)
 
     def _stop_timers(self) -> None:

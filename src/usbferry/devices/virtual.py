@@ -126,7 +126,8 @@ class VirtualDevice(Endpoints, Device):
         self.is_open = False  # from the start of `open` to the end of `close`
         self._is_plugged = self._for_one_claim = False
         self.faults = Faults(self)
-        self.left: Callable[[float | None], None] = lambda away: None  # its source's: it vanished, for so long
+        # Its source's: it vanished, for so long, to be replaced by another device.
+        self.left: Callable[[float | None, Device | None], None] = lambda away, become: None
         self.freed: Callable[[], None] = lambda: None  # its source's: a claim has ended
 
     # -- what a subclass declares -------------------------------------------------------------------------------------
@@ -192,20 +193,22 @@ class VirtualDevice(Endpoints, Device):
         return task
 
     def vanish(
-        self, reason: str = "unplugged", *, away: float | None = None, become: tuple[int, int] | None = None
+        self, reason: str = "unplugged", *, away: float | None = None, become: tuple[int, int] | Device | None = None
     ) -> None:
         """Leave, as if unplugged: all that is pending ends with GONE. Nothing happens when it has left already.
 
-        Its source has it again `away` seconds later, or never, and with idVendor and idProduct `become`, if given.
+        Its source has it again `away` seconds later, or never; or it has what `become` is instead: the same device with
+        another idVendor and idProduct, or another virtual device.
         """
         if self.is_present:
             self.leave(Status.GONE)
             self.gone.set_result(reason)
         elif self.is_open:
             return
-        if become is not None:
+        if isinstance(become, tuple):
             self.identify(replace(self.info.device, vendor_id=become[0], product_id=become[1]))
-        self.left(away)
+            become = None
+        self.left(away, become)
 
     def reappear(self, reason: str, *, away: float) -> None:
         """Leave, and come back `away` seconds later as what the class declares now: a bootloader, other firmware."""
