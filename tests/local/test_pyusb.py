@@ -144,6 +144,18 @@ def test_devices_of_several_addresses_are_told_apart(served):
     other.stop()
 
 
+def test_a_selector_says_which_devices_are_meant():
+    """Also while the program has one of them open, when its server cannot be asked for its serial number."""
+    server = Served("virtual:zero?serial=A1", "virtual:zero?serial=B1", "virtual:zero?serial=B2")
+    made = usbferry.pyusb_backend(f"{server.address}/serial=B*")
+    for _ in range(2):
+        found = list(usb.core.find(find_all=True, backend=made))
+        assert sorted(d.serial_number for d in found) == ["B1", "B2"]
+        assert len(found[0].read(0x81, 64)) == 64
+    close(made)
+    server.stop()
+
+
 def test_a_server_that_is_not_there_is_told_once_and_has_no_devices(backend, caplog):
     made = usbferry.pyusb_backend("usbip://127.0.0.1:1")
     for _ in range(3):
