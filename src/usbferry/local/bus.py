@@ -195,6 +195,8 @@ class Bus:
         try:
             infos = await source.list()
         except DeviceError as error:
+            if isinstance(error, NotFound) and any(port.is_held for port in self._ports if port.source is source):
+                return []  # what is meant is held here, and a server does not tell of that
             if self._troubles.get(source) != str(error):
                 self._troubles[source] = str(error)
                 log.warning("usbferry: %s", error)

@@ -18,7 +18,8 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
@@ -222,6 +223,7 @@ class _Loop:
             with self._state:
                 if self._loop is None:
                     self._loop = asyncio.new_event_loop()
+                    self._loop.set_default_executor(_Threads())
                     self._background = threading.Thread(target=self._in_background, name="usbferry", daemon=True)
                     self._background.start()
                     atexit.register(self._at_exit)
@@ -260,6 +262,22 @@ class _Loop:
     async def _wait_for_started(self) -> None:
         if self._started:
             await asyncio.wait(self._started)
+
+
+class _Threads(ThreadPoolExecutor):
+    """The loop's threads. When the program ends Python takes no more work for any, while devices still close: their
+    last blocks go to their files then and there."""
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        try:
+            return super().submit(work, *arguments, **named)
+        except RuntimeError:
+            future: Future[T] = Future()
+            try:
+                future.set_result(work(*arguments, **named))
+            except Exception as error:
+                future.set_exception(error)
+            return future
 
 
 def _start_in(loop: asyncio.AbstractEventLoop, call: _Call) -> None:
