@@ -9,10 +9,11 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
-from tests.backends.hand import Peer, bad_server, hand_server
+from tests.backends.hand import DEVICE, Peer, bad_server, descriptors, hand_server
 from tests.local.kernel import Kernel
 from tests.protocols.usbip.wire import ECONNRESET, ENODEV, EPIPE, IN, OUT, op, ret_submit, ret_unlink, submit, unlink
 from usbferry.backends import handover
@@ -107,6 +108,27 @@ async def test_what_follows_the_answer_to_the_import_is_the_kernels(kernel):
         assert await kernel.ports[0].hears(len(early)) == early
 
 
+async def test_a_speed_that_the_server_has_no_word_for_is_read_from_the_device(kernel):
+    """Linux's server says 0 of SuperSpeed+ devices, and the kernel would take that for an error."""
+    table = descriptors(replace(DEVICE, usb=0x0320))
+    async with hand_server(table, speed=Speed.UNKNOWN) as server, attached(kernel, server.address) as attachment:
+        port = kernel.ports[attachment.port]
+        assert (port.hub, port.speed) == ("ss", 5)
+        await port.says(get_device(1, 0x10002))
+        assert await port.hears(66) == ret_submit(1, data=table[1, 0])
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [(descriptors(), "does not say how fast"), ({(1, 0): bytes(17)}, "broken descriptors"), ({}, "broken descriptors")],
+    ids=["usb2", "short", "stall"],
+)
+async def test_a_speed_that_cannot_be_known_is_an_error(kernel, table, text):
+    async with hand_server(table, speed=Speed.UNKNOWN) as server:
+        with pytest.raises(DeviceError, match=text):
+            await open_and_fail(kernel, server.address)
+
+
 async def test_a_server_that_resets_the_device_still_is_asked_again(kernel, monkeypatch):
     monkeypatch.setattr(handover, "BUSY_SECONDS", 0.001)
     asked = 0
@@ -140,8 +162,8 @@ async def test_a_device_that_stays_busy_is_an_error(kernel, monkeypatch):
     ("answer", "name", "text"),
     [
         pytest.param(op(3, status=4), "1-1", "the server has no such device", id="refused"),
-        pytest.param(b"", "1-1", "closed the connection", id="closed"),
-        pytest.param(op(3)[:5], "1-1", "closed the connection", id="cut"),
+        pytest.param(b"", "1-1", "the connection was closed", id="closed"),
+        pytest.param(op(3)[:5], "1-1", "the connection was closed", id="cut"),
         pytest.param(op(5), "1-1", "broke usbip: answer 0x0005", id="another"),
         pytest.param(op(3, bytes(312)), "1-1", "the server gave ''", id="no-name"),
         pytest.param(b"", "1" * 32, "is no bus id", id="long"),

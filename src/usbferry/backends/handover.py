@@ -12,10 +12,15 @@ from typing import Any, Final
 
 from ..device import Busy, DeviceError, NotFound
 from ..protocols.errors import ProtocolError
-from ..protocols.events import Claimed, Refused
+from ..protocols.events import Claimed, Completed, Event, Refused
 from ..protocols.usbip.importer import Importer
 from ..transports import tcp
+from ..usb import setup as requests
+from ..usb.descriptors import DescriptorError, parse_device
 from ..usb.info import DeviceInfo
+from ..usb.transfer import Transfer
+from ..usb.tree import DescriptorType
+from ..usb.types import Speed
 from .connection import refusal
 from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource, reason
 
@@ -53,9 +58,16 @@ async def claim_on(connected: socket.socket, name: str, server: str) -> DeviceIn
         importer.claim(name)
     except ValueError as error:
         raise NotFound(f"{server}: {error}") from error
+    about = f"{name} at {server}"
     try:
         async with asyncio.timeout(CLAIM_SECONDS):
-            return await _ask(connected, importer, f"{name} at {server}")
+            event = await _answer(connected, importer)
+            if isinstance(event, Refused):
+                raise refusal(event, about)
+            assert isinstance(event, Claimed)
+            if event.info.speed is Speed.UNKNOWN:
+                event.info.speed = await _speed(connected, importer, about)
+            return event.info
     except TimeoutError:
         raise DeviceError(f"{server} did not answer within {CLAIM_SECONDS:g} s") from None
     except ProtocolError as error:
@@ -64,22 +76,36 @@ async def claim_on(connected: socket.socket, name: str, server: str) -> DeviceIn
         raise DeviceError(f"{server}: {error.strerror or error}") from error
 
 
-async def _ask(connected: socket.socket, importer: Importer, about: str) -> DeviceInfo:
+async def _answer(connected: socket.socket, importer: Importer) -> Event:
+    """What the server says to what the importer has to say. Not a byte beyond that is read."""
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(connected, b"".join(importer.outgoing))
+    pieces, importer.outgoing = importer.outgoing, []
+    await loop.sock_sendall(connected, b"".join(pieces))
     held = b""
     while True:
         got = await loop.sock_recv(connected, importer.needed - len(held))
         if not got:
-            raise DeviceError(f"{about}: the server closed the connection")
+            raise ConnectionError("the connection was closed")
         held += got
         importer.receive(memoryview(held), 0.0)
         for event in importer.events():
-            if isinstance(event, Refused):
-                raise refusal(event, about)
-            if isinstance(event, Claimed):
-                return event.info
+            return event
         held = held[importer.consumed :]
+
+
+async def _speed(connected: socket.socket, importer: Importer, about: str) -> Speed:
+    """Of a device of which a server says 0, as Linux's do of SuperSpeed+, for which the tools have no word."""
+    asked = requests.get_descriptor(DescriptorType.DEVICE, length=18)
+    importer.submit(Transfer(0x80, asked.length, b"", asked.pack()))
+    event = await _answer(connected, importer)
+    assert isinstance(event, Completed)
+    try:
+        device = parse_device(bytes(event.completion.data))
+    except DescriptorError as error:
+        raise DeviceError(f"{about} has broken descriptors: {error}") from error
+    if device.usb < 0x0300:
+        raise DeviceError(f"{about}: the server does not say how fast it is")
+    return Speed.SUPER
 
 
 async def _connect(source: RemoteSource) -> socket.socket:
