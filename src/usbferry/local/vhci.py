@@ -32,7 +32,8 @@ ERROR: Final = 7  # VDEV_ST_ERROR: until it is detached
 
 ENUMERATE_SECONDS: Final = 60.0  # for the kernel to read a device's descriptors; it tries several times, 5 s each
 FREE_SECONDS: Final = 20.0  # for it to let go of one
-_POLL_SECONDS: Final = 0.02  # a status file cannot be waited for
+_POLL_SECONDS: Final = 0.01  # a status file cannot be waited for
+_POLL_SECONDS_AT_MOST: Final = 0.2  # the longer it takes, the less often it is looked at
 _LOAD: Final = "this kernel's USB/IP client is not loaded; as root: modprobe vhci-hcd"
 _NOT_ROOT: Final = "the kernel lets only root attach and detach devices: run it with sudo"
 
@@ -66,6 +67,7 @@ class Vhci:
     """The ports of this machine. `root` is where its file system begins; tests have one of their own."""
 
     def __init__(self, root: Path = Path("/")) -> None:
+        self._per_file = 0  # rows of a status file, of which a controller has one; 0 before it is known
         self._platform = root / "sys/devices/platform"
         self._devices = root / "sys/bus/usb/devices"
         self._records = root / "var/run/vhci_hcd"  # VHCI_STATE_PATH, tools/usb/usbip/libsrc/vhci_driver.h
@@ -96,8 +98,12 @@ class Vhci:
         return sorted(found)
 
     def port(self, number: int) -> Port:
-        """Raises NotFound."""
-        for port in self.ports():
+        """One port; what is asked again and again reads no more than its file. Raises NotFound, DeviceError."""
+        if not self._per_file:
+            self._per_file = len(parse_status(_read(self._folder / "status")))
+        file = number // max(self._per_file, 1)
+        path = self._folder / (f"status.{file}" if file else "status")
+        for port in parse_status(_read(path)) if path.exists() else ():
             if port.number == number:
                 return port
         raise NotFound(f"there is no port {number}; `usbferry ports` lists those in use")
@@ -274,9 +280,10 @@ def _write(path: Path, words: str) -> None:
 async def until(is_over: Callable[[], bool], seconds: float) -> bool:
     """Wait for something that can only be looked at; whether it was so within the time."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
+    end, wait = loop.time() + seconds, _POLL_SECONDS
     while not is_over():
         if loop.time() >= end:
             return False
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(wait)
+        wait = min(wait * 1.3, _POLL_SECONDS_AT_MOST)
     return True
