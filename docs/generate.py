@@ -105,6 +105,7 @@ def commands() -> str:
 
 
 def _command(verb: str, command: click.Command, parent: click.Context) -> Iterator[str]:
+    command._help_option = None  # click keeps that of the first context, which may have been a test's
     context = click.Context(command, info_name=verb, parent=parent)
     yield f"## usbferry {verb}"
     yield f"```text\n{' '.join((context.command_path, *command.collect_usage_pieces(context)))}\n```"
