@@ -278,6 +278,8 @@ async def test_a_handle_by_selector_and_what_it_could_mean() -> None:
 async def test_where_each_of_several_is() -> None:
     assert RemoteSource("usbip://[::1]:5/046d:*,class=hid").at("1-2") == "usbip://[::1]:5/1-2"
     assert RemoteSource("usbip://host").at("1-2") == "usbip://host/1-2"
+    assert {RemoteSource(f"usbip://{one}").place for one in ("host", "HOST/", "host:3240/1-2")} == {"usbip://host"}
+    assert RemoteSource("usbip://[::1]:3240").place == "usbip://[::1]"
 
 
 def test_an_address_with_a_selector_that_makes_no_sense() -> None:

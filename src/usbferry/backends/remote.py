@@ -332,7 +332,6 @@ class RemoteSource(Source):
             raise ValueError(f"{address!r}: {error}") from None
         self.selector: Selector = selector
         self.name = selector.name if selector.is_name else ""
-        self._place = f"{parts.scheme}://{parts.netloc}"
         self.scheme = parts.scheme
         self.host = parts.hostname
         self.port = port or PROTOCOLS[parts.scheme].port
@@ -365,11 +364,14 @@ class RemoteSource(Source):
         return device.info
 
     def at(self, name: str) -> str:
-        return f"{self._place}/{quote(name)}"
+        return f"{self.place}/{quote(name)}"
 
     @property
     def place(self) -> str:
-        return self._place
+        """The same for the same server, whether its port was said or left out."""
+        if self.port != PROTOCOLS[self.scheme].port:
+            return f"{self.scheme}://{self.where}"
+        return f"{self.scheme}://[{self.host}]" if ":" in self.host else f"{self.scheme}://{self.host}"
 
     async def open(self, name: str, claimant: Claimant) -> Device:
         device = await self._patiently(name)
