@@ -49,6 +49,7 @@ _EXAMPLES: Final = {
         """,
     "detach": """
         $ sudo usbferry detach 0
+        $ sudo usbferry detach 046d:c52b
         $ sudo usbferry detach --all
         """,
     "info": """

@@ -154,6 +154,75 @@ def test_detach_takes_several_and_forgets_where_they_came_from(kernel):
     assert run("detach", "--all").output == "port 5 is free\n"
 
 
+def describe(kernel, number: int, serial: str, interface_class: str) -> None:
+    folder = kernel.root / "sys/bus/usb/devices" / kernel.ports[number].device
+    (folder / "serial").write_text(serial + "\n")
+    for name, text in (("Class", interface_class), ("SubClass", "01"), ("Protocol", "02")):
+        (folder / f"{folder.name}:1.0" / f"bInterface{name}").write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("device", "freed"),
+    [
+        ("usbip://lab/3-1", 1),
+        ("usbip://lab:3241/3-1", 2),
+        ("serial=AB1", 1),
+        ("1209:0001,serial=*2", 2),
+        ("class=mouse", 2),
+        ("3-1,class=storage", 1),
+        ("port=1-1", 0),
+        ("1-1", 0),
+    ],
+)
+def test_detach_by_what_a_device_is_or_where_it_comes_from(kernel, device, freed):
+    for number, serial, kind in ((0, "", "ff"), (1, "AB1", "08"), (2, "AB2", "03")):
+        kernel.take(number)
+        describe(kernel, number, serial, kind)
+    kernel.vhci.write_record(1, Record("lab", "3240", "3-1"))
+    kernel.vhci.write_record(2, Record("lab", "3241", "3-1"))
+    result = run("detach", device)
+    assert result.output == f"port {freed} is free\n"
+    assert [number for number in range(3) if kernel.ports[number].state == FREE] == [freed]
+
+
+def test_detach_of_one_that_could_be_several_lists_them(kernel):
+    for number in (0, 2):
+        kernel.take(number)
+    kernel.vhci.write_record(2, Record("lab", "3240", "3-1"))
+    result = run("detach", "1209:*")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "usbferry detach: 1209:* stands for 2 attached devices; name one by its port:",
+        "  port 0: 1-1 1209:0001 Hand Made serial 0001",
+        "  port 2: 3-1 1209:0001 Hand Made serial 0001",
+    ]
+    assert [kernel.ports[number].state for number in (0, 2)] == [USED, USED]
+
+
+@pytest.mark.parametrize(
+    ("device", "text"),
+    [
+        ("046d:*", "nothing that is attached is 046d:*; usbferry ports lists what is"),
+        ("vid=1", "'vid=1' is no term of a selector"),
+    ],
+)
+def test_detach_of_what_is_not_there(kernel, device, text):
+    kernel.take(0)
+    result = run("detach", device)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert text in result.stderr
+    assert kernel.ports[0].state == USED
+
+
+def test_detach_says_how_to_resume_what_a_keeper_kept(kernel, monkeypatch):
+    kernel.take(0)
+    monkeypatch.setattr("usbferry.cli.detach.resumes", lambda port: [f"usbferry attach usbip://lab/{port}"])
+    assert run("detach", "0").output.splitlines() == [
+        "port 0 is free",
+        "`usbferry keep` leaves it alone now; to resume: usbferry attach usbip://lab/0",
+    ]
+
+
 def test_one_that_is_wrong_detaches_none(kernel):
     kernel.take(0)
     assert run("detach", "0", "99").exit_code == 2

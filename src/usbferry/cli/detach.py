@@ -8,33 +8,42 @@ import click
 
 from ..device import DeviceError
 from ..local.keep_status import resumes
+from ..local.ports import find
 from ..local.vhci import Vhci
 from . import fail, printable
 
 
 @click.command()
-@click.argument("ports", nargs=-1, type=click.IntRange(0), metavar="[PORT]...")
+@click.argument("devices", nargs=-1, metavar="[DEVICE]...")
 @click.option("--all", "everything", is_flag=True, help="Every attached device, whoever attached it.")
-def command(ports: tuple[int, ...], everything: bool) -> None:
-    """Detach the device at each PORT, as `usbferry ports` numbers them. Linux, as root.
+def command(devices: tuple[str, ...], everything: bool) -> None:
+    """Detach each DEVICE. Linux, as root.
 
-    It does not matter who attached it: us, or the usbip tool.
+    \b
+    A DEVICE is, of those that `usbferry ports` lists,
+      0                               the one at that port
+      usbip://HOST/1-2                the one from there
+      046d:c52b,serial=AB*            the one that a selector means
+
+    It does not matter who attached it: us, or the usbip tool. What `usbferry keep` has attached is not attached again
+    by itself.
     """
-    if not ports and not everything:
+    if not devices and not everything:
         fail("usbferry detach: name a port, as `usbferry ports` shows them, or --all")
     try:
-        asyncio.run(_detach(ports, everything))
-    except DeviceError as error:
+        asyncio.run(_detach(devices, everything))
+    except (DeviceError, ValueError) as error:
         fail(f"usbferry detach: {error}")
 
 
-async def _detach(numbers: tuple[int, ...], everything: bool) -> None:
+async def _detach(devices: tuple[str, ...], everything: bool) -> None:
     """All are told before one is waited for."""
     vhci = Vhci()
     vhci.check()
     if everything:
-        numbers = tuple(port.number for port in vhci.ports() if port.is_attached)
-    ports = [vhci.port(number) for number in dict.fromkeys(numbers)]
+        ports = [port for port in vhci.ports() if port.is_attached]
+    else:
+        ports = list(dict.fromkeys(find(vhci, device) for device in devices))
     kept = [command for port in ports for command in resumes(port.number)]
     for port in ports:
         vhci.remove_record(port.number)  # before: it tells whoever watches the port that this is no accident

@@ -9,9 +9,9 @@ from typing import Final
 
 from ..backends.remote import RemoteSource
 from ..device import DeviceError, NotFound, Source
-from ..usb.descriptors import DeviceDescriptor
 from ..usb.info import DeviceInfo
 from .attach import DETACHED, Attachment, Ended, attach
+from .ports import info
 from .vhci import USED, Port, Record, Vhci
 
 _POLL_SECONDS: Final = 0.5  # between two looks at a port whose connection another process has made
@@ -51,24 +51,8 @@ class Adopted:
 
     @cached_property
     def info(self) -> DeviceInfo:
-        """What the kernel says of it: no interfaces, which it may have given to any driver."""
-
-        def number(name: str) -> int:
-            return int(self._vhci.attribute(self._row, name) or "0", 16)
-
-        device = DeviceDescriptor(
-            number("idVendor"),
-            number("idProduct"),
-            device_class=number("bDeviceClass"),
-            device_subclass=number("bDeviceSubClass"),
-            device_protocol=number("bDeviceProtocol"),
-            release=number("bcdDevice"),
-        )
-        info = DeviceInfo(self._record.name, device)
-        info.manufacturer, info.product, info.serial = (
-            self._vhci.attribute(self._row, name) for name in ("manufacturer", "product", "serial")
-        )
-        return info
+        """What the kernel says of it."""
+        return info(self._vhci, self._row)
 
     async def gone(self) -> Ended:
         """Wait until the port has it no longer; who detaches by a tool removes the record first."""

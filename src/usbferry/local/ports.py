@@ -16,7 +16,11 @@ from dataclasses import asdict
 from typing import Any, Final
 from urllib.parse import quote
 
+from ..device import NotFound
 from ..protocols.usbip.messages import PORT
+from ..selector import Ambiguous, Selector, described
+from ..usb.descriptors import DeviceDescriptor
+from ..usb.info import DeviceInfo
 from ..usb.types import Speed
 from . import state
 from .relay import Counts
@@ -76,6 +80,50 @@ def free(vhci: Vhci) -> dict[str, int]:
     ports = vhci.ports()
     hubs = dict.fromkeys(port.hub for port in ports)
     return {hub: sum(port.hub == hub and port.state == FREE for port in ports) for hub in hubs}
+
+
+def info(vhci: Vhci, port: Port) -> DeviceInfo:
+    """What the kernel says of an attached device; its name is its bus id at the server, its path the one here."""
+
+    def number(name: str) -> int:
+        return int(vhci.attribute(port, name) or "0", 16)
+
+    device = DeviceDescriptor(
+        number("idVendor"),
+        number("idProduct"),
+        device_class=number("bDeviceClass"),
+        device_subclass=number("bDeviceSubClass"),
+        device_protocol=number("bDeviceProtocol"),
+        release=number("bcdDevice"),
+    )
+    record = vhci.read_record(port.number)
+    found = DeviceInfo(record.name if record else port.device, device, path=port.device)
+    found.interface_classes = vhci.interfaces(port)
+    found.manufacturer, found.product, found.serial = (
+        vhci.attribute(port, name) for name in ("manufacturer", "product", "serial")
+    )
+    return found
+
+
+def find(vhci: Vhci, text: str) -> Port:
+    """The port that a user means: by its number, by the address of its device, or by a selector.
+
+    Raises NotFound, Ambiguous with a line for each candidate, or ValueError for what is no selector.
+    """
+    if text.isdecimal():
+        return vhci.port(int(text))
+    there = [port for port in vhci.ports() if port.is_attached]
+    by_address = [port for port in there if _describe(vhci, port)["address"] == text]
+    if by_address:
+        return by_address[0]
+    selector = Selector.parse(text)
+    meant = [(port, one) for port in there if selector.matches(one := info(vhci, port))]
+    if not meant:
+        raise NotFound(f"nothing that is attached is {text}; usbferry ports lists what is")
+    if len(meant) > 1:
+        lines = [f"  port {port.number}: {described(one)}" for port, one in meant]
+        raise Ambiguous("\n".join([f"{text} stands for {len(meant)} attached devices; name one by its port:", *lines]))
+    return meant[0][0]
 
 
 def _describe(vhci: Vhci, port: Port) -> dict[str, Any]:

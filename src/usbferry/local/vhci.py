@@ -119,6 +119,16 @@ class Vhci:
         except (OSError, DeviceError):
             return ""
 
+    def interfaces(self, port: Port) -> tuple[tuple[int, int, int], ...]:
+        """Class, subclass and protocol of each interface of the attached device."""
+        names = ("bInterfaceClass", "bInterfaceSubClass", "bInterfaceProtocol")
+        found = []
+        for path in sorted(self.path(port).glob(f"{port.device}:*")):
+            with suppress(OSError, ValueError, DeviceError):  # gone this moment
+                kind, sub, protocol = (int(_read(path / name), 16) for name in names)
+                found.append((kind, sub, protocol))
+        return tuple(found)
+
     def drivers(self, port: Port) -> list[str]:
         """The drivers that took its interfaces, each once, in the order of the interfaces."""
         links = sorted(self.path(port).glob(f"{port.device}:*/driver"))
