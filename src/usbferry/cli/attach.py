@@ -16,6 +16,7 @@ from ..selector import choose
 from . import fail, printable
 from .list import whole_address
 from .serve import on_signal, run
+from .waiting import waiting
 
 
 @click.command()
@@ -62,8 +63,9 @@ async def _attach(address: str, relay: bool, lost: list[str]) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             try:
-                name = source.name or choose(await source.list(), address).name
-                attachment = await attach(source, name, tasks, relay=relay)
+                with waiting(f"attaching {address}"):
+                    name = source.name or choose(await source.list(), address).name
+                    attachment = await attach(source, name, tasks, relay=relay)
             except DeviceError as raised:
                 error = raised  # as it is, not in a group
             else:

@@ -18,6 +18,7 @@ from ..usb.info import DeviceInfo
 from ..usb.tree import Association, Companion, Configuration, Endpoint, Interface
 from ..usb.types import Speed, TransferType
 from . import fail
+from .waiting import waiting
 
 SCHEMA: Final = "usbferry.info/1"
 _SYNCHRONISATION: Final = ("unsynchronised", "asynchronous", "adaptive", "synchronous")
@@ -48,8 +49,9 @@ def command(address: str, as_json: bool) -> None:
 
 
 async def _read(address: str) -> DeviceInfo:
-    async with await aio.open(address) as device:
-        return device.info
+    with waiting(f"asking {address}"):
+        async with await aio.open(address) as device:
+            return device.info
 
 
 def tree(info: DeviceInfo) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ..device import DeviceError
 from ..local import state
 from ..registry import DEVICES, SOURCES, open_source
 from . import printable
+from .waiting import waiting
 
 SCHEMA: Final = "usbferry.list/1"
 _HEADINGS: Final = ("DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "USED BY")
@@ -79,7 +80,9 @@ def _reachable(listening: list[str], name: str) -> str:
 
 async def _remote(addresses: tuple[str, ...]) -> list[dict[str, Any]]:
     """Every place at once; one that fails does not hide the others."""
-    return list(await asyncio.gather(*[_place(whole_address(address)) for address in addresses]))
+    silent = [whole_address(address) for address in addresses]
+    with waiting(lambda: f"asking {', '.join(silent)}"):
+        return list(await asyncio.gather(*[_place(address, silent) for address in tuple(silent)]))
 
 
 def whole_address(text: str) -> str:
@@ -95,7 +98,7 @@ def whole_address(text: str) -> str:
     return text
 
 
-async def _place(address: str) -> dict[str, Any]:
+async def _place(address: str, silent: list[str]) -> dict[str, Any]:
     place: dict[str, Any] = {"address": address, "pid": None, "error": None, "devices": []}
     try:
         source = open_source(address)
@@ -106,6 +109,7 @@ async def _place(address: str) -> dict[str, Any]:
             await source.close()
     except (DeviceError, ValueError, OSError) as error:
         place["error"] = str(error)
+    silent.remove(address)
     return place
 
 

@@ -22,6 +22,7 @@ from ..registry import load_exporter, open_source
 from ..server.catalog import Catalog
 from ..server.listen import Server, serving
 from . import fail, printable
+from .waiting import waiting
 
 
 @click.command()
@@ -160,7 +161,8 @@ def on_signal() -> Callable[[], Awaitable[None]]:
 
 async def _offer(server: Server, address: str) -> list[str]:
     """Offer what is at an address, and what appears there; what to tell the user."""
-    offers = await server.offer(open_source(address))
+    with waiting(f"opening {address}"):
+        offers = await server.offer(open_source(address))
     return [f"{offer.info}  ({address})" for offer in offers] or [f"note: there is no device at {address} now"]
 
 
