@@ -184,7 +184,7 @@ def test_a_program_that_is_not_executable(tmp_path):
 
 
 @POSIX
-@pytest.mark.parametrize("flags", ["-I", "-sE", "-B -E"])
+@pytest.mark.parametrize("flags", ["-I", "-sE", "-B -E", "-S"])
 def test_a_python_that_would_not_hear_of_us(flags, tmp_path):
     assert "ignore PYTHONPATH" in refused("--device", "virtual:zero", sys.executable, *flags.split(), "prog.py")
     path = script(tmp_path / "prog", USES)

@@ -350,6 +350,18 @@ def test_a_device_that_came_back_as_another_is_another(backend, served):
     assert error_of(lambda: first.read(0x81, 64)) == GONE
 
 
+def test_a_device_that_becomes_another_by_its_reset_is_not_found():
+    """As with libusb, which says so when the device has to be looked for again."""
+    server = Served("virtual:dfu?will_detach=no")
+    made = usbferry.pyusb_backend(server.address)
+    runtime = usb.core.find(backend=made)
+    runtime.ctrl_transfer(0x21, 0, 1000, 0)  # DFU_DETACH
+    assert error_of(runtime.reset) == NOT_FOUND
+    eventually(lambda: usb.core.find(idProduct=3, backend=made) is not None)
+    close(made)
+    server.stop()
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -249,3 +251,27 @@ async def test_a_future_that_its_caller_cancels_harms_no_other_transfer():
             await asyncio.wait_for(device.submit(Transfer(0x82, 64)), 0.01)
         await device.write(0x02, b"for the next")
         assert await device.read(0x82, 64) == b"for the next"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals to a thread are Unix's")
+def test_ctrl_c_cancels_what_is_waited_for():
+    """Otherwise a device would be opened that nobody has."""
+    ended = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def is_waiting() -> bool:
+        return any(frame.name == "result" for frame in traceback.extract_stack(sys._current_frames()[main]))
+
+    async def work() -> None:
+        try:
+            while not is_waiting():  # noqa: ASYNC110 another thread, which tells of nothing
+                await asyncio.sleep(0.001)
+            signal.pthread_kill(main, signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        sync.run(work())
+    assert ended.wait(10)

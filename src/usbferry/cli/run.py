@@ -44,9 +44,7 @@ def command(addresses: tuple[str, ...], program: str, arguments: tuple[str, ...]
         fail(f"usbferry run: {error}")
     path = _found(program)
     if _is_isolated((program, *arguments)) or _is_isolated(_interpreter(path)):
-        fail(
-            f"usbferry run: {program} has its Python ignore PYTHONPATH (-I or -E), so it cannot be given other devices"
-        )
+        fail(f"usbferry run: {program} has its Python ignore PYTHONPATH (-I, -E or -S), so it cannot be given devices")
     _execute(path, (program, *arguments), environment(addresses))
 
 
@@ -82,8 +80,8 @@ def _interpreter(path: str) -> list[str]:
 
 
 def _is_isolated(words: Sequence[str]) -> bool:
-    """Whether these start a Python that is told to ignore its environment."""
-    return any("I" in flags or "E" in flags for flags in _python_flags(words))
+    """Whether these start a Python that is told to ignore its environment, or to leave out `site`."""
+    return any(set(flags) & {"I", "E", "S"} for flags in _python_flags(words))
 
 
 def _python_flags(words: Sequence[str]) -> Iterator[str]:

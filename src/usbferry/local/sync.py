@@ -134,7 +134,12 @@ class _Loop:
         """Run a coroutine in the loop and wait for it, from any thread but the leader's."""
         loop = self._get()
         with self.following():
-            return asyncio.run_coroutine_threadsafe(work, loop).result(timeout)
+            future = asyncio.run_coroutine_threadsafe(work, loop)
+            try:
+                return future.result(timeout)
+            except KeyboardInterrupt:
+                future.cancel()  # nobody would have what it opens
+                raise
 
     def _run_until(self, loop: asyncio.AbstractEventLoop, call: _Call, timeout: float | None) -> None:
         call.leading = loop
