@@ -462,6 +462,14 @@ def test_the_collector_may_close_a_device_in_the_loops_own_thread(served, backen
     eventually(lambda: not served.holders()[0])
 
 
+def test_a_backend_that_is_forgotten_leaves_nothing():
+    before = len(sync._loop._open)
+    for _ in range(3):
+        assert usb.core.find(backend=usbferry.pyusb_backend("virtual:zero")) is not None
+        gc.collect()
+    eventually(lambda: len(sync._loop._open) == before)
+
+
 def test_a_program_that_ends_at_once_loses_nothing(tmp_path):
     """Python takes no more work for threads then, while a printer's last blocks are on their way to its file."""
     text = """

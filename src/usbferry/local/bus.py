@@ -51,6 +51,7 @@ class Port:
         self.numbers = _port_numbers(told.name) or (address,)
         self.is_current = True
         self._told = _identity(told)
+        self._trouble = ""  # what was said of it last
         self._import: Import | None = None
         self._lock = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
@@ -79,7 +80,9 @@ class Port:
         except Busy as error:
             log.info("%s", error)
         except DeviceError as error:
-            log.warning("usbferry: %s", error)
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                log.warning("usbferry: %s", error)
 
     async def acquire(self) -> Import:
         """One user more. Raises NotFound when it is gone or another device is in its place, Busy, or DeviceError."""

@@ -98,6 +98,12 @@ def _release(port: Port, held: Import, user: object) -> None:
     sync.start(port.release(held))
 
 
+def _drop(bus: Bus) -> None:
+    """The program has no backend any more, and so no device of it."""
+    sync.closed(bus)
+    sync.start(bus.close())
+
+
 class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
     """The devices at `addresses`. Raises ValueError for an address that makes no sense.
 
@@ -109,6 +115,7 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
         self._bus = Bus(addresses)
         self._described: dict[Port, tuple[DeviceInfo, tuple[Layout, ...]]] = {}
         sync.opened(self._bus)
+        weakref.finalize(self, _drop, self._bus).atexit = False
 
     # -- what is there ------------------------------------------------------------------------------------------------
 

@@ -337,7 +337,8 @@ class _InterruptLater:
 
 
 _loop: Final = _Loop()
-run, start, opened = _loop.run, _loop.start, _loop.opened  # for this package: who else works in the loop
+# For this package: who else works in the loop.
+run, start, opened, closed = _loop.run, _loop.start, _loop.opened, _loop.closed
 
 
 class Handle:
