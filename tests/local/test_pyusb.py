@@ -467,7 +467,7 @@ def test_a_backend_that_is_forgotten_leaves_nothing():
     for _ in range(3):
         assert usb.core.find(backend=usbferry.pyusb_backend("virtual:zero")) is not None
         gc.collect()
-    eventually(lambda: len(sync._loop._open) == before)
+    eventually(lambda: len(sync._loop._open) <= before)
 
 
 def test_a_program_that_ends_at_once_loses_nothing(tmp_path):

@@ -178,7 +178,7 @@ def test_devices_that_are_forgotten_again_and_again_leave_nothing(served, monkey
         gc.collect()
     until(lambda: not any(served.holders()) and not sync._loop._started)
     assert threading.active_count() == threads
-    assert len(sync._loop._open) == opened
+    assert len(sync._loop._open) <= opened  # what other tests forgot may have gone as well
     until(lambda: len(os.listdir("/proc/self/fd")) <= files)
 
 
