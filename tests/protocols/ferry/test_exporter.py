@@ -648,7 +648,8 @@ def test_a_release():
     assert (talk.exporter.state, talk.exporter.session) == (Target.OPEN, b"")
     talk.says(claim(T + 9)).asks("claim 1-1")
     talk.exporter.accept(INFO)
-    talk.hears(reply(T + 9, 0, TOKEN + device())).says(bulk(1, 0x81, 8)).asks("submit #1 in 81 8")
+    talk.hears(reply(T + 9, 0, TOKEN + device())).says(bulk(2, 0x81, 8)).asks().hears(reply(2, 8))
+    talk.says(bulk(3, 0x81, 8)).asks("submit #3 in 81 8")
 
 
 def test_a_release_whose_transport_is_lost():

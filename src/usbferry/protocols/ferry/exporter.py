@@ -25,6 +25,7 @@ from .framing import HEADER, MARKER, RECORD_BYTES, records
 from .ledger import Message
 from .messages import (
     CAPABILITIES,
+    FIRST,
     INSTANCE_BYTES,
     REFUSALS,
     SESSION_CALLS,
@@ -85,7 +86,12 @@ class Exporter:
         self._listing: deque[int] = deque()  # identifiers of calls that wait
         self._claim = 0
         self._claimed: list[Buffer] = []  # the claim's reply, until the controller shows that it has the token
+        self._first = FIRST  # identifier of the next session
+        self._spent = 0  # a claim that was released
         self._resuming: tuple[int, int] | None = None  # identifier of a RESUME that was passed on, and where it ends
+        self._resumed: tuple[int, int] | None = (
+            None  # identifier of the one that brought this transport, and its answer
+        )
         self._watch: int | None = None
         self._changes = 0
         self._hold: int | None = None
@@ -183,7 +189,7 @@ class Exporter:
 
     def accept(self, info: DeviceInfo) -> None:
         """Answer Claim: the controller has the device (§6.3)."""
-        self._session = Session(self._limits, self._token(), self._send)
+        self._session = Session(self._limits, self._token(), self._first, self._send)
         self._move("device opened")
         self._claimed = records(self._claim, Code.OK, self.session, infos.pack(info, self._limits), Code.PART)
         self._send(self._claimed)
@@ -214,6 +220,7 @@ class Exporter:
         """Answer Release: the device is closed, what was pending is answered. The transport goes on."""
         if self._session is not None and self.state is Target.RELEASING:
             self._session.released()
+            self._first, self._spent = self._session.expected, self._claim
             self._session = None
             self._end_hold(Code.OK)
             self._move("device closed")
@@ -248,6 +255,7 @@ class Exporter:
 
     def connected(self, now: float) -> None:
         """Another transport, on which the RESUME of this session comes next."""
+        self._resumed = None
         self._claimed = []  # for who names the token has it
         if self._linked:
             self.disconnected(now)
@@ -258,8 +266,8 @@ class Exporter:
     # -- calls of the transport ---------------------------------------------------------------------------------------
 
     def _take(self, identifier: int, number: int, body: memoryview) -> Event | None:
-        due = Call.VERSION if self.state is Target.NEW else None if self._attached else Call.RESUME
-        if due is not None and number != due:
+        due = Call.VERSION if self.state is Target.NEW else Call.RESUME
+        if (self.state is Target.NEW or not self._attached) and number not in (Call.VERSION, due):
             raise ProtocolError(f"call {number} where {due.name} is due")
         handler = _HANDLERS.get(number)
         if handler is None:
@@ -311,11 +319,13 @@ class Exporter:
 
     def _claim_device(self, identifier: int, body: memoryview) -> Event | None:
         name = infos.parse_name(body)
-        if self.state is Target.OPEN:
+        if identifier == self._spent:
+            self._say(identifier, Code.FORGOTTEN)
+        elif self.state is Target.OPEN:
             self._claim = identifier
             self._move("CLAIM")
             return Claim(name)
-        if identifier != self._claim:
+        elif identifier != self._claim:
             self._say(identifier, Code.BUSY)
         elif self._claimed:
             self._send(self._claimed)
@@ -360,13 +370,15 @@ class Exporter:
         if self._session is None or bytes(body[:TOKEN_BYTES]) != self.session or (self.state, "RESUME") not in TARGET:
             self._say(identifier, Code.BUSY)
             return
-        self._move("RESUME")
-        self._attached = True
-        self._claimed, self._watch, self._hold = [], None, None
-        due, *replies = self._session.resume(outstanding)
-        self._say(identifier, Code.OK, bytes(due[0]))
-        for reply in replies:
-            self._send(reply)
+        if self._resumed is None or self._resumed[0] != identifier:  # or it is a duplicate, and what it says is old
+            self._move("RESUME")
+            self._attached = True
+            self._claimed, self._watch, self._hold = [], None, None
+            self._resumed = (identifier, self._session.expected)
+            self._say(identifier, Code.OK, words([self._session.expected]))
+            self._session.resume(outstanding)
+        else:
+            self._say(identifier, Code.OK, words([self._resumed[1]]))
 
     # -- replies ------------------------------------------------------------------------------------------------------
 

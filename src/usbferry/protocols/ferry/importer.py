@@ -9,7 +9,9 @@ one that loses packets (`resends`). Every submit ends exactly once: with its rep
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from secrets import token_bytes
 from struct import Struct
 from struct import error as struct_error
 from typing import Final
@@ -19,6 +21,7 @@ from ...usb.types import Status
 from ..errors import ProtocolError
 from ..events import Changed, Claimed, Completed, Event, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
+from ..pending import Pending
 from . import infos
 from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, part_total, records
 from .messages import (
@@ -78,11 +81,16 @@ class Importer:
         self._linked = True  # there is a transport
         self._greeted = False  # on which VERSION was said
         self._asked: dict[int, Sent] = {}  # calls of the transport without reply
+        self._later: list[
+            Sent
+        ] = []  # that wait for the reply to VERSION or RESUME, where packets may overtake each other
         self._questions = 0
         self._outbox = Outbox(limits.transfers, limits.bytes_in_flight)
         self._tags = 0
         self._flying: dict[int, Sent] = {}  # transfers that have not ended, by tag
         self._unlinking: set[int] = set()  # tags
+        self._order = Pending()  # of completions, where replies may overtake each other
+        self._ready: deque[Completed] = deque()
         self._stopped: set[tuple[int, int]] = set()  # queues that the next submit has to restart
         self._adopts = False
 
@@ -102,6 +110,7 @@ class Importer:
     def adopt(self, session: bytes) -> None:
         """Go on with a claim that another process made, on its transport or a new one; Claimed or Refused."""
         self.session, self._adopts = session, True
+        self._questions = int.from_bytes(token_bytes(3))  # others than those it had
         self._move("RESUME")
         self._resume()
 
@@ -134,14 +143,20 @@ class Importer:
         self._tags += 1
         call.tag, call.transfer = self._tags, transfer
         self._flying[call.tag] = call
+        if self._resends:
+            self._order.add(call.tag, transfer)
         self._put(call)
         return call.tag
 
     def cancel(self, tag: int) -> Completion | None:
-        """Ask for a transfer's end; its Completed still comes, unless it never left: then this is its completion.
+        """Ask for a transfer's end; its Completed still comes, unless it never left or waits for its turn.
 
-        An unknown tag is ignored: it has ended.
+        Then this is its completion. An unknown tag is ignored: it has ended.
         """
+        entry = self._order.cancel(tag, 0) if self._resends else None
+        if entry is not None and entry.completion is not None:
+            self._order.release(entry)
+            return entry.completion
         call = self._flying.get(tag)
         if call is None or tag in self._unlinking:
             return None
@@ -151,6 +166,8 @@ class Importer:
                 self._stopped.add((call.transfer.endpoint, call.transfer.stream_id))
             self._outbox.withdraw(call)
             del self._flying[tag]
+            if entry is not None:
+                self._order.release(entry)
             return Completion(Status.CANCELLED)
         self._unlinking.add(tag)
         self._put(Sent(Call.UNLINK, _word(Call.UNLINK), words([call.identifier])))
@@ -186,6 +203,7 @@ class Importer:
         self._linked = self._greeted = False
         self.outgoing, self.outgoing_bytes = [], 0
         self._asked.clear()
+        self._later.clear()
         for call in self._outbox.sent.values():
             call.parts = None
         return self.state is Controller.LOST
@@ -237,7 +255,7 @@ class Importer:
             self._ask(Call.HEARTBEAT, self._outbox.acknowledge())
 
     def _resume(self) -> None:
-        outstanding = list(self._outbox.sent)
+        outstanding = self._outbox.resuming()
         self._ask(Call.RESUME, self.session + words([len(outstanding), *outstanding]))
 
     # -- to the target ------------------------------------------------------------------------------------------------
@@ -250,8 +268,11 @@ class Importer:
         call = Sent(number, _word(number), body)
         call.identifier = TRANSPORT | self._questions
         self._questions = self._questions + 1 & ~TRANSPORT
-        self._asked[call.identifier] = call
-        self._transmit(call)
+        if self._resends and any(one.number in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
+            self._later.append(call)
+        else:
+            self._asked[call.identifier] = call
+            self._transmit(call)
 
     def _put(self, call: Sent) -> None:
         self._outbox.put(call)
@@ -293,6 +314,8 @@ class Importer:
             event = self._take(identifier, code, body)
             if event is not None:
                 yield event
+            while self._ready:
+                yield self._ready.popleft()
         self.needed = _LEAST
 
     def _take(self, identifier: int, code: int, body: memoryview) -> Event | None:
@@ -308,7 +331,12 @@ class Importer:
             code, body = int.from_bytes(whole[:4], "big"), whole[4:]
         if identifier & TRANSPORT:
             call = self._asked.pop(identifier, None)
-            return self._answered(call.number, code, body) if call is not None else None
+            event = self._answered(call.number, code, body) if call is not None else None
+            while self._later and all(one.number not in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
+                later = self._later.pop(0)
+                self._asked[later.identifier] = later
+                self._transmit(later)
+            return event
         call = self._outbox.answered(identifier)
         if self._outbox.wants_acknowledgement:
             self._acknowledge()
@@ -333,7 +361,12 @@ class Importer:
         completion = decode_reply(transfer, code, body)
         if completion.status == Status.SHORT and transfer.flags & Flags.SHORT_NOT_OK:
             self._stopped.add((transfer.endpoint, transfer.stream_id))
-        return Completed(call.tag, completion)
+        if not self._resends:
+            return Completed(call.tag, completion)
+        self._ready += [
+            Completed(one.tag, one.completion) for one in self._order.finish(call.tag, completion) if one.completion
+        ]
+        return None
 
     def _answered(self, number: int, code: int, body: memoryview) -> Event | None:
         """A reply to a call of the transport."""

@@ -35,8 +35,8 @@ class Message(NamedTuple):
 class Ledger:
     """One session."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.expected = FIRST  # identifier of the call that is carried out next
+    def __init__(self, limits: Limits, first: int = FIRST) -> None:
+        self.expected = first  # identifier of the call that is carried out next
         self.open: dict[int, int] = {}  # identifier -> bytes of the window
         self.replies: dict[int, tuple[int, Reply]] = {}  # identifier -> bytes of the window, and what was said
         self._limits = limits

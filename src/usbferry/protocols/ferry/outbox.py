@@ -135,15 +135,16 @@ class Outbox:
         self._used_bytes -= sum(cost for _, cost in self._acknowledging)
         self._acknowledging = []
 
-    def resumed(self, expected: int) -> list[Sent]:
-        """The target goes on at `expected`: what to send once more. All that is not outstanding is acknowledged.
+    def resuming(self) -> list[int]:
+        """The identifiers that are outstanding. By naming them, all others are acknowledged."""
+        self._answered, self._answered_bytes, self._acknowledging = [], 0, []
+        self._used, self._used_bytes = len(self.sent), sum(call.cost for call in self.sent.values())
+        return list(self.sent)
 
-        Raises ProtocolError when the target expects what cannot be.
-        """
+    def resumed(self, expected: int) -> list[Sent]:
+        """The target goes on at `expected`: what to send once more. Raises ProtocolError for what cannot be."""
         if self._next == FIRST and not self.sent:
             self._next = expected  # a claim that was taken over
         if self._next - expected & MASK > self.calls:
             raise ProtocolError(f"the session resumes at #{expected}, the next call is #{self._next}")
-        self._answered, self._answered_bytes, self._acknowledging = [], 0, []
-        self._used, self._used_bytes = len(self.sent), sum(call.cost for call in self.sent.values())
         return [call for number, call in self.sent.items() if number - expected & MASK <= MASK // 2]

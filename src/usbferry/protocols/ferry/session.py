@@ -32,7 +32,6 @@ from .messages import (
     cost,
     parse_words,
     standard_request,
-    words,
 )
 from .transfers import decode, encode_reply
 
@@ -42,12 +41,12 @@ _NO_TRANSFER: Final = Transfer(0, 0)  # stands for calls that are none, in the o
 class Session:
     """One claim, from its acceptance to its end."""
 
-    def __init__(self, limits: Limits, token: bytes, say: Callable[[list[Buffer]], None]) -> None:
+    def __init__(self, limits: Limits, token: bytes, first: int, say: Callable[[list[Buffer]], None]) -> None:
         self.token = token
         self.gates = Gates()
         self._limits = limits
         self._say = say
-        self._ledger = Ledger(limits)
+        self._ledger = Ledger(limits, first)
         self._pending = Pending()
         self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted
         self._release = self._describe = 0  # identifiers of calls that wait
@@ -56,6 +55,11 @@ class Session:
     def in_flight(self) -> int:
         """Calls that have no reply yet."""
         return len(self._ledger.open)
+
+    @property
+    def expected(self) -> int:
+        """Identifier of the call that is due next."""
+        return self._ledger.expected
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -220,17 +224,13 @@ class Session:
         """The controller has the replies from `first` to `last`. Raises ProtocolError for more than can be."""
         self._ledger.acknowledge(first, last)
 
-    def resume(self, outstanding: tuple[int, ...]) -> Iterator[list[Buffer]]:
-        """What to say on a new transport, whose controller lacks the replies to `outstanding`.
-
-        First the identifier that is due next, as the body of the RESUME's reply; then replies, in their old order.
-        """
+    def resume(self, outstanding: tuple[int, ...]) -> None:
+        """Say on a new transport, whose controller lacks the replies to `outstanding`, those there are."""
         lost = self._ledger.resume(outstanding)
-        yield [words([self._ledger.expected])]
         for _, reply in self._ledger.replies.values():
-            yield reply
+            self._say(reply)
         for identifier in lost:
-            yield records(identifier, Code.FORGOTTEN, b"", b"", Call.PART)
+            self._say(records(identifier, Code.FORGOTTEN, b"", b"", Call.PART))
 
     def _finish(self, entry: Entry) -> None:
         """A transfer's reply comes before those of the unlinks that wanted its end."""
