@@ -19,7 +19,11 @@ from typing import Any, Final
 
 import click
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import usbferry
+from docs import specification
 from usbferry import aio, device, registry
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
@@ -669,7 +673,12 @@ def _document(parts: Iterable[str]) -> str:
     return "\n\n".join(part.rstrip() for part in parts if part.strip()) + "\n"
 
 
-PAGES: Final[dict[str, Callable[[], str]]] = {"commands.md": commands, "devices.md": devices, "api.md": api}
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "commands.md": commands,
+    "devices.md": devices,
+    "api.md": api,
+    "protocols/ferry.md": specification.page,
+}
 
 
 def write() -> None:

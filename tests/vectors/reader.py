@@ -31,8 +31,13 @@ class Message:
 
 def load(path: Path) -> list[Message]:
     """The messages of one file, in order."""
+    return parse(path.read_text("utf-8"), path.name)
+
+
+def parse(lines: str, name: str) -> list[Message]:
+    """The messages of a text; `name` is what errors call it."""
     messages: list[Message] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(lines.splitlines(), 1):
         text = line.split("#", 1)[0].rstrip()
         if not text:
             continue
@@ -43,7 +48,7 @@ def load(path: Path) -> list[Message]:
             last = messages[-1]
             messages[-1] = Message(last.to_exporter, last.name, (*last.parts, (_bytes(raw), meaning.strip())))
         else:
-            raise ValueError(f"{path.name}:{number}: {line!r}")
+            raise ValueError(f"{name}:{number}: {line!r}")
     return messages
 
 

@@ -47,28 +47,28 @@ setup8 = Annotated[bytes, "8s"]
 class Call(IntEnum):
     """Call numbers. 1 to 9 are draft 1's, the others are ours."""
 
-    VERSION = 1
-    LIST = 2
-    CLAIM = 3
-    RELEASE = 4
-    CONTROL = 5
-    BULK = 6
-    ISOCHRONOUS = 7
-    INTERRUPT = 8
-    UNLINK = 9
-    RESET = 10
+    VERSION = 1  # which version is spoken, and what the target grants
+    LIST = 2  # the devices there are
+    CLAIM = 3  # one of them, for this controller alone
+    RELEASE = 4  # gives it back
+    CONTROL = 5  # a control transfer
+    BULK = 6  # a bulk transfer; draft 1's "submit data"
+    ISOCHRONOUS = 7  # an isochronous transfer
+    INTERRUPT = 8  # an interrupt transfer
+    UNLINK = 9  # asks for the end of a transfer
+    RESET = 10  # resets the device's port
     SET_CONFIGURATION = 11
     SET_INTERFACE = 12
     CLEAR_HALT = 13
     SUSPEND = 14
-    WAKE = 15
+    WAKE = 15  # resumes a suspended device
     ALLOC_STREAMS = 16
     FREE_STREAMS = 17
-    DESCRIBE = 18
-    WATCH = 19
-    RESUME = 20
-    HEARTBEAT = 21
-    HOLD = 22
+    DESCRIBE = 18  # what the claimed device is now
+    WATCH = 19  # answered when something changes
+    RESUME = 20  # goes on with a session on this transport
+    HEARTBEAT = 21  # a sign of life, and which replies have come
+    HOLD = 22  # answered when the target ends the claim
     PART = 255  # not a call: a piece of one that is longer than a record
 
 
@@ -80,19 +80,19 @@ class Code(IntEnum):
     """What became of a call. 0 to 3 are draft 1's. From TRANSFER on it is a transfer that failed, not the call."""
 
     OK = 0
-    UNKNOWN_CALL = 1
-    UNKNOWN_DEVICE = 2
-    BUSY = 3
-    NOT_CLAIMED = 4
-    IN_PROGRESS = 5  # not final
+    UNKNOWN_CALL = 1  # this target has no such call
+    UNKNOWN_DEVICE = 2  # it has no such device
+    BUSY = 3  # somebody else has it, or this transport has another one
+    NOT_CLAIMED = 4  # a call of a session where there is none
+    IN_PROGRESS = 5  # not final: the call was received, its reply will come
     PART = 6  # not final: a piece of a reply that is longer than a record
-    NO_SUCH_CALL = 7
-    FORGOTTEN = 8
-    NO_SESSION = 9
+    NO_SUCH_CALL = 7  # what was to be unlinked has been answered, or never was
+    FORGOTTEN = 8  # a duplicate of what was answered and acknowledged
+    NO_SESSION = 9  # nothing to resume: it ended, or the target was started again
     NO_COMMON_VERSION = 10
-    UNAVAILABLE = 11
-    NOT_OPENED = 12
-    MALFORMED = 13
+    UNAVAILABLE = 11  # not now: the target closes, or is full
+    NOT_OPENED = 12  # the device is there and could not be opened
+    MALFORMED = 13  # the body does not fit its call
 
 
 TRANSFER: Final = 256  # plus a Status: total both ways, whatever Status grows by
