@@ -25,6 +25,9 @@ _FERRY: Final = "usbferry.protocols.ferry"
 PROTOCOLS: Final[dict[str, Protocol]] = {
     "ferry": Protocol(f"{_FERRY}.exporter:Exporter", f"{_FERRY}.importer:Importer", 32740),
     "usbip": Protocol("usbferry.protocols.usbip.exporter:Exporter", "usbferry.protocols.usbip.importer:Importer", 3240),
+    "usbredir": Protocol(
+        "usbferry.protocols.usbredir.exporter:Exporter", "usbferry.protocols.usbredir.importer:Importer", 4000
+    ),
 }
 
 # scheme of an address -> factory(address) -> Source

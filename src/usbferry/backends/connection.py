@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from ..device import Busy, DeviceError, NotFound, Unavailable
 from ..protocols.errors import ProtocolError
-from ..protocols.events import Claimed, Completed, Event, Listed, Refusal, Refused
+from ..protocols.events import Claimed, Completed, Event, Left, Listed, Refusal, Refused
 from ..transports.link import Link
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.types import Status
@@ -27,12 +27,18 @@ class Importer(Protocol):
     outgoing: list[Buffer]
     outgoing_bytes: int
 
+    @property
+    def largest(self) -> int: ...
+    @property
+    def has_events(self) -> bool: ...
     def list_devices(self) -> None: ...
     def claim(self, name: str) -> None: ...
     def submit(self, transfer: Transfer) -> int: ...
     def cancel(self, tag: int) -> None: ...
     def receive(self, view: memoryview, now: float) -> None: ...
     def events(self) -> Iterator[Event]: ...
+    def deadline(self) -> float | None: ...
+    def tick(self, now: float) -> None: ...
 
 
 class Connection:
@@ -52,6 +58,7 @@ class Connection:
         self._flying: dict[int, tuple[Transfer, asyncio.Future[Completion]]] = {}
         self._tags: dict[Transfer, int] = {}
         self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None  # the importer's
         self._lost = asyncio.Event()
 
     @property
@@ -120,12 +127,17 @@ class Connection:
             for event in importer.events():
                 if isinstance(event, Completed):
                     self._completed(event.tag, event.completion)
+                elif isinstance(event, Left):
+                    self._leave("the device was unplugged")
                 else:
                     self._answered(event)
         except ProtocolError as error:
             self._error = error
             if self._link is not None:
                 self._link.abort()
+        if importer.outgoing:
+            self._flush_soon()
+        self._set_timer()
         return importer.consumed
 
     def lost(self, error: Exception | None) -> None:
@@ -137,9 +149,9 @@ class Connection:
             reason = (isinstance(error, OSError) and error.strerror) or str(error) or reason
         if self._error is not None and self.in_use:
             log.warning("%s: %s", self.server, reason)
-        if self.over is None:
-            self._end(Status.GONE)
-            self.gone.set_result(reason)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._leave(reason)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(DeviceError(f"{self.server}: {reason}"))
         self._lost.set()
@@ -162,6 +174,12 @@ class Connection:
         elif isinstance(event, Listed | Claimed):
             self._answer.set_result(event)
 
+    def _leave(self, reason: str) -> None:
+        """The device is no longer there."""
+        if self.over is None:
+            self._end(Status.GONE)
+            self.gone.set_result(reason)
+
     def _end(self, status: Status) -> None:
         """No transfer is sent from now on, and those in flight end."""
         if self.over is None:
@@ -181,6 +199,23 @@ class Connection:
             pieces, size = importer.outgoing, importer.outgoing_bytes
             importer.outgoing, importer.outgoing_bytes = [], 0
             self._link.write(pieces, size)
+        if importer.has_events and self._link is not None:
+            self._link.process()  # what it answers by itself
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """Call the importer when it wants to be called."""
+        deadline = self.importer.deadline()
+        if deadline is None or self._link is None or (self._timer is not None and self._timer.when() <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.importer.tick(self._loop.time())
+        self._flush()
 
 
 def refusal(event: Refused, about: str) -> DeviceError:

@@ -64,6 +64,7 @@ class RemoteDevice(Device):
         self.info = info
         self.gone = connection.gone
         self._connection = connection
+        self._piece = min(PIECE, connection.importer.largest)
         self._pipes: dict[int, _Pipe] = {}
         self._gate = Gate(self._go_on, self._gate_moved)
         self._gated: set[int] = set()
@@ -76,11 +77,11 @@ class RemoteDevice(Device):
         address = transfer.endpoint
         if not address & 0x0F:
             return self._control(transfer)
-        if not (self._gated or self._in_pieces or transfer.length > PIECE):
+        if not (self._gated or self._in_pieces or transfer.length > self._piece):
             return self._send(transfer)  # as it goes nearly always
         pieces = self._in_pieces.get(address) if self._in_pieces else None
         if pieces is None:
-            if transfer.length <= PIECE or transfer.packets is not None or address not in self._pipes:
+            if transfer.length <= self._piece or transfer.packets is not None or address not in self._pipes:
                 return self._pass(transfer)
             pieces = self._start_pieces(address)
         _check(transfer)
@@ -112,7 +113,7 @@ class RemoteDevice(Device):
             del self._in_pieces[address]
 
         packet = self._pipes[address].packet
-        return Pieces(self._pass, self._withdraw, ended, PIECE // packet * packet)
+        return Pieces(self._pass, self._withdraw, ended, self._piece // packet * packet)
 
     def _pass(self, transfer: Transfer) -> Answer:
         """Through the gate, where it may have to wait."""

@@ -190,3 +190,9 @@ class Changed(Event):
     """Something changed at the peer: its list is worth asking for again."""
 
     __slots__ = ()
+
+
+class Left(Event):
+    """The device left; the connection goes on, and may see another. What was in flight has ended before."""
+
+    __slots__ = ()

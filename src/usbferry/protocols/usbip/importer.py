@@ -71,6 +71,8 @@ class Importer:
     """One USB/IP connection, seen from the side that uses the device."""
 
     protocol = "usbip"
+    largest = 0x7FFFFFFF  # bytes of a transfer in one message
+    has_events = False  # only what is read makes any
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self.state = State.IDLE
@@ -160,6 +162,13 @@ class Importer:
         self._unlinking.add(tag)
         ep, direction = transfer.endpoint & 0x0F, transfer.endpoint >> 7
         self._say(CmdUnlink(Command.CMD_UNLINK, seqnum, self._devid, direction, ep, tag).pack())
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called: never, nothing here takes its time."""
+        return None
+
+    def tick(self, now: float) -> None:
+        """Let time pass."""
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
