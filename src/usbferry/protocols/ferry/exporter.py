@@ -60,6 +60,7 @@ class Exporter:
     """One transport seen from the side that has the devices, and the session on it, which may have others later."""
 
     protocol = "ferry"
+    has_events = False  # only what is read, or the clock, makes any
 
     def __init__(
         self,
