@@ -251,6 +251,10 @@ async def test_upload_gives_the_flash_and_ends_with_less_than_was_asked_for():
         assert [len(piece) for piece in pieces] == [1000, 1000, 48]
         assert b"".join(pieces) == device.flash.content
         assert (await status(device))[1] is State.IDLE
+        refused = ask(device, Setup(0xA1, Request.UPLOAD, 0, 0, 1025))
+        assert isinstance(refused, Completion)
+        assert refused.status == Ended.STALL
+        assert await status(device) == (Status.STALLED, State.ERROR)
 
 
 async def test_another_interface_is_refused():

@@ -106,6 +106,13 @@ async def test_divisors(value, index, rate):
         assert device.coding.rate == rate
 
 
+async def test_what_the_chip_cannot_do_is_refused():
+    async with opened(Ftdi()) as device:
+        assert not tell(device, Request.BAUD_RATE, 0x4000)  # half a divisor
+        assert not tell(device, Request.BAUD_RATE, 0x0001, 1)
+        assert not tell(device, Request.SET_DATA, 8 | 5 << 8)
+
+
 async def test_what_the_host_sets_is_there_to_see():
     async with opened(Ftdi()) as device:
         assert tell(device, Request.SET_DATA, 7 | 2 << 8 | 2 << 11 | 0x4000)
@@ -148,6 +155,16 @@ async def test_bit_bang():
         assert tell(device, Request.BIT_MODE, 0)
         device.submit(write(OUT, b"serial"))
         assert given(device, 64)[2:] == b"serial"
+
+
+async def test_bits_that_nobody_reads_make_the_host_wait():
+    async with opened(Ftdi(buffer=100, clock=VirtualClock())) as device:
+        assert tell(device, Request.BIT_MODE, Mode.SYNCHRONOUS << 8)
+        assert isinstance(device.submit(write(OUT, bytes(100))), Completion)
+        waiting = device.submit(write(OUT, b"more"))
+        assert isinstance(waiting, asyncio.Future)
+        given(device, 64)
+        assert (await waiting).status == Status.OK
 
 
 async def test_the_eeprom_keeps_words():

@@ -18,7 +18,11 @@ import usb.util
 
 import usbferry
 from tests.local.serving import Served
+from usbferry import aio
+from usbferry.device import Busy, DeviceError, NotFound, Unavailable
 from usbferry.local import bus, sync
+from usbferry.usb.transfer import Completion
+from usbferry.usb.types import Status
 
 
 @pytest.fixture
@@ -293,9 +297,6 @@ def test_no_timeout_means_for_ever(device):
 
 def test_what_came_before_a_timeout_is_no_error(device, monkeypatch):
     """`do not assume LIBUSB_ERROR_TIMEOUT means no I/O`, says pyusb's own."""
-    from usbferry import aio
-    from usbferry.usb.transfer import Completion
-    from usbferry.usb.types import Status
 
     def partly(status: Status, data: bytes, actual: int = -1) -> Callable[..., object]:
         def transfer(*arguments: object, **named: object) -> object:
@@ -317,6 +318,55 @@ def test_a_stall_is_a_pipe_error(device):
     device.clear_halt(0x81)
     assert len(device.read(0x81, 64)) == 64
     assert error_of(lambda: device.clear_halt(0x8F)) == NOT_FOUND
+
+
+def caused(by: BaseException | None) -> DeviceError:
+    error = DeviceError("it has its reasons")
+    error.__cause__ = by
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "number"),
+    [
+        (caused(PermissionError(13, "no")), -3, errno.EACCES),
+        (caused(ConnectionRefusedError(111, "no")), -4, errno.ENODEV),
+        (caused(None), -1, errno.EIO),
+        (Busy("it has its reasons"), -6, errno.EBUSY),
+        (Unavailable("it has its reasons"), -6, errno.EBUSY),
+        (NotFound("it has its reasons"), -4, errno.ENODEV),
+    ],
+)
+def test_why_a_device_cannot_be_opened_is_in_the_text_and_in_the_number(device, monkeypatch, error, code, number):
+    async def refuse(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bus.Port, "acquire", refuse)
+    with pytest.raises(usb.core.USBError, match="it has its reasons") as caught:
+        device.set_configuration()
+    assert (caught.value.backend_error_code, caught.value.errno) == (code, number)
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status != Status.OK])
+def test_every_status_is_an_error_of_libusb(device, monkeypatch, status):
+    def fail(*arguments: object, **named: object) -> object:
+        raise aio.TransferError("it ended so", Completion(status))
+
+    for method in ("read", "write", "control", "reset", "clear_halt", "set_configuration"):
+        monkeypatch.setattr(sync.Handle, method, fail)
+    found = {
+        error_of(call)[1]
+        for call in (
+            lambda: device.read(0x81, 1),
+            lambda: device.write(0x01, b"x"),
+            lambda: device.ctrl_transfer(0x80, 0, 0, 0, 2),
+            lambda: device.clear_halt(0x81),
+            device.reset,
+            device.set_configuration,
+        )
+    }
+    assert len(found) == 1
+    assert -12 < next(iter(found)) < 0
 
 
 def test_a_device_that_left_is_enodev(served, device):

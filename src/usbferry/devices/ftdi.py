@@ -304,11 +304,13 @@ class Ftdi(VirtualDevice):
 
 
 def _rate(value: int, index: int) -> int:
-    """Bits per second from a divisor of 14 bits, and the code of its eighths in the three above: AN232B-05."""
+    """Bits per second from a divisor of 14 bits, and the code of its eighths in the three above: AN232B-05.
+
+    0 and 1 are special, and "sub-integer divisors between 0 and 2 are not allowed".
+    """
     divisor, code = value & 0x3FFF, value >> 14 | (index & 1) << 2
-    if divisor <= 1 and not code:
-        return 2_000_000 if divisor else 3_000_000
-    eighths = 8 * divisor + _EIGHTHS[code]
-    if not eighths:
+    if divisor <= 1 and code:
         raise Stall
-    return round(_BASE / eighths)
+    if divisor <= 1:
+        return 2_000_000 if divisor else 3_000_000
+    return round(_BASE / (8 * divisor + _EIGHTHS[code]))

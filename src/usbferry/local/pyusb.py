@@ -331,8 +331,8 @@ def _of_error(error: Exception) -> int:
         return _BUSY
     if isinstance(error, NotFound):
         return _NO_DEVICE
-    if isinstance(error.__cause__, PermissionError):
-        return _ACCESS
+    if isinstance(error.__cause__, OSError):  # files and servers of which a device is made
+        return _ACCESS if isinstance(error.__cause__, PermissionError) else _NO_DEVICE
     return _INVALID if isinstance(error, ValueError) else _IO
 
 
