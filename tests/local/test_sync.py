@@ -272,6 +272,10 @@ def test_ctrl_c_cancels_what_is_waited_for():
         finally:
             ended.set()
 
-    with pytest.raises(KeyboardInterrupt):
-        sync.run(work())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sync.run(work())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.wait(10)
