@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from escpos.printer import Dummy
 
 from tests.cli.served import served
 from tests.interop.user import User, ordinary_user, python
@@ -70,6 +69,8 @@ ESCPOS = program(
 
 def test_python_escpos_prints(user, tmp_path):
     """Its own `Dummy` printer says which bytes are right."""
+    from escpos.printer import Dummy
+
     expected = Dummy()
     expected.set(bold=True, align="center")
     expected.text("Receipt 1\n")

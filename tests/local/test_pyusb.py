@@ -176,6 +176,8 @@ def test_a_server_that_is_not_there_is_told_once_and_has_no_devices(backend, cap
 def test_an_address_without_sense_is_a_value_error():
     with pytest.raises(ValueError, match="no kind of address"):
         usbferry.pyusb_backend("bluetooth:1")
+    with pytest.raises(ValueError, match="which devices"):
+        usbferry.pyusb_backend()
 
 
 def test_a_device_in_use_elsewhere_is_seen_and_is_busy(served, monkeypatch):
@@ -532,6 +534,22 @@ def test_a_program_that_ends_at_once_loses_nothing(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "paper").stat().st_size == 16 * 65536
+
+
+@pytest.mark.parametrize("address", ["virtual:zero", "served"])
+def test_a_thread_that_reads_until_the_program_ends_is_not_told_of_it(served, address):
+    """Its device is closed under it, which would be a traceback on everybody's standard error."""
+    text = """
+        import sys, threading, usb.core, usbferry
+        device = usb.core.find(backend=usbferry.pyusb_backend(sys.argv[1]))
+        for _ in range(2):
+            threading.Thread(target=lambda: device.read(0x82, 64, timeout=0), daemon=True).start()
+        device.write(0x01, b"x")
+        """
+    where = served.address if address == "served" else address
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(text), where]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_virtual_device_needs_no_server():

@@ -160,6 +160,8 @@ class Bus:
 
     def __init__(self, addresses: Iterable[str]) -> None:
         self._sources = [open_source(address) for address in addresses]
+        if not self._sources:
+            raise ValueError("which devices? Give an address, such as usbip://host")
         self._ports: list[Port] = []
         self._buses: dict[tuple[Source, int], int] = {}  # a server's bus -> its number here
         self._used: set[tuple[int, int]] = set()  # buses and addresses

@@ -108,6 +108,7 @@ class _Loop:
         self._asleep = False  # the background thread, until it is told that nobody leads any more
         self._loop: asyncio.AbstractEventLoop | None = None
         self._background: threading.Thread | None = None
+        self._is_ending = False
         self._open: set[Closing] = set()
         self._started: set[asyncio.Task[Any]] = set()
 
@@ -125,6 +126,8 @@ class _Loop:
             with self.following():
                 loop.call_soon_threadsafe(call.start)
                 call.wait(timeout)
+        if self._is_ending and threading.current_thread().daemon:
+            threading.Event().wait()  # its device was closed because the program ends, and so does this thread
 
     def soon(self, callback: Any, *arguments: Any) -> None:
         """Call back in the loop, from any thread."""
@@ -259,6 +262,7 @@ class _Loop:
         task.add_done_callback(self._started.discard)
 
     def _at_exit(self) -> None:
+        self._is_ending = True
         things, self._open = tuple(self._open), set()
         for ending in (*(thing.close() for thing in things), self._wait_for_started()):
             with suppress(Exception):
