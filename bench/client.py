@@ -34,10 +34,10 @@ class Result:
         self._length = length
         self._times: list[float] = []
 
-    def note(self, since: float, done: int) -> None:
+    def note(self, seconds: float, done: int) -> None:
         if done != self._length:
             raise Wrong(f"{done} bytes done of {self._length}")
-        self._times.append(perf_counter() - since)
+        self._times.append(seconds)
 
     def figures(self) -> dict[str, float]:
         """As `load` prints them: `mean_us` is from one answer to the next, the percentiles each answer's own time."""
@@ -58,12 +58,18 @@ async def in_flight(address: str, mode: str, endpoint: int, length: int, depth: 
     result, payload = Result(length), bytes(length)
 
     async def reads(device: aio.Handle, end: float) -> None:
-        while (since := perf_counter()) < end:
-            result.note(since, len(await device.read(endpoint | 0x80, length)))
+        now = perf_counter()
+        while now < end:
+            since, done = now, len(await device.read(endpoint | 0x80, length))
+            now = perf_counter()
+            result.note(now - since, done)
 
     async def writes(device: aio.Handle, end: float) -> None:
-        while (since := perf_counter()) < end:
-            result.note(since, await device.write(endpoint, payload))
+        now = perf_counter()
+        while now < end:
+            since, done = now, await device.write(endpoint, payload)
+            now = perf_counter()
+            result.note(now - since, done)
 
     async with await aio.open(address) as device:
         start, work = perf_counter(), reads if mode == "in" else writes
@@ -76,13 +82,13 @@ def one_by_one(address: str, mode: str, endpoint: int, length: int, seconds: flo
     """One transfer after the other, with the synchronous API."""
     result, payload = Result(length), bytes(length)
     with usbferry.open(address) as device:
-        start = perf_counter()
-        while (since := perf_counter()) < start + seconds:
-            if mode == "sync-in":
-                result.note(since, len(device.read(endpoint | 0x80, length)))
-            else:
-                result.note(since, device.write(endpoint, payload))
-        result.seconds = perf_counter() - start
+        start = now = perf_counter()
+        while now < start + seconds:
+            reads = mode == "sync-in"
+            since, done = now, len(device.read(endpoint | 0x80, length)) if reads else device.write(endpoint, payload)
+            now = perf_counter()
+            result.note(now - since, done)
+        result.seconds = now - start
     return result
 
 
