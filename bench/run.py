@@ -2,7 +2,7 @@
 
 That is `floor`, a server, and `load`, a client, both in C. `load` loads `floor` and `usbferry serve` in turn, and so do
 `load` and `client`, a program of the Python API, with `floor`: round after round. The medians are divided: a ratio says
-what Python and all the layers cost, on any machine. 1.00 is the physical limit.
+what Python and all the layers cost, on any machine. 1.00 is the physical limit. Of a relay, `relay` says what it adds.
 
 Server and load share one CPU unless told otherwise. On two, most of a round trip is the time that an idle CPU takes to
 wake, and where the scheduler puts the two processes decides more than what they do.
@@ -237,6 +237,38 @@ def _figure(programs: Path, servers: Mapping[str, Server], case: Case, name: str
     return measure([load, str(servers[name].port), case.busid, *case.load], seconds)[case.figure]
 
 
+# -- the relay --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RelayCase:
+    """What `relay.py` measures, and which of its figures is the row."""
+
+    work: str
+    words: tuple[str, ...]  # bytes of a transfer, and how many are in flight
+    figure: str
+
+
+RELAY_CASES: Final = (
+    RelayCase("relay: added to a 64 B round trip", ("64", "1"), "added_us"),
+    RelayCase("relay: CPU for each 512 B, 64 in flight", ("512", "64"), "cpu_us"),
+    RelayCase("relay: CPU for each 64 KiB, 16 in flight", ("65536", "16"), "cpu_us"),
+)
+
+
+def relay(programs: Path, cases: Sequence[RelayCase], loops: Sequence[str], rounds: int, seconds: float) -> list[Row]:
+    """What the way of a server's transfers through `usbferry attach --relay` takes, in microseconds."""
+    rows = []
+    with running([str(programs / "floor")]) as floor:
+        for case in cases:
+            for loop in loops:
+                command = [sys.executable, str(HERE / "relay.py"), str(floor.port), ZERO, *case.words]
+                figures = [measure(command, seconds, loop)[case.figure] for _ in range(rounds)]
+                median = statistics.median(figures)
+                rows.append(Row(case.work, loop, "us", None, median, None, None, None, False, {"usbferry": figures}))
+    return rows
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -384,11 +416,13 @@ def run(chosen: argparse.Namespace) -> list[Row]:
         print(f"note: {about['busy']} other processes have been busy; rates say little until they are done")
     print(flush=True)
     cases = [case for case in CASES if chosen.only in case.work and (case.busid != DISK or "disk" in DEVICES)]
+    relay_cases = [case for case in RELAY_CASES if chosen.only in case.work and hasattr(os, "fork")]
     rows = []
-    if cases:
+    if cases or relay_cases:
         with tempfile.TemporaryDirectory(prefix="usbferry-bench-") as directory:
             build(Path(directory))
             rows = compare(Path(directory), cases, chosen.loop, chosen.rounds, chosen.seconds)
+            rows += relay(Path(directory), relay_cases, chosen.loop, chosen.rounds, chosen.seconds)
     if chosen.idle and chosen.only in "idle imported devices" and Path("/proc/self/smaps_rollup").exists():
         rows += idle(chosen.loop, chosen.idle)
     print(table(rows))

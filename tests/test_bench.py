@@ -262,6 +262,12 @@ def test_an_answer_that_a_client_finds_wrong_ends_the_benchmark(programs: Path) 
         run.measure([str(programs / "load"), str(port), run.ZERO, *run.ROUND_TRIP.load], 5)
 
 
+def test_what_the_relay_s_kernel_is_answered_wrongly_ends_the_benchmark() -> None:
+    short = serving(lambda submit: [reply(submit.seqnum + 1, submit.length, bytes(submit.length))])
+    with short as port, pytest.raises(run.Failed, match=r"relay.py .*: relay: answered wrongly: 00000003"):
+        run.measure([sys.executable, str(run.HERE / "relay.py"), str(port), run.ZERO, "64", "1"], 0.1)
+
+
 @pytest.mark.slow
 def test_every_case_is_measured(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
@@ -271,7 +277,9 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
     report = json.loads(result.read_text())
     rows = {row["work"]: row for row in report["rows"]}
     expected = {case.work for case in run.CASES if case.busid != run.DISK or "disk" in DEVICES}
-    assert set(rows) == {*expected, "20 idle imported devices"}
+    relayed = {case.work for case in run.RELAY_CASES}
+    assert set(rows) == {*expected, *relayed, "20 idle imported devices"}
+    assert all(rows[work]["usbferry"] > 0 for work in relayed)
     for work in expected:
         assert rows[work]["ratio"] == pytest.approx(rows[work]["usbferry"] / rows[work]["floor"])
         assert work in ran.stdout

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -24,6 +25,8 @@ from ..usb.transfer import Completion, Transfer
 from ..usb.types import Status
 
 log: Final = logging.getLogger(__name__)
+SEND_BYTES: Final = 1 << 20  # unread on one end of the socket pair
+_SO_SNDBUFFORCE: Final = 32  # include/uapi/asm-generic/socket.h
 NAME: Final = "1-1"  # of the one device that a relay serves
 
 Answer = Completion | asyncio.Future[Completion]
@@ -122,6 +125,8 @@ class Relay:
     def __init__(self, address: str, device: Device) -> None:
         self.device = Counted(device)
         self.theirs, self._ours = socket.socketpair()
+        for end in (self.theirs, self._ours):
+            _widen(end)
         self.theirs.setblocking(False)
         self._address = address
         self._stop = asyncio.Event()
@@ -145,3 +150,11 @@ class Relay:
         finally:
             self.closed.set()
         log.info("%s: %s", self._address, self.counts)
+
+
+def _widen(end: socket.socket) -> None:
+    """Let a whole disk transfer be under way: less waking up on both sides. Over the system's limit takes root."""
+    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+        with suppress(OSError):
+            end.setsockopt(socket.SOL_SOCKET, option, SEND_BYTES)
+            return
