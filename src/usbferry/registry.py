@@ -32,6 +32,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 
 # scheme of an address -> factory(address) -> Source
 SOURCES: Final[dict[str, str]] = {
+    "ferry": "usbferry.backends.remote:RemoteSource",
     "usb": "usbferry.backends.libusb.source:LibusbSource",
     "usbip": "usbferry.backends.remote:RemoteSource",
     "virtual": "usbferry.backends.virtual:VirtualSource",

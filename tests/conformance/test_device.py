@@ -1,4 +1,4 @@
-"""The rules at the top of `device.py`, checked on every row of DEVICES: here, imported over TCP, and through libusb.
+"""The rules at the top of `device.py`, checked on every row of DEVICES: here, over TCP by each protocol, through libusb.
 
 A new device needs a line in ADDRESSES only if it cannot be opened without options.
 """
@@ -18,8 +18,7 @@ from tests.devices.host import control, isochronous, turn
 from tests.umockdev import inside, testbed
 from usbferry.backends.options import split
 from usbferry.device import Claimant, Device, DeviceError, ResetOutcome, Source
-from usbferry.protocols.usbip.exporter import Exporter
-from usbferry.registry import DEVICES, open_source
+from usbferry.registry import DEVICES, load_exporter, open_source
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
 from usbferry.usb import build
@@ -62,11 +61,11 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
         else:
             source = near = open_source(address)
             vanish = near.device.vanish
-        if way == "imported":
+        if way in ("usbip", "ferry"):
             server = await stack.enter_async_context(serving(Catalog()))
             await server.offer(near)
-            ((_, port),) = await server.listen("127.0.0.1", 0, Exporter)
-            source = open_source(f"usbip://127.0.0.1:{port}/1-1")
+            ((_, port),) = await server.listen("127.0.0.1", 0, load_exporter(way))
+            source = open_source(f"{way}://127.0.0.1:{port}/1-1")
         (info,) = await source.list()
         place = Place(source, info.name, await source.open(info.name, ME), vanish)
         try:
@@ -87,7 +86,7 @@ def bench(request) -> Iterator[testbed.Testbed | None]:
         yield None
 
 
-@pytest.fixture(params=["here", "imported", pytest.param("libusb", marks=pytest.mark.umockdev)])
+@pytest.fixture(params=["here", "usbip", "ferry", pytest.param("libusb", marks=pytest.mark.umockdev)])
 def way(request) -> str:
     return request.param
 
@@ -442,7 +441,7 @@ async def test_who_comes_next_finds_it_as_new(place) -> None:
 
 
 async def test_it_is_held_by_one(place, way) -> None:
-    if way == "imported":
+    if way in ("usbip", "ferry"):
         pytest.skip("an importer asks again for some seconds: tests of the server and of the importer have it")
     with pytest.raises(DeviceError):
         await place.source.open(place.name, ME)

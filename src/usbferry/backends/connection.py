@@ -34,7 +34,7 @@ class Importer(Protocol):
     def list_devices(self) -> None: ...
     def claim(self, name: str) -> None: ...
     def submit(self, transfer: Transfer) -> int: ...
-    def cancel(self, tag: int) -> None: ...
+    def cancel(self, tag: int) -> Completion | None: ...
     def receive(self, view: memoryview, now: float) -> None: ...
     def events(self) -> Iterator[Event]: ...
     def deadline(self) -> float | None: ...
@@ -100,7 +100,9 @@ class Connection:
     def cancel(self, transfer: Transfer) -> None:
         tag = self._tags.get(transfer)
         if tag is not None:
-            self.importer.cancel(tag)
+            completion = self.importer.cancel(tag)
+            if completion is not None:  # it never left
+                self._completed(tag, completion)
             self._flush_soon()
 
     async def close(self) -> None:
@@ -122,7 +124,7 @@ class Connection:
 
     def received(self, view: memoryview) -> int:
         importer = self.importer
-        importer.receive(view, 0.0)
+        importer.receive(view, self._loop.time())
         try:
             for event in importer.events():
                 if isinstance(event, Completed):
@@ -142,21 +144,23 @@ class Connection:
 
     def lost(self, error: Exception | None) -> None:
         self._link = None
-        reason = "the connection was closed"
-        if self._error is not None:
-            reason = f"it broke {self.importer.protocol}: {self._error}"
-        elif error is not None:
-            reason = (isinstance(error, OSError) and error.strerror) or str(error) or reason
+        reason = self._reason(error)
         if self._error is not None and self.in_use:
             log.warning("%s: %s", self.server, reason)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self._leave(reason)
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(DeviceError(f"{self.server}: {reason}"))
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _reason(self, error: Exception | None) -> str:
+        """Why the link is lost, for people."""
+        if self._error is not None:
+            return f"it broke {self.importer.protocol}: {self._error}"
+        text = "" if error is None else (isinstance(error, OSError) and error.strerror) or str(error)
+        return text or "the connection was closed"
 
     def _completed(self, tag: int, completion: Completion) -> None:
         found = self._flying.pop(tag, None)
@@ -211,6 +215,11 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _tick(self) -> None:
         self._timer = None

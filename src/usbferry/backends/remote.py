@@ -32,10 +32,12 @@ from ..usb.transfer import Completion, IsoPacket, Transfer
 from ..usb.tree import Configuration, DescriptorType, Endpoint
 from ..usb.types import Speed, Status, TransferType
 from .connection import Connection
+from .lasting import LastingConnection, Patient
 from .pieces import PIECE, Pieces
 
 log: Final = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 10.0
+RECONNECT_SECONDS: Final = 2.0  # for one attempt of many, where a claim waits for it
 LIST_SECONDS: Final = 10.0
 CLAIM_SECONDS: Final = 30.0  # usbipd-win restarts a driver over it
 PREPARE_SECONDS: Final = 30.0  # for reading all the descriptors of a device
@@ -410,7 +412,10 @@ class RemoteSource(Source):
         return device
 
     async def _connect(self) -> Connection:
-        connection = Connection(load_importer(self.scheme)(), self.where)
+        importer = load_importer(self.scheme)()
+        connection = Connection(importer, self.where)
+        if isinstance(importer, Patient):
+            connection = LastingConnection(importer, self.where, self._reconnect)
         try:
             await tcp.connect(self.host, self.port, connection, CONNECT_SECONDS)
         except TimeoutError:
@@ -418,6 +423,9 @@ class RemoteSource(Source):
         except OSError as error:
             raise DeviceError(f"no connection to {self.where}: {reason(error)}") from error
         return connection
+
+    async def _reconnect(self, connection: Connection) -> None:
+        await tcp.connect(self.host, self.port, connection, RECONNECT_SECONDS)
 
 
 def _check(transfer: Transfer) -> None:

@@ -215,6 +215,7 @@ class Pump:
     async def _give_back(self, exporter: Wider) -> None:
         await self._release()
         await self._out.settle()
+        self._sessions.pop(self._exporter.session, None)
         if not self.closed:
             exporter.released()
             self._out.flush_and_process()
@@ -236,6 +237,7 @@ class Pump:
         self._out.link = None
         self._end()
         other._out.link = link
+        other._out.closing = False  # as it was if the old transport broke the protocol, by its silence for one
         link.user = other
         cast(Wider, other._exporter).connected(self._loop.time())
         self._loop.call_soon(other._out.flush_and_process)

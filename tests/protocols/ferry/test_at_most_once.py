@@ -101,7 +101,7 @@ class World(RuleBasedStateMachine):
 
     def look(self) -> None:
         """As a pump does after an answer."""
-        if self.linked and self.exporter.waiting:
+        if self.linked and self.exporter.has_events:
             self.hear_up(b"")
 
     # -- the network --------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ class Talk:
     def does(self, tag: int, completion: Completion | None = None) -> Talk:
         """The device answers a transfer; then the pump looks whether there is more to do."""
         self.exporter.complete(tag, completion or Completion())
-        if self.exporter.waiting:
+        if self.exporter.has_events:
             self._arrive(b"")
         return self
 

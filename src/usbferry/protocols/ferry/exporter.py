@@ -60,7 +60,6 @@ class Exporter:
     """One transport seen from the side that has the devices, and the session on it, which may have others later."""
 
     protocol = "ferry"
-    has_events = False  # only what is read, or the clock, makes any
 
     def __init__(
         self,
@@ -110,7 +109,7 @@ class Exporter:
         return self.state is Target.OVER
 
     @property
-    def waiting(self) -> bool:
+    def has_events(self) -> bool:
         """Whether `events` has something though nothing came: a queue goes on behind a transfer that ended."""
         return self._attached and self._session is not None and bool(self._session.gates.ready)
 

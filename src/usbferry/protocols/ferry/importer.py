@@ -19,7 +19,7 @@ from typing import Final
 from ...usb.transfer import Buffer, Completion, Flags, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
-from ..events import Changed, Claimed, Completed, Event, Listed, Refusal, Refused
+from ..events import Changed, Claimed, Completed, Event, Left, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Pending
 from . import infos
@@ -187,6 +187,16 @@ class Importer:
     def done(self) -> bool:
         """The claim is over, and no transport can bring it back."""
         return self.state is Controller.OVER
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest transfer that the target takes."""
+        return self._transfer_bytes
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `events` has something though nothing came."""
+        return bool(self._ready)
 
     @property
     def in_flight(self) -> int:
@@ -389,7 +399,7 @@ class Importer:
                     if self.state is Controller.USING:
                         self._send()
                 case Call.HOLD:
-                    self._end("HOLD answered", "the device has left the server")
+                    return self._end("HOLD answered", "the device has left the server")
         except (struct_error, ValueError) as broken:
             raise ProtocolError(f"the reply to call {number} has {len(body)} bytes: {broken}") from None
         return None
@@ -416,9 +426,9 @@ class Importer:
             case Controller.CLAIMING:
                 self._move("refused")
             case Controller.RESUMING:
-                self._end("no session", text)
+                left = self._end("no session", text)
                 if not self._adopts:
-                    return None
+                    return left
         return Refused(reason, text)
 
     def _listed(self, code: int, body: memoryview) -> Event | None:
@@ -459,10 +469,13 @@ class Importer:
         self._send()
         return None
 
-    def _end(self, what: str, reason: str) -> None:
+    def _end(self, what: str, reason: str) -> Event | None:
+        """The claim is over, unless it was already."""
+        if (self.state, what) not in CONTROLLER:
+            return None
         self.ended = reason
-        if (self.state, what) in CONTROLLER:
-            self._move(what)
+        self._move(what)
+        return Left()
 
     def _move(self, what: str) -> None:
         self.state = CONTROLLER[self.state, what]

@@ -1,0 +1,104 @@
+"""A connection whose claim outlives its links: one that is lost is made anew, and what was in flight goes on.
+
+Whoever uses the device notices nothing but time, until the server has given the device up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, Protocol, runtime_checkable
+
+from ..protocols.errors import ProtocolError
+from ..transports.link import Link
+from .connection import Connection, Importer
+
+log: Final = logging.getLogger(__name__)
+FIRST_PAUSE: Final = 0.05  # seconds between attempts to connect, doubled each time
+LAST_PAUSE: Final = 1.0
+
+
+@runtime_checkable
+class Patient(Importer, Protocol):
+    """An importer that can do with several links, one after the other; `protocols.ferry.importer` says how."""
+
+    ended: str
+
+    @property
+    def done(self) -> bool: ...
+    def release(self) -> None: ...
+    def connected(self, now: float) -> None: ...
+    def disconnected(self, now: float) -> bool: ...
+
+
+class LastingConnection(Connection):
+    """A Connection of such an importer. `connect` makes one attempt, and raises OSError or TimeoutError."""
+
+    def __init__(self, importer: Patient, server: str, connect: Callable[[Connection], Awaitable[None]]) -> None:
+        super().__init__(importer, server)
+        self._patient = importer
+        self._connect = connect
+        self._connecting: asyncio.Task[None] | None = None
+        self._pause = 0.0  # before the next attempt; a link that brought something begins anew
+
+    def opened(self, link: Link) -> None:
+        super().opened(link)
+        self._patient.connected(self._loop.time())
+        self._flush_soon()
+
+    def received(self, view: memoryview) -> int:
+        self._pause = 0.0
+        consumed = super().received(view)
+        if self._patient.done and self._link is not None:
+            self._link.close()
+        return consumed
+
+    def lost(self, error: Exception | None) -> None:
+        waits = self._patient.disconnected(self._loop.time())
+        if not waits or self.over is not None or self._error is not None:
+            super().lost(error)
+            return
+        log.info("%s: the connection is lost, the device waits", self.server)
+        self._link = None
+        self._stop_timer()
+        self._connecting = self._loop.create_task(self._connect_again())
+
+    async def _connect_again(self) -> None:
+        while True:
+            await asyncio.sleep(self._pause)
+            self._pause = min(max(2 * self._pause, FIRST_PAUSE), LAST_PAUSE)
+            self._patient.tick(self._loop.time())
+            if self._patient.done:
+                super().lost(None)
+                return
+            with suppress(OSError, TimeoutError):
+                await self._connect(self)
+                return
+
+    async def close(self) -> None:
+        """As every connection, and the device is given back at once: nobody waits for this claim any more."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._connecting
+        self._patient.release()
+        self._flush()
+        if self._link is None:
+            self._lost.set()
+        await super().close()
+
+    def _reason(self, error: Exception | None) -> str:
+        return self._patient.ended or super()._reason(error)
+
+    def _leave(self, reason: str) -> None:
+        super()._leave(self._patient.ended or reason)
+
+    def _tick(self) -> None:
+        try:
+            super()._tick()
+        except ProtocolError as error:  # the server is silent: this link is of no use
+            log.info("%s: %s", self.server, error)
+            if self._link is not None:
+                self._link.abort()
