@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -82,7 +82,7 @@ async def ferried(limits: Limits | None = None) -> AsyncIterator[tuple[Server, P
         [(_, port)] = await server.listen("127.0.0.1", 0, load_exporter("ferry"))
         proxy = Proxy(port)
         listening = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-        proxy.where = "ferry://127.0.0.1:{}".format(listening.sockets[0].getsockname()[1])
+        proxy.where = f"ferry://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         try:
             yield server, proxy
         finally:
@@ -107,14 +107,20 @@ async def done(answer: Completion | asyncio.Future[Completion]) -> Completion:
         return answer if isinstance(answer, Completion) else await answer
 
 
-def is_free(server: Server) -> bool:
-    return server.catalog.list()[0].holder is None
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(int(SECONDS * 1000)):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it does not come to that")
 
 
 async def until_free(server: Server) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not is_free(server):
-            await asyncio.sleep(0.001)
+    await until(lambda: server.catalog.list()[0].holder is None)
+
+
+async def until_lost(device: RemoteDevice) -> None:
+    await until(lambda: device._connection._link is None)
 
 
 async def test_a_device_over_ferry() -> None:
@@ -178,9 +184,7 @@ async def test_a_cancel_while_there_is_no_connection() -> None:
         await asyncio.sleep(0)
         proxy.refuses = True
         proxy.cut()
-        async with asyncio.timeout(SECONDS):
-            while device._connection._link is not None:
-                await asyncio.sleep(0.001)
+        await until_lost(device)
         device.cancel(sent)
         late = Transfer(0x82, 512)
         never_left = device.submit(late)
@@ -230,9 +234,7 @@ async def test_a_connection_that_is_silent_is_replaced() -> None:
     async with ferried(Limits(heartbeat_seconds=1, grace_seconds=30)) as (_, proxy), opened(proxy.where) as device:
         proxy.mute = True
         answer = device.submit(Transfer(0x81, 100))
-        async with asyncio.timeout(SECONDS):
-            while device._connection._link is not None:
-                await asyncio.sleep(0.01)
+        await until_lost(device)
         proxy.mute = False
         assert len((await done(answer)).data) == 100
 

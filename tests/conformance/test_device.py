@@ -1,4 +1,4 @@
-"""The rules at the top of `device.py`, checked on every row of DEVICES: here, over TCP by each protocol, through libusb.
+"""The rules at the top of `device.py`, checked on every row of DEVICES: here, over TCP by each protocol, by libusb.
 
 A new device needs a line in ADDRESSES only if it cannot be opened without options.
 """
