@@ -118,6 +118,21 @@ async def test_every_device_is_imported_and_its_descriptors_and_strings_read(sou
             assert info.active is not None
 
 
+@pytest.mark.parametrize(
+    ("selector", "what"),
+    [
+        ("0627:0001,product=*keyboard", KEYBOARD),
+        ("class=mouse,product=*mouse", MOUSE),
+        (f"{DISK},class=storage/06/50", DISK),
+        (SERIAL, SERIAL),
+    ],
+)
+async def test_a_device_is_found_by_what_it_is(guest, known, selector, what):
+    """Three of QEMU's have the same ids: their names, which no list has, tell them apart."""
+    [found] = await RemoteSource(f"usbip://127.0.0.1:{guest.ports[PORT]}/{selector}").list()
+    assert found.name == named(known, what)
+
+
 async def test_a_disk_is_asked_read_and_written_over_bulk(source, known, files):
     content = (files / "disk").read_bytes()
     written = os.urandom(128 * 1024)

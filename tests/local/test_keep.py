@@ -504,6 +504,17 @@ async def test_a_serial_number_is_read_once(s: Scene) -> None:
     assert s.lab.reads == ["1-1", "1-2", "1-1"]
 
 
+@scene(listed("1-1", BOARD), wants=("serial=AB2",))
+async def test_one_that_is_configured_by_being_read_is_not_read_for_that(s: Scene) -> None:
+    """The kernel's server lists no classes before; each of its devices was once imported twice."""
+    s.lab.serials = {"1-1": "AB1"}
+    s.lab.devices[0].interface_classes = ()
+    await s.until(lambda: s.lab.reads)
+    s.lab.devices[0] = listed("1-1", BOARD)
+    await asyncio.sleep(60)
+    assert s.lab.reads == ["1-1"]
+
+
 @scene(listed("1-1", BOARD), wants=("serial=AB1",))
 async def test_one_that_cannot_be_asked_is_asked_again_later(s: Scene) -> None:
     await asyncio.sleep(60)

@@ -421,8 +421,11 @@ class Place:
 
 
 def _identity(info: DeviceInfo) -> object:
-    """What tells a device from another one at the same bus id, as far as a list does."""
-    return (info.device, info.bus, info.address, info.classes)
+    """What tells a device from another one at the same bus id, as far as a list does.
+
+    Not its classes: the kernel's server lists none before somebody has configured the device.
+    """
+    return (info.device, info.bus, info.address)
 
 
 def _described(slot: Slot, source: Source) -> dict[str, Any]:
