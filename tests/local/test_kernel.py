@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.local.kernel import Kernel as FileKernel
 from usbferry.backends.virtual import VirtualSource
-from usbferry.local import kernel, vhci
+from usbferry.local import kernel, rules, vhci
+from usbferry.local.keep import Keeper
 from usbferry.local.kernel import Adopted, Kernel
+from usbferry.local.rules import Rules
 from usbferry.local.vhci import Record, Vhci
-from usbferry.registry import open_source
+from usbferry.registry import load_exporter, open_source
+from usbferry.server.catalog import Catalog
+from usbferry.server.listen import serving
 
 HEAD = "hub port sta spd dev      sockfd local_busid\n"
 FREE_ROW = "hs  {:04} 004 000 00000000 000000 0-0\n"
@@ -140,3 +147,75 @@ async def test_a_module_that_is_unloaded_is_no_hang(machine: Machine) -> None:
     for path in machine.folder.iterdir():
         path.unlink()
     await adopted.gone()
+
+
+# --- a keeper at work -------------------------------------------------------------------------------------------------
+
+
+class Said(list[str]):
+    """What a keeper says; who waits for a line is woken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._more = asyncio.Event()
+
+    def tell(self, text: str) -> None:
+        self.append(text)
+        self._more.set()
+
+    async def has(self, text: str, times: int = 1) -> None:
+        async with asyncio.timeout(20):
+            while sum(text in line for line in self) < times:
+                self._more.clear()
+                await self._more.wait()
+
+
+@asynccontextmanager
+async def keeping(made: FileKernel, wanted: Rules) -> AsyncIterator[Said]:
+    said = Said()
+    async with asyncio.TaskGroup() as tasks:
+        keeper = Keeper(wanted, Kernel(tasks, made.vhci), said.tell)
+        running = tasks.create_task(keeper.run())
+        try:
+            yield said
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+    assert [port.state for port in made.ports] == [vhci.FREE] * len(made.ports)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileKernel:
+    made = FileKernel(tmp_path)
+    monkeypatch.setattr(vhci, "_write", made.write)
+    return made
+
+
+async def test_a_device_in_this_process_comes_back_as_another(files: FileKernel) -> None:
+    wanted = rules.from_addresses(["virtual:zero"])
+    source = wanted.rules[0].wishes[0].source
+    assert isinstance(source, VirtualSource)
+    async with keeping(files, wanted) as said:
+        await said.has("virtual:zero: 0525:a4a0 usbferry Gadget Zero attached to port 0")
+        source.device.vanish(away=0.1, become=(0x1209, 0x0010))
+        await said.has("virtual:zero: 0525:a4a0 usbferry Gadget Zero is lost: unplugged; looking for it")
+        await said.has("virtual:zero: 1209:0010 usbferry Gadget Zero attached to port 0")
+    assert said[-1].endswith(" detached")
+
+
+async def test_a_server_restarts_and_a_person_detaches(files: FileKernel) -> None:
+    async with serving(Catalog()) as server:
+        await server.offer(open_source("virtual:zero"))
+        [(host, port)] = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
+        async with keeping(files, rules.from_addresses([f"usbip://{host}:{port}/0525:*"])) as said:
+            await said.has("attached to port 0")
+            record = Record("127.0.0.1", str(port), "1-1")
+            assert files.vhci.read_record(0) == record
+            [pump] = server.pumps
+            pump.abort()
+            await said.has(" is lost: the connection to 127.0.0.1 was closed; looking for it")
+            await said.has("attached to port 0", 2)
+            files.vhci.remove_record(0)
+            files.vhci.detach(0)
+            await said.has(f"is left alone; to resume: usbferry attach usbip://{host}:{port}/1-1")
+            assert said[-1].startswith(f"usbip://{host}:{port}/0525:*: 1-1 0525:a4a0 ")

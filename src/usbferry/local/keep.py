@@ -20,6 +20,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -385,7 +386,8 @@ class Place:
         try:
             if self._sure_rule(attached.info) is None:  # it became another between the list and the import
                 raise DeviceError(f"it is {attached.info} now, which no rule wants")
-            slot.state, slot.port, slot.info, slot.reason = State.ATTACHED, attached.port, attached.info, ""
+            slot.state, slot.port, slot.reason = State.ATTACHED, attached.port, ""
+            slot.info = replace(attached.info)  # as it is now, whatever a virtual one becomes
             self._tell(f"{slot} {verb} port {attached.port}")
             ended = await attached.gone()
         except BaseException:
