@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -213,9 +214,7 @@ class Handle:
     async def close(self) -> None:
         """Give the device back; what is under way ends with DeviceGone. May be called twice."""
         self._closed = True
-        await self.device.close()
-        if self._source is not None:
-            await self._source.close()
+        await _close(self.device, self._source)
 
     async def __aenter__(self) -> Self:
         return self
@@ -227,6 +226,9 @@ class Handle:
 
     def __del__(self) -> None:
         if not self._closed:
+            with suppress(RuntimeError):  # its loop is closed, and so is all that was open there
+                loop = self.device.gone.get_loop()
+                loop.call_soon_threadsafe(_close_forgotten, loop, self.device, self._source)
             name = self.device.info.name if self._source is None else self._source.address
             warnings.warn(f"{name} was left open", ResourceWarning, source=self, stacklevel=2)
 
@@ -248,6 +250,22 @@ class Handle:
         self.device.cancel(transfer)
         await _in_time(future, CANCEL_SECONDS)
         return timed_out(future.result() if future.done() else Completion(Status.CANCELLED))
+
+
+_closings: Final[set[asyncio.Task[None]]] = set()  # a loop itself would not keep them alive
+
+
+def _close_forgotten(loop: asyncio.AbstractEventLoop, device: Device, source: Source | None) -> None:
+    """The program dropped its handle: the device is given back."""
+    closing = loop.create_task(_close(device, source))
+    _closings.add(closing)
+    closing.add_done_callback(_closings.discard)
+
+
+async def _close(device: Device, source: Source | None) -> None:
+    await device.close()
+    if source is not None:
+        await source.close()
 
 
 async def _in_time(future: asyncio.Future[Completion], seconds: float) -> None:

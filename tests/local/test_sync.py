@@ -244,6 +244,20 @@ async def test_a_handle_left_open_is_warned_of():
     await inner.close()
 
 
+async def test_a_handle_left_open_gives_its_device_back(served):
+    """In a program that goes on; a socket that nobody has any more would stay open as long as its loop."""
+    device: aio.Handle | None = await aio.open(f"{served.address}/1-1")
+    gone = device.device.gone
+    with pytest.warns(ResourceWarning, match="/1-1 was left open"):
+        device = None
+    gc.collect()
+    await asyncio.sleep(0)
+    await asyncio.gather(*aio._closings)
+    assert not gone.done()  # it was closed, not lost
+    async with await aio.open(f"{served.address}/1-1") as again:
+        assert await again.read(0x81, 8) == bytes(8)
+
+
 async def test_a_future_that_its_caller_cancels_harms_no_other_transfer():
     """`asyncio.wait_for` cancels what it is given; the device's own future must not be that."""
     async with await aio.open("virtual:zero") as device:
