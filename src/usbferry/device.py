@@ -176,6 +176,8 @@ class Source(ABC):
     """Its address as the user wrote it."""
     name: str = ""
     """The one device that the address names, where it names one."""
+    has_bus_ids: bool = False
+    """Whether its names are bus ids that tell this machine's ports; servers offer its devices by them."""
     selector: Selector | None = None
     """Which of the place's devices the address stands for; None is all."""
 
@@ -214,6 +216,10 @@ class Source(ABC):
         nothing = Watching()
         nothing.tell(None)
         return nothing
+
+    def why_not_offered(self, info: DeviceInfo) -> str | None:
+        """Why a device should not be offered to others by accident, as the rest of a sentence; None for most."""
+        return None
 
     def at(self, name: str) -> str:
         """The address of one of its devices."""

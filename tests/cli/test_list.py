@@ -29,6 +29,7 @@ DEVICE_KEYS = [
     "class",
     "interfaces",
     "path",
+    "drivers",
     "holder",
 ]
 

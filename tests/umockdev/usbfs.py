@@ -30,6 +30,7 @@ from usbferry.devices.virtual import VirtualDevice  # noqa: E402
 from usbferry.usb import build  # noqa: E402
 from usbferry.usb.setup import Setup, clear_halt, set_configuration, set_interface  # noqa: E402
 from usbferry.usb.transfer import Completion, Flags, IsoPacket, Transfer  # noqa: E402
+from usbferry.usb.tree import DeviceDescriptor, Interface  # noqa: E402
 from usbferry.usb.types import Status  # noqa: E402
 
 # Linux errno values, which are those of every architecture that Debian's umockdev tests run on
@@ -52,7 +53,15 @@ URB_SHORT_NOT_OK, URB_ZERO_PACKET = 0x01, 0x40  # USBDEVFS_URB_*
 CAPABILITIES = 0x01 | 0x04 | 0x10
 URB = struct.Struct("<BBxxiIxxxxQiiiiiIQ")  # struct usbdevfs_urb, 64 bits
 SPEEDS = {1: "1.5", 2: "12", 3: "480", 5: "5000", 6: "10000"}
-DRIVERS = {0x02: "cdc_acm", 0x03: "usbhid", 0x07: "usblp", 0x08: "usb-storage", 0x0A: "cdc_acm", 0xFF: "usbtest"}
+DRIVERS = {
+    0x02: "cdc_acm",
+    0x09: "hub",
+    0x03: "usbhid",
+    0x07: "usblp",
+    0x08: "usb-storage",
+    0x0A: "cdc_acm",
+    0xFF: "usbtest",
+}
 RESPITE = 0.001  # seconds that an empty reap waits: the node is a plain file, which libusb polls without end
 
 
@@ -130,6 +139,12 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
 
     def _connected(self, client: Any) -> None:
         self.files[client] = File()
+
+    def prune(self) -> None:
+        """Forget the files of programs that closed them, or are no more."""
+        for client in tuple(self.files):
+            if not client.get_connected():
+                self._vanished(client)
 
     def _vanished(self, client: Any) -> None:
         file = self.files.pop(client, None)
@@ -249,7 +264,10 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
         value = max(0, struct.unpack("<i", bytes(arg.resolve(0, 4).retrieve()))[0])
         if any(self._holder(i.number) for i in self.device.info.interfaces):
             raise OSError(errno.EBUSY, "an interface has a driver")
+        is_same = value == self.device.info.configuration
         result = self._ask(set_configuration(value))
+        if is_same:  # "a cheap device reset": usb_reset_configuration, no driver is asked
+            return result
         self.bench.show_interfaces(self)
         self.bind_all()
         return result
@@ -267,7 +285,6 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
         for other in self.files.values():
             self._kill(other, None)
         self.device.reset()
-        self.bind_all()
         return 0
 
     def _alloc_streams(self, client: Any, file: File, arg: Any) -> int:
@@ -291,6 +308,7 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
     # -- drivers ------------------------------------------------------------------------------------------------------
 
     def _holder(self, number: int) -> str | None:
+        self.prune()
         if any(number in file.claims for file in self.files.values()):
             return "usbfs"
         return self.drivers.get(number)
@@ -441,6 +459,16 @@ def _number(arg: Any) -> int:
     return int(struct.unpack("<I", bytes(arg.resolve(0, 4).retrieve()))[0])
 
 
+class Hub(VirtualDevice):
+    """A hub, as far as its descriptors go."""
+
+    descriptor = DeviceDescriptor(0x1D6B, 0x0104, device_class=9)
+    product = "Hub"
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        return (Interface(0, interface_class=9, endpoints=(self.interrupt(0x81, 1, 12),)),)
+
+
 class Bench:
     """What is plugged in. Each command is a method; its arguments are the line's other keys."""
 
@@ -522,6 +550,17 @@ class Bench:
         await device.open()
         await self._plug(name, device)
 
+    async def plug_hub(self, name: str) -> dict[str, Any]:
+        """A hub with nothing behind it."""
+        device = Hub()
+        await device.open()
+        await self._plug(name, device)
+        return {}
+
+    async def names(self) -> dict[str, Any]:
+        """What is plugged in."""
+        return {"names": [*self.nodes]}
+
     async def unplug(self, name: str, missing_ok: bool = False) -> dict[str, Any]:
         """Pull it out."""
         node = self.nodes.get(name)
@@ -535,6 +574,7 @@ class Bench:
     async def state(self, name: str) -> dict[str, Any]:
         """What the kernel would know of it."""
         node = self.nodes[name]
+        node.prune()
         return {
             "claims": sorted(number for file in node.files.values() for number in file.claims),
             "drivers": {str(number): driver for number, driver in node.drivers.items()},
@@ -557,6 +597,11 @@ class Bench:
 
     async def permit(self, name: str, mode: int) -> dict[str, Any]:
         """The rights of a node's file."""
+        os.chmod(self.root, 0o777)
+        for path, folders, files in os.walk(self.root):
+            for one in (Path(path, file) for file in (*folders, *files)):
+                if not one.is_symlink():
+                    one.chmod(0o777)
         os.chmod(f"{self.root}/dev/bus/usb/001/{self.nodes[name].address:03}", mode)
         return {}
 

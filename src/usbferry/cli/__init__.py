@@ -19,6 +19,7 @@ VERBS: Final = {
     "ports": "List what is attached to this machine's kernel.",
     "run": "Run a program of pyusb with devices from anywhere.",
     "serve": "Offer devices to other machines.",
+    "udev-rule": "Print the rule that lets users have USB devices on Linux.",
 }
 
 
@@ -31,7 +32,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = import_module(f".{cmd_name}", __name__).command
+        command: click.Command = import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

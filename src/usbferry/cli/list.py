@@ -21,7 +21,7 @@ from . import printable
 from .waiting import waiting
 
 SCHEMA: Final = "usbferry.list/1"
-_HEADINGS: Final = ("DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "USED BY")
+_HEADINGS: Final = ("DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "DRIVER", "USED BY")
 
 
 @click.command()
@@ -32,7 +32,8 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
 
     \b
     Without ADDRESS: what your servers on this machine share and who uses
-    it, and the virtual devices that could be shared.
+    it, and what could be shared: this machine's USB devices, with the
+    kernel drivers that have them now, and virtual ones.
     ADDRESS is a machine (HOST, HOST:PORT, usbip://HOST), one device of it
     (usbip://HOST/1-2), those of a selector (usbip://HOST/046d:*), or
     anything else that `usbferry serve` takes.
@@ -42,6 +43,8 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
     Exit status 1 when an ADDRESS could not be listed; the others still are.
     """
     places = asyncio.run(_remote(addresses)) if addresses else _local()
+    if not addresses:
+        places += asyncio.run(_plugged_in(places))
     report = {"schema": SCHEMA, "places": places}
     if not addresses:
         report["available"] = _available()
@@ -69,6 +72,16 @@ def _local() -> list[dict[str, Any]]:
         }
         for one in state.read()
     ]
+
+
+async def _plugged_in(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """This machine's USB devices, and which of them its servers share; nothing where there are none."""
+    place = await _place("usb:")
+    shared = {device["path"]: device for one in places for device in one["devices"]}
+    for device in place["devices"]:
+        offered = shared.get(device["path"])
+        device |= {"shared": offered is not None, "holder": offered["holder"] if offered else None}
+    return [place] if place["devices"] else []
 
 
 def _reachable(listening: list[str], name: str) -> str:
@@ -127,14 +140,15 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
     """The report as text, for a terminal of `width` columns; None is for a pipe, where nothing is broken or cut."""
     for place in report["places"]:
         pid = f", process {place['pid']}" if place["pid"] else ""
-        yield click.style(printable(place["address"]), bold=True) + pid
+        title = "USB devices of this machine" if place["address"] == "usb:" else place["address"]
+        yield click.style(printable(title), bold=True) + pid
         if place["error"]:
             yield from _wrapped(click.style(printable(place["error"]), fg="red"), width, "  ")
         elif not place["devices"]:
             yield "  no devices"
         else:
             yield from _devices(place["devices"], width, knows_holders=place["pid"] is not None)
-    if not report["places"]:
+    if not any(place["address"] != "usb:" or place["error"] for place in report["places"]):
         yield "Nothing is shared here. Try:"
         yield "  usbferry serve virtual:zero"
     if "available" in report:
@@ -172,10 +186,12 @@ def _devices(devices: list[dict[str, Any]], width: int | None, knows_holders: bo
     if width is None or max(map(_columns, lines)) <= width:
         yield from lines
         return
-    for address, identity, name, speed, interfaces, holder in rows:
+    for address, identity, name, speed, interfaces, driver, holder in rows:
         yield f"  {address}"
         about = f"{identity} {name}".removesuffix(" -")
         yield from _wrapped(f"{about}, {speed} speed, {interfaces}".removesuffix(", -"), width, "    ", "    ")
+        if driver != "-":
+            yield from _wrapped(f"driver {driver}", width, "    ", "    ")
         if holder != "-":
             yield from _wrapped(f"used by {holder}", width, "    ", "    ")
 
@@ -184,7 +200,8 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
     name = " ".join(word for word in (one["manufacturer"], one["product"]) if word)
     interfaces = ", ".join(i["name"] for i in one["interfaces"])
     identity = f"{one['vendor_id']}:{one['product_id']}"
-    cells = (one["address"], identity, name, one["speed"], interfaces, _holder(one["holder"]))
+    holder = _holder(one["holder"]) or ("nobody, shared" if one.get("shared") else "")
+    cells = (one["address"], identity, name, one["speed"], interfaces, ", ".join(one["drivers"]), holder)
     return tuple(printable(cell) or "-" for cell in cells)
 
 

@@ -26,7 +26,17 @@ from .waiting import waiting
 
 
 @click.command()
-@click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
+@click.option(
+    "--match",
+    "matches",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Offer this machine's USB devices that are meant, now and whenever one is plugged in.",
+)
+@click.option(
+    "--force", is_flag=True, help="Offer what is not shared by accident: hubs, mounted disks, the only keyboard."
+)
 @click.option(
     "--listen",
     default="127.0.0.1:3240",
@@ -35,16 +45,19 @@ from .waiting import waiting
     help="Where to listen; :PORT is every interface of this machine, port 0 a free one.",
 )
 @click.option("-v", "--verbose", count=True, help="Say who comes and goes; -vv: every transfer too.")
-def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
+def command(addresses: tuple[str, ...], matches: tuple[str, ...], force: bool, listen: str, verbose: int) -> None:
     """Offer the devices at each ADDRESS to other machines, over USB/IP.
 
     \b
     An ADDRESS is such as
+      usb:1-2                         the USB device in that port of this machine
+      usb:046d:c52b                   the one with these ids, or any selector
       virtual:zero                    Gadget Zero, the conformance device
       virtual:disk?image=stick.img    a disk backed by a file
       usbip://HOST/1-2                a device of another machine, passed on
       usbip://HOST/046d:*             those of it that a selector means
-    `usbferry list` shows the virtual devices and their options.
+    `usbferry list` shows this machine's USB devices, the virtual ones and
+    their options.
 
     Ctrl-C or SIGTERM ends it: nobody new is let in, and who is there is
     disconnected cleanly.
@@ -58,11 +71,22 @@ def command(addresses: tuple[str, ...], listen: str, verbose: int) -> None:
     )
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # what it warns of comes to us as an exception too
     try:
+        addresses += tuple(f"usb:{selector.replace('?', '%3F')}?later" for selector in matches)
+        if not addresses:
+            raise ValueError("name an ADDRESS, or say --match SELECTOR; usbferry list shows what there is")
+        if force:
+            addresses = tuple(_forced(address) for address in addresses)
         run(serve(addresses, parse_endpoint(listen)))
     except asyncio.CancelledError:
         pass  # stopped before it listened
     except (DeviceError, ValueError, OSError) as error:
         fail(f"usbferry serve: {error}")
+
+
+def _forced(address: str) -> str:
+    if not address.startswith("usb:"):
+        return address
+    return f"{address}{'&' if '?' in address else '?'}force"
 
 
 def parse_endpoint(text: str, default_port: int = 3240) -> tuple[str, int]:

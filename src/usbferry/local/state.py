@@ -60,6 +60,7 @@ def describe(info: DeviceInfo, holder: Claimant | None = None) -> dict[str, Any]
             for c, s, p in info.classes
         ],
         "path": info.path,
+        "drivers": list(info.drivers),
         "holder": None
         if holder is None
         else {

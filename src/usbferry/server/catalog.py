@@ -40,6 +40,8 @@ class Catalog:
     def __init__(self) -> None:
         self._offers: dict[str, Offer] = {}
         self._names: dict[tuple[Source, str], str] = {}  # for good: who comes back is called as before
+        self._taken: set[str] = set()
+        self._next = 0  # where the search for a free name goes on
         self._sources: list[Source] = []
         self._changes: dict[Source, AsyncIterator[Change]] = {}  # of sources that nobody follows yet
         self.draining = False  # no new claims
@@ -52,13 +54,24 @@ class Catalog:
         """
         self._sources.append(source)
         self._changes[source] = source.watch()
-        return [self._offer(source, info) for info in await source.list()]
+        found = await source.list()
+        if source.name and found and (reason := source.why_not_offered(found[0])):
+            raise DeviceError(f"{source.address} {reason}; --force shares it all the same")
+        return [self._offer(source, info) for info in found if self._is_offered(source, info)]
+
+    def _is_offered(self, source: Source, info: DeviceInfo) -> bool:
+        """Whether nothing speaks against it; what does is said."""
+        reason = source.why_not_offered(info)
+        if reason is not None:
+            log.warning("%s is left out, it %s; --force shares it all the same", info, reason)
+        return reason is None
 
     async def follow(self, source: Source) -> None:
         """Offer what appeared at `source` since it was added and withdraw what left, while the source tells."""
         async for change in self._changes.pop(source, None) or source.watch():
             if change.info is not None:
-                self._offer(source, change.info)
+                if self._is_offered(source, change.info):
+                    self._offer(source, change.info)
             else:
                 self._offers.pop(self._names.get((source, change.name), ""), None)
                 self._tell()
@@ -67,17 +80,25 @@ class Catalog:
         """The public name of a source's device: the one it had before, or the next free one."""
         name = self._names.get((source, source_name))
         if name is None:
-            bus, port = divmod(len(self._names), _PORTS)
-            if bus >= 255:
-                raise DeviceError(f"{len(self._names)} devices are offered already, the bus numbers end here")
-            name = self._names[source, source_name] = f"{bus + 1}-{port + 1}"
+            is_free = source.has_bus_ids and source_name not in self._taken
+            name = self._names[source, source_name] = source_name if is_free else self._free_name()
+            self._taken.add(name)
+        return name
+
+    def _free_name(self) -> str:
+        while (name := f"{self._next // _PORTS + 1}-{self._next % _PORTS + 1}") in self._taken:
+            self._next += 1
+        if self._next >= 255 * _PORTS:
+            raise DeviceError(f"{self._next} devices are offered already, the bus numbers end here")
         return name
 
     def _offer(self, source: Source, info: DeviceInfo) -> Offer:
         name = self._name(source, info.name)
-        bus, port = (int(number) for number in name.split("-"))
-        path = info.path or f"/usbferry/{name}"
-        public = replace(info, name=name, bus=bus, address=port + 1, path=path)  # address 1 is a bus's own hub
+        bus, address = info.bus, info.address
+        if not (source.has_bus_ids and name == info.name):
+            bus, address = (int(number) for number in name.split("-"))
+            address += 1  # 1 is a bus's own hub
+        public = replace(info, name=name, bus=bus, address=address, path=info.path or f"/usbferry/{name}")
         offer = self._offers.get(name)
         if offer is None:
             offer = self._offers[name] = Offer(public, source, info.name)

@@ -31,6 +31,7 @@ class DeviceInfo:
     serial: str = ""
     interface_classes: tuple[tuple[int, int, int], ...] = ()
     holder: str = ""  # who has it, for people; empty where nobody has, or its source cannot tell
+    drivers: tuple[str, ...] = ()  # of this machine's kernel, that have its interfaces; where the source can tell
 
     @property
     def active(self) -> Configuration | None:

@@ -8,6 +8,8 @@
     scan.py      what is plugged in, without opening it
     device.py    the Device: barriers, special requests, reset, the way out
     source.py    the Source: opening, and changes
+    precious.py  what is not shared by accident
+    guard.py     gives drivers their devices back when we were killed
 
 Nothing that blocks runs in the event loop: what libusb has no asynchronous call for runs in the device's own thread.
 """

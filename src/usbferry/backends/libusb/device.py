@@ -25,7 +25,7 @@ from ...usb.tree import Endpoint
 from ...usb.types import Status, TransferType
 from .flight import Flight, refused
 from .handle import Handle
-from .library import NO_DEVICE, NO_MEM, STATUSES, LibraryError, library
+from .library import NO_DEVICE, NO_MEM, NOT_SUPPORTED, STATUSES, LibraryError, library
 from .scan import Plugged
 
 log: Final = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class LibusbDevice(Device):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._told_memory = False
+        self._is_resetting = False
         self._is_another = False  # something else is at its port since a reset
         self._look_up()
 
@@ -153,6 +154,8 @@ class LibusbDevice(Device):
         context.flying[address] = lambda: self._landed(flight, key)
         self._flights[flight.transfer] = flight
         code = library().libusb_submit_transfer(flight.pointer)
+        if code == NOT_SUPPORTED and flight.leave_zero_packet():
+            return self._launch_in_two(flight, key, answer)
         if code < 0:
             del context.flying[address], self._flights[flight.transfer]
             flight.free()
@@ -160,6 +163,22 @@ class LibusbDevice(Device):
             return self._behind(key, refused(code), answer)
         self._last[key] = flight.future
         return flight.future
+
+    def _launch_in_two(self, flight: Flight, key: int, answer: Future | None) -> Answer:
+        """Where libusb adds no empty packet, as outside Linux: it goes by itself, behind."""
+        first = self._launch(flight, key, answer)
+        size, length = self._endpoints[key].packet_size or 1, flight.transfer.length
+        if isinstance(first, Completion) or not length or length % size:
+            return first
+        empty = Transfer(key, 0)
+        self._send(empty)
+
+        def ended(first: Future) -> None:
+            if first.result().status != Status.OK:
+                self.cancel(empty)
+
+        first.add_done_callback(ended)
+        return first
 
     def _landed(self, flight: Flight, key: int) -> None:
         del self._flights[flight.transfer]
@@ -304,10 +323,15 @@ class LibusbDevice(Device):
             await handle.call(handle.clear_halt, setup.index & 0x8F)
         elif requests.is_port_reset(setup):
             await self._quiet(touched)
-            if await handle.call(handle.reset) is ResetOutcome.GONE:
-                self._is_another = self._over is None and await self._comes_back(self.plugged)
-                self.left("after a reset it is another device" if self._is_another else "it did not survive a reset")
-                raise LibraryError(NO_DEVICE)
+            self._is_resetting = True
+            try:
+                if await handle.call(handle.reset) is ResetOutcome.SAME:
+                    return
+                self._is_another = await self._comes_back(self.plugged)
+            finally:
+                self._is_resetting = False
+            self.left("after a reset it is another device" if self._is_another else "it did not survive a reset")
+            raise LibraryError(NO_DEVICE)
 
     def _touched_by(self, number: int) -> frozenset[int]:
         return self._touched(requests.set_interface(number, 0).pack()) or frozenset()
@@ -363,8 +387,11 @@ class LibusbDevice(Device):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def left(self, reason: str) -> None:
-        """It is gone: all that waits ends, what comes is answered with GONE. Nothing happens a second time."""
-        if self._over is None:
+        """It is gone: all that waits ends, what comes is answered with GONE. Nothing happens a second time.
+
+        During a reset it may seem so for a moment; then the reset finds out.
+        """
+        if self._over is None and not self._is_resetting:
             self._over = Status.GONE
             self._end_pending(Status.GONE)
             self.gone.set_result(reason)

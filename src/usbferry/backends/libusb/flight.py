@@ -77,8 +77,11 @@ class Flight:
         """Let libusb end it with an empty packet, where its last one is full."""
         self._struct.flags |= ADD_ZERO_PACKET
 
-    def leave_zero_packet(self) -> None:
+    def leave_zero_packet(self) -> bool:
+        """Take that back; whether it was so."""
+        was_asked = bool(self._struct.flags & ADD_ZERO_PACKET)
         self._struct.flags &= ~ADD_ZERO_PACKET
+        return was_asked
 
     @property
     def address(self) -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from ...device import ResetOutcome
 from ...usb.info import DeviceInfo
+from . import guard, sysfs
 from .library import NO_DEVICE, NOT_FOUND, NOT_SUPPORTED, Context, LibraryError, check, library, streams
 
 log: Final = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Handle:
         self.context = context
         self.info = info
         self.claimed: list[int] = []
+        self._node = sysfs.node(info.bus, info.address)
         self._device = device  # a reference of ours
         self.pointer = library().libusb_device_handle_p()
         try:
@@ -124,6 +127,8 @@ class Handle:
     def close(self) -> None:
         """Let go of it as it is."""
         library().libusb_close(self.pointer)
+        for number in range(256):
+            guard.released(self._node, number)
         library().libusb_unref_device(self._device)
 
     def stop(self) -> None:
@@ -141,7 +146,13 @@ class Handle:
 
     def _claim(self) -> None:
         for number in sorted({interface.number for interface in self.info.interfaces} - set(self.claimed)):
-            check(library().libusb_claim_interface(self.pointer, number))
+            if sys.platform == "linux" and library().libusb_kernel_driver_active(self.pointer, number) == 1:
+                guard.claimed(self._node, number)
+            try:
+                check(library().libusb_claim_interface(self.pointer, number))
+            except LibraryError:
+                guard.released(self._node, number)
+                raise
             self.claimed.append(number)
 
     def _release(self) -> None:

@@ -119,6 +119,7 @@ def _describe(plugged: Plugged, device: Any) -> DeviceInfo | None:
         manufacturer=sysfs.text(plugged.name, "manufacturer"),
         product=sysfs.text(plugged.name, "product"),
         serial=sysfs.text(plugged.name, "serial"),
+        drivers=sysfs.drivers(plugged.name),
     )
 
 

@@ -1,4 +1,4 @@
-"""The devices of this machine as a Source: `usb:` all of them, `usb:1-2` the one at that port.
+"""The devices of this machine as a Source: `usb:` all of them, `usb:1-2` the one at that port, `usb:046d:*`.
 
 What is there is found by scans, which are cheap: every two seconds while somebody watches or has a device, and at once
 when libusb says that something came or left. So it works as well where the kernel tells nothing, as in containers.
@@ -12,11 +12,14 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ...device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers, Watching
+from ...selector import Selector, described
 from ...usb.info import DeviceInfo
+from .. import options
 from .contexts import Lent, borrow, give_back
 from .device import LibusbDevice
 from .handle import Handle
 from .library import ACCESS, LEFT, NO_DEVICE, Context, LibraryError
+from .precious import why_precious
 from .reasons import why_not
 from .scan import Plugged, find, plugged_in
 
@@ -28,11 +31,25 @@ RETURN_SECONDS: Final = 3.0  # for a device that is another one after its reset
 
 
 class LibusbSource(Source):
-    """`usb:[DEVICE]`. Raises ValueError for bad addresses."""
+    """`usb:[SELECTOR][?OPTION]...`. Raises ValueError for bad addresses.
+
+    Options: `later`, it is no error that nothing is there yet; `force`, for what is not shared by accident.
+    """
+
+    has_bus_ids = True
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.name = address.partition(":")[2]
+        text, _, query = address.partition(":")[2].partition("?")
+        try:
+            selector = Selector.parse(text)
+            given = options.arguments("usb", _Options, dict(options.split(query)))
+        except ValueError as error:
+            raise ValueError(f"{address}: {error}") from None
+        self.selector: Selector = selector
+        self.name = selector.name if selector.is_name else ""
+        self._options = _Options(**given)
+        self._precious: dict[str, str] = {}  # name -> why it is not offered
         self._devices: dict[str, LibusbDevice] = {}  # those that are open, by name
         self._there: dict[Plugged, DeviceInfo] = {}  # at the last scan
         self._arrived: dict[Plugged, float] = {}  # when, where that was seen
@@ -45,11 +62,19 @@ class LibusbSource(Source):
     # -- the seam -----------------------------------------------------------------------------------------------------
 
     async def list(self) -> list[DeviceInfo]:
-        """Raises NotFound when the address names a device that is not there."""
-        found = [info for info in (await self._scan()).values() if self._is_meant(info)]
-        if self.name and not found:
-            raise NotFound(f"there is no device {self.name!r} here; usbferry list usb: shows those there are")
+        """Raises NotFound when the address describes a device that is not there."""
+        there = await self._scan()
+        found = [info for info in there.values() if self.selector.matches(info)]
+        if self.selector.terms and not found and not self._options.later:
+            others = ", ".join(described(info) for info in tuple(there.values())[:20]) or "none"
+            raise NotFound(f"this machine has no USB device {str(self.selector)!r}; it has: {others}")
         return found
+
+    def at(self, name: str) -> str:
+        return f"usb:{name}"
+
+    def why_not_offered(self, info: DeviceInfo) -> str | None:
+        return None if self._options.force else self._precious.get(info.name)
 
     async def open(self, name: str, claimant: Claimant) -> Device:
         give_up = asyncio.get_running_loop().time() + PERMISSION_SECONDS
@@ -86,20 +111,17 @@ class LibusbSource(Source):
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
-    def _is_meant(self, info: DeviceInfo) -> bool:
-        return self.name in ("", info.name)
-
     async def _find(self, name: str) -> tuple[Plugged, DeviceInfo]:
         for plugged, info in (await self._scan()).items():
-            if plugged.name == name and self._is_meant(info):
+            if plugged.name == name and self.selector.matches(info):
                 return plugged, info
-        raise NotFound(f"there is no device {name!r} here")
+        raise NotFound(f"{name} is not there now")
 
     async def _scan(self) -> dict[Plugged, DeviceInfo]:
         """What is there now. Who watches hears what that changes. Raises DeviceError."""
         async with self._scanning:
             try:
-                there = await asyncio.to_thread(plugged_in)
+                there, self._precious = await asyncio.to_thread(_look)
             except LibraryError as error:
                 raise DeviceError(f"this machine's USB devices cannot be listed: {error}") from error
             self._update(there)
@@ -107,22 +129,19 @@ class LibusbSource(Source):
 
     def _update(self, there: dict[Plugged, DeviceInfo]) -> None:
         before, self._there = self._there, there
+        for device in tuple(self._devices.values()):
+            if device.plugged not in there:
+                device.left("it was unplugged")
         for plugged in before.keys() - there.keys():
-            self._left(plugged)
-            if self._is_meant(before[plugged]):
+            self._arrived.pop(plugged, None)
+            if self.selector.matches(before[plugged]):
                 self._watchers.tell(Change(plugged.name, None))
         now = asyncio.get_running_loop().time()
         for plugged in there.keys() - before.keys():
             if before:
                 self._arrived[plugged] = now
-            if self._is_meant(there[plugged]):
+            if self.selector.matches(there[plugged]):
                 self._watchers.tell(Change(plugged.name, there[plugged]))
-
-    def _left(self, plugged: Plugged) -> None:
-        self._arrived.pop(plugged, None)
-        device = self._devices.get(plugged.name)
-        if device is not None and device.plugged == plugged:
-            device.left("it was unplugged")
 
     def _start_watching(self) -> None:
         if self._watch is None:
@@ -189,6 +208,21 @@ class LibusbSource(Source):
             self._lent.append(lent)
             lent.opening.result().listeners.add(self._plugged)
         return self._lent[-1].opening.result()
+
+
+class _Options:
+    """What may be said of the source in its address."""
+
+    def __init__(self, *, force: bool = False, later: bool = False) -> None:
+        self.force = force
+        self.later = later
+
+
+def _look() -> tuple[dict[Plugged, DeviceInfo], dict[str, str]]:
+    """What is there, and what of it should stay, by name. Blocks. Raises LibraryError."""
+    there = plugged_in()
+    reasons = {info.name: why_precious(info) for info in there.values()}
+    return there, {name: reason for name, reason in reasons.items() if reason}
 
 
 def _begin(context: Context, plugged: Plugged, info: DeviceInfo) -> Handle | None:

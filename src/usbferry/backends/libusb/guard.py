@@ -1,0 +1,96 @@
+"""Gives interfaces back to the kernel's drivers when the process that claimed them was killed. Linux alone.
+
+Whoever claims an interface in a regular way also gives it back; one that is killed does not, and its keyboard stays
+dead until it is plugged in again. So a small process of our own stands by while interfaces are claimed: it reads which
+are, and which are no longer, and acts on what is left when its standard input ends.
+
+    python guard.py     reads lines `+ NODE INTERFACE` and `- NODE INTERFACE`
+"""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Final
+
+_IOCTL: Final = struct.Struct("@iiP")  # struct usbdevfs_ioctl, include/uapi/linux/usbdevice_fs.h
+_USBDEVFS_IOCTL: Final = 0xC0005512 | _IOCTL.size << 16
+_USBDEVFS_CONNECT: Final = 0x5517
+_USBDEVFS_RESET: Final = 0x5514
+_PATIENCE: Final = 10.0  # seconds for the kernel to close the files of the dead
+
+_lock: Final = threading.Lock()
+_claims: Final[set[tuple[str, int]]] = set()
+_process: subprocess.Popen[bytes] | None = None
+
+
+def claimed(node: str, number: int) -> None:
+    """An interface that a kernel driver had is ours. Called before it is."""
+    global _process
+    with _lock, suppress(OSError):  # without a guard it is as it is everywhere else
+        if _process is None:
+            command = [sys.executable, "-I", "-S", __file__]
+            quiet = subprocess.DEVNULL
+            _process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+            )
+        _claims.add((node, number))
+        _tell("+", node, number)
+
+
+def released(node: str, number: int) -> None:
+    """It is given back, or its device is gone. The guard goes with the last one."""
+    global _process
+    with _lock:
+        if (node, number) not in _claims:
+            return
+        _claims.discard((node, number))
+        with suppress(OSError):
+            _tell("-", node, number)
+        if not _claims and _process is not None:
+            process, _process = _process, None
+            process.communicate()
+
+
+def _tell(sign: str, node: str, number: int) -> None:
+    assert _process is not None
+    assert _process.stdin is not None
+    _process.stdin.write(f"{sign} {node} {number}\n".encode())
+    _process.stdin.flush()
+
+
+def main() -> None:
+    """The guard itself."""
+    left: dict[str, set[int]] = {}
+    for line in sys.stdin:
+        sign, node, number = line.split()
+        numbers = left.setdefault(node, set())
+        numbers.add(int(number)) if sign == "+" else numbers.discard(int(number))
+    for node, numbers in left.items():
+        if numbers:
+            with suppress(OSError):
+                _give_back(node, numbers)
+
+
+def _give_back(node: str, numbers: set[int]) -> None:
+    """Reset what was left half done, and let the drivers probe."""
+    import fcntl
+
+    with open(node, "r+b", buffering=0) as file:
+        with suppress(OSError):
+            fcntl.ioctl(file, _USBDEVFS_RESET, 0)
+        for number in sorted(numbers):
+            give_up = time.monotonic() + _PATIENCE
+            while time.monotonic() < give_up:
+                with suppress(BlockingIOError, OSError):
+                    fcntl.ioctl(file, _USBDEVFS_IOCTL, _IOCTL.pack(number, _USBDEVFS_CONNECT, 0))
+                    break
+                time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()
