@@ -83,7 +83,13 @@ _EXAMPLES: Final = {
         $ usbferry serve virtual:zero
         $ usbferry serve 'virtual:disk?image=stick.img&size=64M' virtual:mouse
         $ usbferry serve -v --listen 0.0.0.0:3240 'virtual:keyboard?text=hello'
+        $ usbferry serve usb:1-2 --listen :3240           # the USB device in that port
+        $ usbferry serve --match '046d:*' --match class=audio
         $ usbferry serve usbip://HOST/1-1 --listen :3241   # pass on another machine's device
+        """,
+    "udev-rule": """
+        $ usbferry udev-rule 046d:c52b
+        $ usbferry udev-rule --group lab 'serial=AB*' class=hid
         """,
 }
 

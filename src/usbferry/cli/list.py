@@ -76,7 +76,7 @@ def _local() -> list[dict[str, Any]]:
 
 async def _plugged_in(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """This machine's USB devices, and which of them its servers share; nothing where there are none."""
-    place = await _place("usb:")
+    place = await _place("usb:", ["usb:"])
     shared = {device["path"]: device for one in places for device in one["devices"]}
     for device in place["devices"]:
         offered = shared.get(device["path"])
