@@ -132,7 +132,7 @@ def test_an_event_loop_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_address_is_missing() -> None:
     result = CliRunner().invoke(command, [])
     assert result.exit_code == 2
-    assert "Missing argument 'ADDRESS...'" in result.output
+    assert "name an ADDRESS, or say --match SELECTOR" in result.output
 
 
 def test_a_broken_server_at_the_other_end_is_one_line() -> None:

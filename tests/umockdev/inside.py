@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     if is_inside() or not item.get_closest_marker("umockdev") or item.get_closest_marker("skip"):
         return None
     if not _results:
@@ -50,6 +50,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     for report in _results.get(item.nodeid) or [_lost(item)]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    item.session._setupstate.teardown_exact(nextitem)  # what tests before it share, and those after it do not
     return True
 
 

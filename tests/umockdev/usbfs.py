@@ -500,7 +500,7 @@ class Bench:
     async def _plug(self, name: str, device: VirtualDevice) -> None:
         self.addresses += 1
         node = self.nodes[name] = Node(self, name, device, self.addresses)
-        device.left = lambda away, become: self._left(node)
+        device.left = lambda *_: self._left(node)
         info = device.info
         raw = build.device(info.device) + b"".join(build.configuration(c) for c in info.configurations)
         path, dev = f"bus/usb/001/{node.address:03}", raw.hex().upper()

@@ -80,8 +80,10 @@ class Connection:
         except TimeoutError:
             raise DeviceError(f"{self.server} did not answer within {seconds:g} s") from None
 
-    def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
-        """Send a transfer; once the connection is over, the answer comes at once.
+    def submit(
+        self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None
+    ) -> Completion | asyncio.Future[Completion]:
+        """Send a transfer, to end `answer` if there is one already; once the connection is over, it comes at once.
 
         Raises ValueError for one whose parts do not fit together.
         """
@@ -90,7 +92,7 @@ class Connection:
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)  # it was lent, and is sent at the end of this turn
         tag = self.importer.submit(transfer)
-        future: asyncio.Future[Completion] = self._loop.create_future()
+        future = answer if answer is not None else self._loop.create_future()
         self._flying[tag] = (transfer, future)
         self._tags[transfer] = tag
         if not self._flush_due:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Source
-from ..devices.gate import Gate
+from ..devices.gate import DirectGate
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..selector import Selector, described, select
@@ -68,7 +68,7 @@ class RemoteDevice(Device):
         self._connection = connection
         self._piece = min(PIECE, connection.importer.largest)
         self._pipes: dict[int, _Pipe] = {}
-        self._gate = Gate(self._go_on, self._gate_moved)
+        self._gate = DirectGate(self._go_on, self._gate_moved)
         self._gated: set[int] = set()
         self._touching: dict[Transfer, frozenset[int]] = {}  # barriers that wait at the gate, and what they will touch
         self._in_pieces: dict[int, Pieces] = {}
@@ -124,15 +124,16 @@ class RemoteDevice(Device):
             return self._gate.submit(transfer)
         return self._send(transfer)
 
-    def _go_on(self, transfer: Transfer) -> Answer:
+    def _go_on(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> Answer:
         """One that waited at the gate, where a barrier that waited before it may hold it again; later ones do not."""
         if transfer.endpoint & 0x0F:
-            return self._gate.submit(transfer) if transfer.endpoint in self._gate.barred() else self._send(transfer)
+            is_barred = transfer.endpoint in self._gate.barred()
+            return self._gate.submit(transfer, answer) if is_barred else self._send(transfer, answer)
         if self._touching.pop(transfer, None) is not None:
             self._gate_moved()
-        return self._control(transfer)
+        return self._control(transfer, answer)
 
-    def _send(self, transfer: Transfer) -> Answer:
+    def _send(self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None) -> Answer:
         """The Linux server loses the connection over an endpoint that is not there, and over odd packets."""
         pipe = self._pipes.get(transfer.endpoint)
         if pipe is None:
@@ -145,7 +146,7 @@ class RemoteDevice(Device):
         if transfer.length > WHOLE_BYTES:
             return Completion(Status.NO_MEMORY)
         transfer.interval = pipe.interval
-        return self._connection.submit(transfer)
+        return self._connection.submit(transfer, answer)
 
     def _withdraw(self, transfer: Transfer) -> None:
         if not self._gate.cancel(transfer):
@@ -153,7 +154,7 @@ class RemoteDevice(Device):
         elif self._touching.pop(transfer, None) is not None:
             self._gate_moved()
 
-    def _control(self, transfer: Transfer) -> Answer:
+    def _control(self, transfer: Transfer, waits: asyncio.Future[Completion] | None = None) -> Answer:
         """Servers take wLength and the direction in bmRequestType for the transfer's own, or end the connection."""
         if len(transfer.setup) != 8:
             return Completion(Status.INVALID)
@@ -166,8 +167,8 @@ class RemoteDevice(Device):
             if touched is not None:
                 self._touching[transfer] = touched
                 self._gate_moved()
-            return self._gate.submit(transfer)  # what an earlier barrier holds was asked for before this one
-        answer = self._connection.submit(transfer)
+            return self._gate.submit(transfer, waits)  # what an earlier barrier holds was asked for before this one
+        answer = self._connection.submit(transfer, waits)
         if isinstance(answer, asyncio.Future) and touched is not None:
             self._gate.put_up(transfer, touched)
             self._gate_moved()

@@ -201,7 +201,7 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
     interfaces = ", ".join(i["name"] for i in one["interfaces"])
     identity = f"{one['vendor_id']}:{one['product_id']}"
     holder = _holder(one["holder"]) or ("nobody, shared" if one.get("shared") else "")
-    cells = (one["address"], identity, name, one["speed"], interfaces, ", ".join(one["drivers"]), holder)
+    cells = (one["address"], identity, name, one["speed"], interfaces, ", ".join(one.get("drivers", ())), holder)
     return tuple(printable(cell) or "-" for cell in cells)
 
 

@@ -71,14 +71,20 @@ class Gate:
             self.let_go(transfer, answer)
 
     def let_go(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
-        """Submit one that was held. For who can end `answer` itself: this way takes a turn of the loop more."""
+        """Submit one that was held."""
         _forward(self._go(transfer), answer)
 
-    def submit(self, transfer: Transfer) -> asyncio.Future[Completion]:
-        """Hold a transfer for an endpoint of a barrier. Its payload was lent, so it is copied."""
+    def submit(
+        self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None
+    ) -> asyncio.Future[Completion]:
+        """Hold a transfer for an endpoint of a barrier. Its payload was lent, so it is copied.
+
+        One that was let go and is held again has its `answer` already.
+        """
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)
-        answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        if answer is None:
+            answer = asyncio.get_running_loop().create_future()
         self._barriers[-1].held[transfer] = answer
         return answer
 
@@ -99,6 +105,31 @@ class Gate:
                 answer.set_result(Completion(status))
         if barriers:
             self._moved()
+
+
+class DirectGate(Gate):
+    """A gate whose `go` gets the answer too and sees to its end, or returns the Completion that it is.
+
+    To hand a result from one future to another takes a turn of the loop, in which a later transfer that did not wait
+    could end before the one that did.
+    """
+
+    def __init__(
+        self,
+        go: Callable[[Transfer, asyncio.Future[Completion]], Completion | asyncio.Future[Completion]],
+        moved: Callable[[], None],
+    ) -> None:
+        super().__init__(_never, moved)
+        self._send = go
+
+    def let_go(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
+        done = self._send(transfer, answer)
+        if isinstance(done, Completion) and not answer.done():
+            answer.set_result(done)
+
+
+def _never(transfer: Transfer) -> Completion:
+    raise NotImplementedError
 
 
 def _forward(source: Completion | asyncio.Future[Completion], answer: asyncio.Future[Completion]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from ...device import Device, ResetOutcome
-from ...devices.gate import Gate
+from ...devices.gate import DirectGate
 from ...usb import setup as requests
 from ...usb.setup import Setup
 from ...usb.transfer import Completion, Flags, Transfer
@@ -37,21 +37,6 @@ _EVERY: Final = frozenset(number | way for number in range(1, 16) for way in (0x
 
 Future = asyncio.Future[Completion]
 Answer = Completion | Future
-
-
-class _Gate(Gate):
-    """Lets the transfers that it held end the answers that it gave."""
-
-    def __init__(self, go: Callable[[Transfer, Future], object], moved: Callable[[], None]) -> None:
-        super().__init__(_never, moved)
-        self._send = go
-
-    def let_go(self, transfer: Transfer, answer: Future) -> None:
-        self._send(transfer, answer)
-
-
-def _never(transfer: Transfer) -> Answer:
-    raise NotImplementedError
 
 
 class LibusbDevice(Device):
@@ -76,7 +61,7 @@ class LibusbDevice(Device):
         self._endpoints: dict[int, Endpoint] = {}
         self._flights: dict[Transfer, Flight] = {}
         self._last: dict[int, Future] = {}  # endpoint -> the latest of its flights
-        self._gate = _Gate(self._send, self._gate_moved)
+        self._gate = DirectGate(self._send, self._gate_moved)
         self._gated: set[int] = set()
         self._waiting: deque[tuple[Transfer, Future]] = deque()  # control, behind a request
         self._request: Transfer | None = None  # the one at work
