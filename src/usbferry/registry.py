@@ -35,6 +35,7 @@ SOURCES: Final[dict[str, str]] = {
     "ferry": "usbferry.backends.remote:RemoteSource",
     "usb": "usbferry.backends.libusb.source:LibusbSource",
     "usbip": "usbferry.backends.remote:RemoteSource",
+    "usbredir": "usbferry.backends.redir:RedirSource",
     "virtual": "usbferry.backends.virtual:VirtualSource",
 }
 

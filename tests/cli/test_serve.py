@@ -113,6 +113,32 @@ def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
     assert text in refused("virtual:zero", "--listen", where)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ("--on", "usbredir://127.0.0.1:x"),
+            "'usbredir://127.0.0.1:x' is no address, write it as usbredir://HOST:PORT",
+        ),
+        (("--on", "usbip://:1"), "--on 'usbip://:1': write it as PROTOCOL://..., with one of: usbredir"),
+        (("--on", "usbredir://192.0.2.1:1"), "cannot listen on 192.0.2.1:1: this machine has no such address"),
+        (("--on", "usbredir://:0/1-7"), "there is no device '1-7' here, there are: 1-1"),
+        (
+            ("--to", "usbredir://:4000"),
+            "--to 'usbredir://:4000': name the host to connect to, as in usbredir://vm:4000",
+        ),
+        (("virtual:zero", "--to", "usbredir://vm"), "say which device, as in usbredir://vm:4000/1-1; there are: 1-1"),
+    ],
+)
+def test_a_port_of_another_protocol_that_cannot_be(arguments: tuple[str, ...], text: str) -> None:
+    assert text in refused("virtual:zero", *arguments)
+
+
+def test_a_port_of_another_protocol_that_is_in_use(taken: str) -> None:
+    text = refused("virtual:zero", "--on", f"usbredir://{taken}")
+    assert text == f"cannot listen on {taken}: the port is in use; choose another with --on, 0 for any free one"
+
+
 def test_what_cannot_be_is_one_line_of_a_process_too(runtime: Path) -> None:
     process = start("virtual:zero", "--listen", "192.0.2.1:4000", runtime=runtime)
     _, said = process.communicate(timeout=30)
@@ -247,6 +273,41 @@ async def test_either_event_loop(loop: str, runtime: Path) -> None:
     with served("virtual:zero", runtime=runtime, USBFERRY_LOOP=loop) as server:
         device = await open_source(server.address).open("1-1", ME)
         await device.close()
+
+
+# --- usbredir ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_port_without_usbip(runtime: Path) -> None:
+    """Where another protocol is asked for, USB/IP is not."""
+    address = f"usbredir://{runtime}/vm.sock"
+    process = start("virtual:zero", "--on", address, runtime=runtime)
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().startswith("1-1 0525:a4a0")
+        assert process.stderr.readline() == f"listening on {address}\n"
+        device = await open_source(address).open("", ME)
+        assert device.info.product == "Gadget Zero"
+        await device.close()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+async def test_a_device_on_a_port_of_its_own(runtime: Path) -> None:
+    with served("virtual:keyboard", "virtual:zero", "--on", "usbredir://127.0.0.1:0/1-2", runtime=runtime) as server:
+        device = await open_source(server.listening[0]).open("", ME)
+        assert device.info.product == "Gadget Zero"
+        await device.close()
+
+
+def test_a_port_beyond_this_machine_brings_a_note(runtime: Path) -> None:
+    with served("virtual:zero", "--on", "usbredir://0.0.0.0:0", runtime=runtime) as server:
+        assert "note: usbredir has no passwords; whoever reaches this port can use the device" in server.lines
 
 
 # --- a gateway --------------------------------------------------------------------------------------------------------

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -22,7 +20,10 @@ from ..registry import load_exporter, open_source
 from ..server.catalog import Catalog
 from ..server.listen import Server, serving
 from . import fail, printable
+from .outlets import Outlet, not_listening
 from .waiting import waiting
+
+DEFAULT = "127.0.0.1:3240"
 
 
 @click.command()
@@ -39,14 +40,34 @@ from .waiting import waiting
 )
 @click.option(
     "--listen",
-    default="127.0.0.1:3240",
-    show_default=True,
     metavar="HOST:PORT",
-    help="Where to listen; :PORT is every interface of this machine, port 0 a free one.",
+    help="Where to listen for USB/IP, 127.0.0.1:3240 where neither --on nor --to is given; :PORT is every interface of "
+    "this machine, port 0 a free one.",
+)
+@click.option(
+    "--on",
+    multiple=True,
+    metavar="PROTOCOL://...",
+    help="Listen with another protocol, such as usbredir://127.0.0.1:4000 or usbredir:///SOCKET-FILE; may be repeated. "
+    "With several devices, /1-2 after the port says which.",
+)
+@click.option(
+    "--to",
+    multiple=True,
+    metavar="PROTOCOL://...",
+    help="Connect to who listens, such as usbredir://vm:4000, and again when the connection is lost; may be repeated.",
 )
 @click.option("-v", "--verbose", count=True, help="Say who comes and goes; -vv: every transfer too.")
-def command(addresses: tuple[str, ...], matches: tuple[str, ...], force: bool, listen: str, verbose: int) -> None:
-    """Offer the devices at each ADDRESS to other machines, over USB/IP.
+def command(
+    addresses: tuple[str, ...],
+    matches: tuple[str, ...],
+    force: bool,
+    listen: str | None,
+    on: tuple[str, ...],
+    to: tuple[str, ...],
+    verbose: int,
+) -> None:
+    """Offer the devices at each ADDRESS to other machines, over USB/IP, or to virtual machines, over usbredir.
 
     \b
     An ADDRESS is such as
@@ -56,6 +77,7 @@ def command(addresses: tuple[str, ...], matches: tuple[str, ...], force: bool, l
       virtual:disk?image=stick.img    a disk backed by a file
       usbip://HOST/1-2                a device of another machine, passed on
       usbip://HOST/046d:*             those of it that a selector means
+      usbredir://HOST:4000            what a usbredirect has there
     `usbferry list` shows this machine's USB devices, the virtual ones and
     their options.
 
@@ -76,7 +98,9 @@ def command(addresses: tuple[str, ...], matches: tuple[str, ...], force: bool, l
             raise ValueError("name an ADDRESS, or say --match SELECTOR; usbferry list shows what there is")
         if force:
             addresses = tuple(_forced(address) for address in addresses)
-        run(serve(addresses, parse_endpoint(listen)))
+        if listen is None and not on and not to:
+            listen = DEFAULT
+        run(serve(addresses, parse_endpoint(listen) if listen is not None else None, on, to))
     except asyncio.CancelledError:
         pass  # stopped before it listened
     except (DeviceError, ValueError, OSError) as error:
@@ -126,14 +150,21 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def serve(addresses: tuple[str, ...], where: tuple[str, int]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
+async def serve(
+    addresses: tuple[str, ...], where: tuple[str, int] | None, on: tuple[str, ...] = (), to: tuple[str, ...] = ()
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `where` is for USB/IP, `on` and `to` are addresses with a protocol."""
     stop = on_signal()
     _allow_connections()
+    outlets, calls = [Outlet.parse(one, "--on") for one in on], [Outlet.parse(one, "--to") for one in to]
     catalog = Catalog()
     async with serving(catalog) as server:
         notes = [line for address in addresses for line in await _offer(server, address)]
-        listening = await _listen(server, *where)
+        for outlet in (*outlets, *calls):
+            outlet.check(catalog)
+        listening = await _listen(server, *where) if where is not None else []
+        notes += [line for outlet in outlets for line in await outlet.listen(server)]
+        notes += [call.connect(server) for call in calls]
         publisher = Publisher(catalog, [_endpoint(*one) for one in listening])
         try:
             if not all(ipaddress.ip_address(host).is_loopback for host, _ in listening):
@@ -195,16 +226,7 @@ async def _listen(server: Server, host: str, port: int) -> list[tuple[str, int]]
     try:
         return await server.listen(host, port, load_exporter("usbip"))
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno == errno.EADDRINUSE:
-            reason = "the port is in use; choose another with --listen, 0 for any free one"
-        elif error.errno == errno.EACCES:
-            reason = "ports below 1024 are the administrator's; choose another with --listen"
-        elif error.errno in (errno.EADDRNOTAVAIL, None):  # None is asyncio's, since Python 3.13
-            reason = "this machine has no such address"
-        elif not isinstance(error, socket.gaierror):
-            reason = os.strerror(error.errno)
-        raise DeviceError(f"cannot listen on {_endpoint(host, port)}: {reason}") from error
+        raise not_listening(error, _endpoint(host, port), "--listen") from error
 
 
 def _endpoint(host: str, port: int) -> str:

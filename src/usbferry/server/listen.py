@@ -7,12 +7,14 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from ..device import Source
 from ..protocols.limits import DEFAULT_LIMITS, Limits
 from ..transports import tcp
 from ..transports.link import Link
+from ..transports.place import Place
 from .answers import Exporter
 from .catalog import Catalog, Offer
 from .pump import Pump
@@ -20,6 +22,8 @@ from .pump import Pump
 log: Final = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 4096
 DRAIN_SECONDS: Final = 10.0  # for importers to be closed cleanly
+RETRY_SECONDS: Final = 0.5  # before a lost connection is made again; each failure doubles it, up to
+MAX_RETRY_SECONDS: Final = 8.0
 ABORT_SECONDS: Final = 1.0  # more, once the connections of those that were not are cut
 
 MakeExporter = Callable[[Limits, float], Exporter]
@@ -65,7 +69,7 @@ class Server:
     async def offer(self, source: Source) -> list[Offer]:
         """Offer a source's devices, those that appear later too. Raises DeviceError when it cannot be read."""
         offers = await self.catalog.add(source)
-        self._following.append(self._tasks.create_task(_alone(self.catalog.follow(source))))
+        self._following.append(self._start(self.catalog.follow(source)))
         return offers
 
     async def listen(self, host: str, port: int, exporter: MakeExporter) -> list[tuple[str, int]]:
@@ -82,13 +86,51 @@ class Server:
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: Link(self._user(exporter)), sock)
 
-    def _user(self, exporter: MakeExporter) -> Pump | _Refused:
+    async def listen_at(self, place: Place, exporter: MakeExporter) -> list[Place]:
+        """Serve a protocol at a place; the places it really has. Raises OSError when it cannot be had."""
+        listening = await place.listen(lambda: self._user(exporter))
+        self._listening.append(listening)
+        if place.path:
+            return [place]
+        names = [sock.getsockname() for sock in listening.sockets]
+        return [replace(place, host=name[0], port=name[1]) for name in names]
+
+    def connect_to(self, place: Place, exporter: MakeExporter) -> None:
+        """Serve a protocol to whoever listens at a place: connect, and again when the connection is lost."""
+        self._following.append(self._start(self._keep_connected(place, exporter)))
+
+    async def _keep_connected(self, place: Place, exporter: MakeExporter) -> None:
+        wait = RETRY_SECONDS
+        while True:
+            ended = asyncio.Event()
+            user = self._user(exporter, ended.set)
+            try:
+                await place.connect(user)
+            except OSError as error:  # TimeoutError is one
+                if isinstance(user, Pump):
+                    self._ended(user)
+                if wait == RETRY_SECONDS:
+                    log.warning("no connection to %s: %s; it is tried again", place, str(error) or "no answer")
+                wait = min(2 * wait, MAX_RETRY_SECONDS)
+            else:
+                log.info("connected to %s", place)
+                wait = RETRY_SECONDS
+                if isinstance(user, Pump):
+                    await ended.wait()
+            await asyncio.sleep(wait)
+
+    def _user(self, exporter: MakeExporter, ended: Callable[[], object] = lambda: None) -> Pump | _Refused:
         if self.catalog.draining:
             return _Refused("the server is closing")
         if len(self.pumps) >= self._max_connections:
             return _Refused(f"{self._max_connections} connections are open")
         now = asyncio.get_running_loop().time()
-        pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, self._ended)
+
+        def over(pump: Pump) -> None:
+            self._ended(pump)
+            ended()
+
+        pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, over)
         self.pumps.add(pump)
         self._empty.clear()
         return pump
@@ -98,8 +140,13 @@ class Server:
         if not self.pumps:
             self._empty.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._tasks.create_task(_alone(work))
+        task.add_done_callback(lambda task: work.close())  # one that was cancelled before it began was never awaited
+        return task
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._start(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 

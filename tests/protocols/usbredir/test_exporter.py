@@ -178,6 +178,11 @@ def test_a_second_hello_means_nothing():
     talk.says(packet(0, 0, struct.pack("64sI", b"again", 0)), bulk(1, 0x81, 4)).asks("submit #1 in 81 4").hears()
 
 
+def test_a_second_hello_is_bounded_too():
+    with pytest.raises(ProtocolError, match="a hello with 134217728 bytes of capabilities"):
+        connected().says(struct.pack("<IIQ64s", 0, (128 << 20) + 64, 0, b"again"))
+
+
 def test_a_silent_peer_is_let_be_and_a_slow_hello_is_not():
     """QEMU says hello when its machine runs."""
     talk = Talk()

@@ -223,7 +223,10 @@ class Codec:
 
 
 def _check_control(kind: int, body: Any, data: int) -> None:
-    if kind == Type.INTERFACE_INFO:
+    if kind == Type.HELLO:
+        if data > _MAX_HELLO:
+            raise ProtocolError(f"a hello with {data} bytes of capabilities")
+    elif kind == Type.INTERFACE_INFO:
         if body.count > 32:
             raise ProtocolError(f"{body.count} interfaces, the limit is 32")
     elif kind == Type.FILTER_FILTER:

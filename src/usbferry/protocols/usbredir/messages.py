@@ -420,12 +420,13 @@ class WireStatus(IntEnum):
     BABBLE = 6
 
 
-# There is no word for a device that left: a packet says so. SHORT is success, for nobody here may forbid it.
+# There is no word for a device that left: a packet says so, after the "cancelled" that usbredirhost has for what was
+# pending. SHORT is success, for nobody here may forbid it.
 STATUS: Final[dict[int, WireStatus]] = {
     Status.OK: WireStatus.SUCCESS,
     Status.STALL: WireStatus.STALL,
     Status.CANCELLED: WireStatus.CANCELLED,
-    Status.GONE: WireStatus.IOERROR,
+    Status.GONE: WireStatus.CANCELLED,
     Status.SHUTDOWN: WireStatus.CANCELLED,  # what usbredirhost says of transfers whose endpoint is taken from them
     Status.TIMEOUT: WireStatus.TIMEOUT,
     Status.SHORT: WireStatus.SUCCESS,

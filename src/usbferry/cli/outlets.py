@@ -1,0 +1,87 @@
+"""`serve --on` and `--to`: where other protocols than USB/IP are served, one device at each place."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from functools import partial
+
+from ..device import DeviceError
+from ..registry import PROTOCOLS, UnknownName, load_exporter
+from ..server.catalog import Catalog
+from ..server.listen import MakeExporter, Server
+from ..transports.place import Place, parse
+
+ONE_DEVICE = ("usbredir",)  # protocols that serve one device on a connection
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """One `--on` or `--to`."""
+
+    protocol: str
+    place: Place
+    option: str
+
+    @classmethod
+    def parse(cls, text: str, option: str) -> Outlet:
+        """Raises ValueError with a text for the user."""
+        protocol = text.partition(":")[0]
+        if protocol not in ONE_DEVICE:
+            raise UnknownName(f"{option} {text!r}: write it as PROTOCOL://..., with one of: {', '.join(ONE_DEVICE)}")
+        place = parse(text, PROTOCOLS[protocol].port)
+        if option == "--to" and not (place.host or place.path):
+            raise ValueError(f"--to {text!r}: name the host to connect to, as in {protocol}://vm:4000")
+        return cls(protocol, place, option)
+
+    def check(self, catalog: Catalog) -> None:
+        """Whether it is clear which device is meant. Raises DeviceError with the remedy."""
+        names = [offer.info.name for offer in catalog.list()]
+        if self.place.name and self.place.name not in names:
+            raise DeviceError(f"{self.option} {self}: there is no device {self.place.name!r} here, {_there(names)}")
+        if len(names) > 1 and not self.place.name:
+            raise DeviceError(f"{self.option} {self}: say which device, as in {self}/{names[0]}; {_there(names)}")
+
+    async def listen(self, server: Server) -> list[str]:
+        """Serve there; what to tell the user. Raises DeviceError with the remedy."""
+        try:
+            places = await server.listen_at(self.place, self._exporter)
+        except OSError as error:
+            raise not_listening(error, str(self.place), self.option) from error
+        lines = [f"listening on {self.protocol}://{place}" for place in places]
+        if any(place.host and not ipaddress.ip_address(place.host).is_loopback for place in places):
+            lines.insert(0, f"note: {self.protocol} has no passwords; whoever reaches this port can use the device")
+        return lines
+
+    def connect(self, server: Server) -> str:
+        """Serve to who listens there; what to tell the user."""
+        server.connect_to(self.place, self._exporter)
+        return f"connecting to {self}"
+
+    @property
+    def _exporter(self) -> MakeExporter:
+        return partial(load_exporter(self.protocol), name=self.place.name)
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.place}"
+
+
+def not_listening(error: OSError, where: str, option: str) -> DeviceError:
+    """Why nobody can listen there, and what to do."""
+    reason = error.strerror or str(error)
+    if error.errno == errno.EADDRINUSE:
+        reason = f"the port is in use; choose another with {option}, 0 for any free one"
+    elif error.errno == errno.EACCES:
+        reason = f"ports below 1024 are the administrator's; choose another with {option}"
+    elif error.errno in (errno.EADDRNOTAVAIL, None):  # None is asyncio's, since Python 3.13
+        reason = "this machine has no such address"
+    elif not isinstance(error, socket.gaierror):
+        reason = os.strerror(error.errno)
+    return DeviceError(f"cannot listen on {where}: {reason}")
+
+
+def _there(names: list[str]) -> str:
+    return f"there are: {', '.join(names)}" if names else "there is none now"

@@ -1,0 +1,58 @@
+"""Where a stream begins or ends, as text: `//HOST:PORT`, `//:PORT` for every interface, `///PATH` for a socket file."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from . import tcp, unix
+from .link import Link, User
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A TCP port of a host, or a socket file. `name` is what an address says behind the port."""
+
+    host: str
+    port: int
+    path: str = ""  # of a socket file; then there is neither host nor port
+    name: str = ""
+
+    async def listen(self, user: Callable[[], User]) -> asyncio.Server:
+        """Accept connections, each served by a new user. Raises OSError when the place cannot be had."""
+        if self.path:
+            return await unix.listen(self.path, user)
+        return await tcp.listen(self.host, self.port, user)
+
+    async def connect(self, user: User, timeout: float = 10.0) -> Link:
+        """Connect; `user` is served from then on. Raises OSError, TimeoutError after `timeout` seconds."""
+        if self.path:
+            return await unix.connect(self.path, user, timeout)
+        return await tcp.connect(self.host, self.port, user, timeout)
+
+    def __str__(self) -> str:
+        return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
+
+
+def parse(address: str, default_port: int) -> Place:
+    """The place in `SCHEME://...`. Raises ValueError with a text for the user."""
+    scheme = address.partition(":")[0]
+    form = f"{scheme}://HOST:PORT or {scheme}:///SOCKET-FILE"
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{address!r} is no address, write it as {form}: {error}") from None
+    if not address.startswith(f"{scheme}://") or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError(f"{address!r} is no address, write it as {form}")
+    if not parts.netloc:
+        path = unquote(parts.path)
+        if len(path) < 2:
+            raise ValueError(f"{address!r} is no address, write it as {form}")
+        if not hasattr(socket, "AF_UNIX"):
+            raise ValueError(f"{address!r}: this system has no socket files, write it as {scheme}://HOST:PORT")
+        return Place("", 0, path)
+    return Place(parts.hostname or "", default_port if port is None else port, name=unquote(parts.path.strip("/")))

@@ -1,0 +1,40 @@
+"""Sockets of the file system: listen and connect, for peers on this machine such as a virtual machine of libvirt's."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from contextlib import closing
+
+from .link import Link, User
+
+
+async def listen(path: str, user: Callable[[], User]) -> asyncio.Server:
+    """Accept connections on a socket file, each served by a new user. One that nobody listens on is replaced.
+
+    Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
+    """
+    if _is_listened_on(path):
+        raise OSError(errno.EADDRINUSE, "somebody listens there already")
+    return await asyncio.get_running_loop().create_unix_server(lambda: Link(user()), path)
+
+
+async def connect(path: str, user: User, timeout: float = 10.0) -> Link:
+    """Connect; `user` is served from then on. Raises OSError, TimeoutError after `timeout` seconds."""
+    async with asyncio.timeout(timeout):
+        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(user), path)
+    return link
+
+
+def _is_listened_on(path: str) -> bool:
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False
+        return True

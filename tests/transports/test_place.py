@@ -1,0 +1,105 @@
+"""Places as text, and socket files as places."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from usbferry.transports.link import Link
+from usbferry.transports.place import Place, parse
+
+
+@pytest.mark.parametrize(
+    ("address", "place", "text"),
+    [
+        ("usbredir://host", Place("host", 4000), "host:4000"),
+        ("usbredir://host:1", Place("host", 1), "host:1"),
+        ("usbredir://host:1/1-2", Place("host", 1, name="1-2"), "host:1"),
+        ("usbredir://[::1]:7", Place("::1", 7), "[::1]:7"),
+        ("usbredir://:4001", Place("", 4001), ":4001"),
+        ("usbredir://:0", Place("", 0), ":0"),
+        ("usbredir:///run/vm%201.sock", Place("", 0, "/run/vm 1.sock"), "/run/vm 1.sock"),
+    ],
+)
+def test_places(address: str, place: Place, text: str) -> None:
+    assert parse(address, 4000) == place
+    assert str(place) == text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "usbredir:host",
+        "usbredir:/run/x",
+        "usbredir://",
+        "usbredir:///",
+        "usbredir://a:b",
+        "usbredir://u@h",
+        "usbredir://h?x=1",
+    ],
+)
+def test_what_is_no_place(address: str) -> None:
+    with pytest.raises(ValueError, match="write it as usbredir://HOST:PORT or usbredir:///SOCKET-FILE"):
+        parse(address, 4000)
+
+
+class Echo:
+    """The user of a link that sends back what comes, or only notes it."""
+
+    needed = 1
+
+    def __init__(self, *, answers: bool = True) -> None:
+        self.heard = b""
+        self.has_heard = asyncio.Event()
+        self.lost_ = asyncio.Event()
+        self._answers = answers
+
+    def opened(self, link: Link) -> None:
+        self.link = link
+
+    def received(self, view: memoryview) -> int:
+        self.heard += view
+        self.has_heard.set()
+        if self._answers:
+            self.link.write([bytes(view)], len(view))
+        return len(view)
+
+    def lost(self, error: Exception | None) -> None:
+        self.lost_.set()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
+async def test_a_socket_file(tmp_path: Path) -> None:
+    place = parse(f"usbredir://{tmp_path}/sock", 4000)
+    far, near = Echo(), Echo(answers=False)
+    server = await place.listen(lambda: far)
+    with pytest.raises(OSError, match="somebody listens there already"):
+        await place.listen(Echo)
+    link = await place.connect(near)
+    assert link.peer == str(place)
+    link.write([b"hello"], 5)
+    await near.has_heard.wait()
+    link.abort()
+    await far.lost_.wait()
+    await near.lost_.wait()
+    server.close()
+    assert far.heard == near.heard == b"hello"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
+async def test_a_socket_file_that_was_left_behind_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    server = await Place("", 0, str(path)).listen(Echo)
+    server.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
+async def test_a_socket_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await Place("", 0, str(tmp_path / "sock")).connect(Echo())
