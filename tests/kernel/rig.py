@@ -32,6 +32,9 @@ PACKAGES = {
     "umockdev": "real libusb over virtual devices, on the host",
     "gir1.2-umockdev-1.0": "its bindings",
     "python3-gi": "Python's side of them",
+    "alsa-utils": "aplay: sound through the kernel's own driver",
+    "pcscd": "the driver of card readers, with libccid",
+    "libccid": "the same",
     "tshark": "a second decoder of our bytes",
 }
 KERNEL_PACKAGE = "linux-image-amd64"  # depends on the image proper, whose name carries the release

@@ -6,7 +6,7 @@ QEMU's serial port and smart card reader end in sockets of a folder on the host,
 import asyncio
 import os
 import struct
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from usbferry.usb.types import Status
 PORT = 3240
 DEVICES = 10  # not counting QEMU's hub, which it adds for more than its controller has ports
 DISK_BYTES = 8 << 20
+NET = "10.0.7"  # of the adapter; QEMU is .2 there
 DISK, AUDIO, SERIAL, CARDS, FILES, NETWORK = (
     "46f4:0001", "46f4:0002", "0403:6001", "08e6:4433", "46f4:0004", "0525:a4a2",
 )  # fmt: skip
@@ -41,15 +42,15 @@ class Known(NamedTuple):
     descriptors: bytes
 
 
-def guest_options(files: Path) -> dict[str, Any]:
+def guest_options(files: Path, ports: Iterable[int] = ()) -> dict[str, Any]:
     """Options of class Guest: ten devices, whose contents and sockets are in `files`."""
     (files / "disk").write_bytes(os.urandom(DISK_BYTES))
     (files / "mtp").mkdir()
     (files / "mtp" / "noise").write_bytes(os.urandom(100_000))
     return {
-        "forward": [PORT],
+        "forward": [PORT, *ports],
         "devices": [
-            "usb-storage,drive=disk", "usb-kbd,id=keyboard", "usb-mouse,id=mouse", "usb-tablet", "usb-wacom-tablet",
+            "usb-storage,drive=disk", "usb-kbd", "usb-mouse", "usb-tablet", "usb-wacom-tablet,id=wacom",
             "usb-audio,audiodev=audio", "usb-serial,chardev=serial,always-plugged=on", "usb-net,netdev=usb",
             "usb-ccid,id=ccid", f"usb-mtp,rootdir={files / 'mtp'}", "ccid-card-passthru,bus=ccid.0,chardev=card",
         ],
@@ -58,7 +59,7 @@ def guest_options(files: Path) -> dict[str, Any]:
             "-audiodev", f"wav,id=audio,path={files / 'wav'},out.frequency=48000",
             "-chardev", f"socket,id=serial,path={files / 'serial'},server=on,wait=off",
             "-chardev", f"socket,id=card,path={files / 'card'},server=on,wait=off",
-            "-netdev", "user,id=usb,restrict=on",
+            "-netdev", f"user,id=usb,restrict=on,net={NET}.0/24",
         ],
     }  # fmt: skip
 
@@ -169,14 +170,18 @@ class Card:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self.put(writer.write)
 
-    def say(self, kind: int, body: bytes = b"") -> None:
-        self._writer.write(struct.pack(">III", kind, 0, len(body)) + body)
+    @classmethod
+    def put(cls, write: Callable[[bytes], object]) -> None:
+        """Put it into the reader: then it has an ATR."""
+        write(cls._message(cls.INIT, b"VSCD" + struct.pack(">II", 2, 0)))
+        write(cls._message(cls.READER_ADD, b"card"))
+        write(cls._message(cls.ATR, cls.ATR_BYTES))
 
-    def insert(self) -> None:
-        self.say(self.INIT, b"VSCD" + struct.pack(">II", 2, 0))
-        self.say(self.READER_ADD, b"card")
-        self.say(self.ATR, self.ATR_BYTES)
+    @staticmethod
+    def _message(kind: int, body: bytes) -> bytes:
+        return struct.pack(">III", kind, 0, len(body)) + body
 
     async def serve(self, commands: Iterable[tuple[bytes, bytes]]) -> None:
         """Answer these commands, which must come in this order."""
@@ -187,4 +192,4 @@ class Card:
                 if kind == self.APDU:
                     break
             assert body == command
-            self.say(self.APDU, answer)
+            self._writer.write(self._message(self.APDU, answer))

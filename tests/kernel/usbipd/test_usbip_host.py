@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 import usbferry
-from tests.kernel import exported
-from tests.kernel.exported import (
+from tests.kernel.guest import Guest
+from tests.kernel.steps import unexpected
+from tests.kernel.usbipd.exported import (
     AUDIO,
     CARDS,
     CLOSED,
@@ -44,8 +45,6 @@ from tests.kernel.exported import (
     named,
     scsi,
 )
-from tests.kernel.guest import Guest
-from tests.kernel.steps import unexpected
 from usbferry import aio
 from usbferry.backends import remote
 from usbferry.backends.remote import RemoteSource
@@ -54,21 +53,6 @@ from usbferry.usb import build
 from usbferry.usb.setup import SET_INTERFACE, Setup, get_descriptor
 from usbferry.usb.transfer import IsoPacket, Transfer
 from usbferry.usb.types import Speed, Status
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("devices")
-
-
-@pytest.fixture(scope="module")
-def guest_options(files: Path) -> dict[str, Any]:
-    return exported.guest_options(files)
-
-
-@pytest.fixture(scope="module")
-def known(guest: Guest) -> dict[str, Known]:
-    return exported.export(guest)
 
 
 @pytest.fixture
@@ -230,7 +214,6 @@ async def test_a_card_is_put_into_a_reader_and_answers(address, files):
     select, found = bytes.fromhex("00a4040006d2760000850100"), b"usbferry\x90\x00"
     async with await aio.open(address(CARDS)) as reader, far_side(files / "card") as streams:
         card = Card(*streams)
-        card.insert()
         assert await reader.read(0x81, 2, timeout=20) == b"\x50\x03"  # RDR_to_PC_NotifySlotChange: present
         assert await asked(0x62) == Card.ATR_BYTES  # PC_to_RDR_IccPowerOn
         async with asyncio.TaskGroup() as group:
@@ -251,7 +234,7 @@ async def test_a_file_is_read_over_mtp(address, files):
 async def test_a_network_is_asked_who_has_an_address(address):
     """The second configuration: Ethernet frames as they are, CDC ECM; the first is RNDIS."""
     mac = bytes.fromhex("525400123456")
-    me, there = bytes([10, 0, 2, 15]), bytes([10, 0, 2, 2])
+    me, there = bytes([10, 0, 7, 15]), bytes([10, 0, 7, 2])  # exported.NET
     who_has = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, me, bytes(6), there)
     async with await aio.open(address(NETWORK)) as adapter:
         assert [c.value for c in adapter.configurations] == [2, 1]
@@ -342,10 +325,11 @@ async def test_sound_is_played_isochronously(source, known, files):
 
 
 async def test_an_unplugged_device_is_gone(guest, source, known):
-    async with opened(source, named(known, "QEMU USB Mouse")) as device:
-        answer = device.submit(Transfer(0x81, 4))
-        await asyncio.sleep(0.1)
-        await asyncio.to_thread(guest.monitor, "device_del mouse")
+    async with opened(source, named(known, "Wacom PenPartner")) as device:
+        answer = device.submit(Transfer(0x81, 8))
+        while (await asyncio.wait([answer], timeout=0.2))[0]:  # it may have something to say first
+            answer = device.submit(Transfer(0x81, 8))
+        await asyncio.to_thread(guest.monitor, "device_del wacom")
         async with asyncio.timeout(20):
             await device.gone
         assert (await ended(answer)).status in (Status.GONE, Status.SHUTDOWN)  # the kernel answers it with ESHUTDOWN

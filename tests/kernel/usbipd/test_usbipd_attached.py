@@ -1,0 +1,246 @@
+"""A kernel imports what it exports itself: our `attach` gives it each device, and its own driver binds and works.
+
+On the way there is the kernel's server, and for some a relay of ours; the tests are at the far sides of the devices.
+"""
+
+import hashlib
+import os
+import shlex
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.guest import CHECKOUT, Guest, Step
+from tests.kernel.steps import unexpected
+from tests.kernel.usbipd.exported import (
+    AUDIO,
+    CARDS,
+    DISK,
+    FILES,
+    KEYBOARD,
+    MOUSE,
+    NET,
+    NETWORK,
+    SERIAL,
+    TABLET,
+    Card,
+    Known,
+    named,
+)
+from tests.kernel.usbipd.gadgets import PORT, said
+
+PYTHON = shlex.quote(sys.executable)
+ATTACH = f"{PYTHON} {shlex.quote(str(CHECKOUT / 'tests' / 'kernel' / 'usbipd' / 'attach_all.py'))}"
+EVENTS = "/usr/bin/python3 -I -S tests/kernel/events.py"
+# By name, for there is no udev in the guest.
+DRIVERS = "usb-storage sd_mod usbhid hid-generic evdev ftdi_sio snd-usb-audio cdc_ether cdc_acm usblp"
+# What has no driver in the kernel waits for a program.
+BOUND = {
+    DISK: "usb-storage", KEYBOARD: "usbhid", MOUSE: "usbhid", TABLET: "usbhid", SERIAL: "ftdi_sio",
+    NETWORK: "cdc_ether", AUDIO: "snd-usb-audio", CARDS: "", FILES: "",
+    "storage": "usb-storage", "serial": "cdc_acm", "keyboard": "usbhid", "printer": "usblp",
+}  # fmt: skip
+EXPECTED = (
+    r"^vhci_hcd: vhci_device speed not set$",  # it says so of every full-speed device
+)
+
+
+@pytest.fixture(scope="module")
+def address(known: dict[str, Known], gadgets: dict[str, str]) -> Callable[[str], str]:
+    """How the guest itself reaches the device that is called or `named` so."""
+
+    def find(what: str) -> str:
+        if what in gadgets:
+            return f"usbip://127.0.0.1:{PORT}/{gadgets[what]}"
+        return f"usbip://127.0.0.1/{named(known, what)}"
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def attached(guest: Guest, address: Callable[[str], str]) -> dict[str, str]:
+    """All of them, each one's name on the importing bus."""
+    guest.run(f"modprobe -a vhci-hcd {DRIVERS}").ok()
+    # Nobody shall find the devices that are exported instead.
+    guest.run("for bus in 001 002; do mount -t tmpfs none /dev/bus/usb/$bus; done").ok()
+    addresses = {address(what): what for what in BOUND}
+    output = guest.run(f"{ATTACH} {' '.join(addresses)}", 100).ok()
+    return {addresses[line.split()[0]]: line.split()[1] for line in output.splitlines()}
+
+
+def disk_path(device: str) -> str:
+    """Shell that waits for an attached disk and sets $disk."""
+    folder = f"/sys/bus/usb/devices/{device}/*/host*/target*/*/block"
+    wait = f"until disk=$(echo {folder}/sd*) && [ -e $disk/size ] && [ $(cat $disk/size) != 0 ]; do sleep 0.05; done"
+    return f"{wait}; disk=/dev/${{disk##*/}}\n"
+
+
+def has_the_bytes(guest: Guest, device: str, image: Path) -> bool:
+    read = guest.run(disk_path(device) + "sha256sum <$disk", 60).ok()
+    return read.split()[0] == hashlib.sha256(image.read_bytes()).hexdigest()
+
+
+def passes_bytes(guest: Guest, files: Path, device: str) -> bool:
+    """Both ways between the guest's port of QEMU's adapter and the host's socket."""
+    there, back = os.urandom(2000), os.urandom(2000)
+    (guest.shared / "there").write_bytes(there)
+    with socket.socket(socket.AF_UNIX) as far:
+        far.settimeout(20)
+        far.connect(str(files / "serial"))
+        step = guest.start(f"""
+            until port=$(echo /sys/bus/usb/devices/{device}/*/ttyUSB*) && [ -e $port ]; do sleep 0.05; done
+            exec 3<>/dev/${{port##*/}}
+            stty -F /dev/${{port##*/}} 115200 raw -echo
+            echo raw
+            cat $SHARED/there >&3 &
+            head -c {len(back)} <&3 >$SHARED/back
+            wait
+        """)
+        said(step, "raw")
+        far.sendall(back)
+        got = b""
+        while len(got) < len(there):
+            got += far.recv(4096) or b"its end"
+        step.wait().ok()
+    return got == there and (guest.shared / "back").read_bytes() == back
+
+
+def events(guest: Guest, step: Step, doings: Iterable[tuple[Callable[[], object], str]]) -> list[str]:
+    """What the guest's input devices say of things that are done until it is heard of, one after the other."""
+    said(step, "ready")
+    for do, word in doings:
+        deadline = time.monotonic() + 20
+        while word not in step.output():
+            assert time.monotonic() < deadline, f"no {word!r} in {step.output()}"
+            do()
+            time.sleep(0.2)
+    return step.wait().ok().splitlines()
+
+
+def test_each_device_has_its_own_driver(guest, attached):
+    assert set(attached) == set(BOUND)
+    links = " ".join(f"/sys/bus/usb/devices/{device}:1.0/driver" for device in attached.values())
+    shown = guest.run(f"for link in {links}; do echo $link $(readlink $link); done").ok()
+    drivers = {line.split(":")[0].rpartition("/")[2]: line.partition("/drivers/")[2] for line in shown.splitlines()}
+    assert {what: drivers[device] for what, device in attached.items()} == BOUND
+
+
+def test_disks_are_read(guest, attached, files):
+    assert has_the_bytes(guest, attached[DISK], files / "disk")
+    assert has_the_bytes(guest, attached["storage"], guest.shared / "lun")
+
+
+def test_keys_and_pointers_are_seen(guest, attached):
+    """Each until the guest has seen it: QEMU gives a pointer's moves to the one that was read last."""
+    keyboard, mouse, tablet, gadget = (attached[what] for what in (KEYBOARD, MOUSE, TABLET, "keyboard"))
+    step = guest.start(f"{EVENTS} {keyboard} {mouse} {tablet} {gadget} until=28", 90)
+    report = r"printf '\0\0\5\0\0\0\0\0' >/dev/hidg0; printf '\0\0\0\0\0\0\0\0' >/dev/hidg0"
+
+    def click() -> None:
+        guest.monitor("mouse_button 1")
+        guest.monitor("mouse_button 0")
+
+    lines = events(
+        guest,
+        step,
+        [
+            (lambda: guest.monitor("mouse_move 5 -3"), f"{mouse} 2 1 -3"),  # EV_REL, REL_Y
+            (lambda: guest.monitor("sendkey a"), f"{keyboard} 1 30 0"),  # EV_KEY, KEY_A
+            (click, f"{tablet} 1 272 0"),  # BTN_LEFT
+            (lambda: guest.run(report).ok(), f"{gadget} 1 48 0"),  # KEY_B
+            (lambda: guest.monitor("sendkey ret"), f"{keyboard} 1 28 0"),  # KEY_ENTER
+        ],
+    )
+    assert {f"{mouse} 2 0 5", f"{keyboard} 1 30 1", f"{tablet} 1 272 1", f"{gadget} 1 48 1"} <= set(lines)
+
+
+def test_serial_ports_pass_bytes_both_ways(guest, attached, files):
+    assert passes_bytes(guest, files, attached[SERIAL])
+    sent = os.urandom(1000)
+    (guest.shared / "sent").write_bytes(sent)
+    guest.run(f"""
+        port=/dev/$(basename /sys/bus/usb/devices/{attached["serial"]}:1.0/tty/*)
+        exec 3<>/dev/ttyGS0 4<>$port
+        stty -F /dev/ttyGS0 raw -echo && stty -F $port raw -echo || exit
+        cat $SHARED/sent >&3 & head -c {len(sent)} <&4 >$SHARED/came; wait
+        cat $SHARED/sent >&4 & head -c {len(sent)} <&3 >$SHARED/went; wait
+    """).ok()
+    assert (guest.shared / "came").read_bytes() == sent
+    assert (guest.shared / "went").read_bytes() == sent
+
+
+def test_sound_is_played(guest, attached, files):
+    """By ALSA, at full volume, and so bit for bit; QEMU keeps the last of it for itself."""
+    samples = b"".join(struct.pack("<hh", -i, i) for i in range(1, 48 * 300))
+    (guest.shared / "sound").write_bytes(samples + bytes(48 * 4 * 100))
+    guest.run(
+        "amixer -q -c 0 sset 'Audio Output Volume Control' 256 && "
+        "aplay -q -D hw:0,0 -t raw -f S16_LE -r 48000 -c 2 $SHARED/sound"
+    ).ok()
+    deadline = time.monotonic() + 20
+    while samples not in (files / "wav").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_network_is_there(guest, attached):
+    """The neighbour's address is known when it has answered."""
+    guest.run(f"""
+        cd /sys/bus/usb/devices/{attached[NETWORK]}:?.0/net/* && interface=${{PWD##*/}}
+        ip addr add {NET}.15/24 dev $interface && ip link set $interface up
+        until ip neigh show dev $interface | grep "^{NET}.2 lladdr"; do
+            echo >/dev/udp/{NET}.2/9
+            sleep 0.2
+        done
+    """).ok()
+
+
+def test_a_card_is_seen_by_the_readers_driver(guest, attached, files):
+    """libccid's, by way of pcscd and usbfs: the kernel has none."""
+    bus = guest.run(f"cat /sys/bus/usb/devices/{attached[CARDS]}/busnum /sys/bus/usb/devices/{attached[CARDS]}/devnum")
+    node = "/dev/bus/usb/{:03}/{:03}".format(*map(int, bus.ok().split()))
+    with socket.socket(socket.AF_UNIX) as far:
+        far.connect(str(files / "card"))
+        Card.put(far.sendall)
+        step = guest.start("mkdir -p /run/pcscd; echo process $$; exec pcscd --foreground --debug")
+        found = " ".join(f"{byte:02X}" for byte in Card.ATR_BYTES)
+        said(step, f"Card ATR: {found}", 40)
+        assert node in step.output()
+        guest.run(f"kill {step.output().split()[1]}").ok()
+        step.wait()
+
+
+def test_a_page_is_printed(guest, attached):
+    page = os.urandom(3000)
+    (guest.shared / "sheet").write_bytes(page)
+    guest.run(f"""
+        head -c {len(page)} /dev/g_printer0 >$SHARED/paper &
+        cat $SHARED/sheet >/dev/usb/$(basename /sys/bus/usb/devices/{attached["printer"]}:1.0/usbmisc/lp*)
+        wait
+    """).ok()
+    assert (guest.shared / "paper").read_bytes() == page
+
+
+def test_detached_and_attached_again_through_relays(guest, attached, address, files):
+    """Now each transfer of the kernel's goes through our exporter and our importer."""
+    again = {address(what): what for what in (DISK, KEYBOARD, SERIAL, "storage")}
+    guest.run(f"{PYTHON} -m usbferry detach {' '.join(again)}").ok()
+    relays = guest.start(f"exec {ATTACH} relay {' '.join(again)}", 100)
+    for where in again:
+        said(relays, where, 40)
+    devices = {again[line.split()[0]]: line.split()[1] for line in relays.output().splitlines()}
+    assert has_the_bytes(guest, devices[DISK], files / "disk")
+    assert has_the_bytes(guest, devices["storage"], guest.shared / "lun")
+    assert passes_bytes(guest, files, devices[SERIAL])
+    keyboard = devices[KEYBOARD]
+    step = guest.start(f"{EVENTS} {keyboard} until=28", 90)
+    events(guest, step, [(lambda: guest.monitor("sendkey ret"), f"{keyboard} 1 28 0")])
+
+
+def test_the_kernel_said_no_more_than_it_has_to(guest):
+    assert unexpected(guest, *EXPECTED) == []
