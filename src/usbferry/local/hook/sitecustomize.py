@@ -33,7 +33,7 @@ def _backend() -> "Any":
     try:
         from usbferry.local.pyusb import Backend
     except ImportError as error:
-        _fail(f"{sys.executable} cannot import usbferry: {error}")
+        _fail(f"{sys.executable} cannot import usbferry ({error}); do: {sys.executable} -m pip install usbferry")
     return Backend(*json.loads(os.environ["USBFERRY_RUN_DEVICES"]))
 
 
