@@ -520,7 +520,7 @@ def test_a_window_that_is_not_acknowledged():
 
 def test_bytes_beyond_the_window():
     talk = claimed(SMALL).says(bulk(1, 0x81, 1024), bulk(2, 0x81, 1024)).does(1, Completion(OK))
-    with pytest.raises(ProtocolError, match="2049 bytes without acknowledgement, granted 2048"):
+    with pytest.raises(ProtocolError, match="2049 bytes without acknowledgement, granted are 2048"):
         talk.says(bulk(3, 0x81, 1))
 
 
@@ -650,6 +650,29 @@ def test_a_release():
     talk.exporter.accept(INFO)
     talk.hears(reply(T + 9, 0, TOKEN + device())).says(bulk(2, 0x81, 8)).asks().hears(reply(2, 8))
     talk.says(bulk(3, 0x81, 8)).asks("submit #3 in 81 8")
+
+
+def test_nothing_is_carried_out_after_a_release():
+    """A call that came early once was."""
+    talk = short_reads(claimed(), 1, 2).says(bulk(4, 0x02, data=b"x"), call(3, 4)).asks("submit #1 in 81 8", "release")
+    talk.does(1, Completion(OK, b"12345678")).asks()
+    talk.exporter.released()
+    talk.hears(reply(1, 0, b"12345678"), reply(2, FAILED + SHUTDOWN), reply(3), reply(T + 2))
+
+
+def test_a_version_that_is_asked_again_and_not_known():
+    """It once was a KeyError."""
+    claimed().says(version(T + 9, (7,)), bulk(1, 0x81, 8)).asks("submit #1 in 81 8").hears(reply(T + 9, 10, u32(1, 1)))
+
+
+def test_a_call_beyond_the_window_has_not_begun():
+    """On the next transport it once was neither carried out nor answered."""
+    talk = claimed(SMALL).says(bulk(1, 0x81, 1024), bulk(2, 0x81, 1024)).does(1)
+    with pytest.raises(ProtocolError):
+        talk.says(bulk(3, 0x02, data=b"x"))
+    talk.hears(reply(1)).loses_transport()
+    talk.finds_transport().says(resume(T, (2, 3)), bulk(3, 0x02, data=b"x")).hears(reply(T, 0, u32(3)))
+    assert 3 in talk.transfers
 
 
 def test_a_release_whose_transport_is_lost():

@@ -296,7 +296,8 @@ class Exporter:
     def _version(self, identifier: int, body: memoryview) -> None:
         call, limits = VersionCall.parse(body), self._limits
         if VERSION not in parse_words(body, VersionCall.SIZE, call.count):
-            self._move("no common version")
+            if self.state is Target.NEW:
+                self._move("no common version")
             self._say(identifier, Code.NO_COMMON_VERSION, words([1, VERSION]))
             return
         reply = VersionReply(

@@ -406,6 +406,8 @@ class Importer:
 
     def _agreed(self, code: int, body: memoryview) -> Event | None:
         if code:
+            self._asked.clear()  # what was sent without waiting for this is not answered
+            self._later.clear()
             return self._refused(code)
         reply = VersionReply.parse(body)
         if reply.version != VERSION or not reply.heartbeat or not reply.window_calls:
@@ -478,7 +480,10 @@ class Importer:
         return Left()
 
     def _move(self, what: str) -> None:
-        self.state = CONTROLLER[self.state, what]
+        after = CONTROLLER.get((self.state, what))
+        if after is None:
+            raise ProtocolError(f"{what}, while {self.state.value}")
+        self.state = after
 
 
 def _word(number: int, endpoint: int = 0, flags: int = 0) -> int:

@@ -98,19 +98,25 @@ class Ledger:
 
     def begin(self, identifier: int) -> None:
         """A call's turn has come. Raises ProtocolError when it is one more than was granted."""
-        self.expected = identifier + 1 & MASK
+        if len(self.open) + len(self.replies) >= self._limits.transfers:
+            raise ProtocolError(f"more calls without acknowledgement than the {self._limits.transfers} granted")
         if self._parts:
             self._parts.pop(identifier, None)  # of a duplicate
+        self.expected = identifier + 1 & MASK
         self.open[identifier] = 0
-        if len(self.open) + len(self.replies) > self._limits.transfers:
-            raise ProtocolError(f"more calls without acknowledgement than the {self._limits.transfers} granted")
 
     def charge(self, identifier: int, cost: int) -> None:
-        """A transfer takes this many bytes of the window. Raises ProtocolError when there are not as many."""
-        self._bytes += cost
+        """A transfer takes this many bytes of the window. Raises ProtocolError when there are not as many.
+
+        Then its call has not begun: another transport may bring it again, when there is room.
+        """
+        used = self._bytes + cost
+        if used > self._limits.bytes_in_flight:
+            del self.open[identifier]
+            self.expected = identifier
+            raise ProtocolError(f"{used} bytes without acknowledgement, granted are {self._limits.bytes_in_flight}")
+        self._bytes = used
         self.open[identifier] = cost
-        if self._bytes > self._limits.bytes_in_flight:
-            raise ProtocolError(f"{self._bytes} bytes without acknowledgement, granted {self._limits.bytes_in_flight}")
 
     def answer(self, identifier: int, reply: Reply) -> None:
         """A call has its reply."""

@@ -49,7 +49,8 @@ class Session:
         self._ledger = Ledger(limits, first)
         self._pending = Pending()
         self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted
-        self._release = self._describe = 0  # identifiers of calls that wait
+        self._describe = 0  # identifiers of calls that wait
+        self._release: int | None = None  # nothing is carried out after it
 
     @property
     def in_flight(self) -> int:
@@ -77,7 +78,7 @@ class Session:
 
     def follow(self) -> Iterator[Event]:
         """What has become possible: submits that waited for their queue, calls that came too early."""
-        while self.gates.ready or self._ledger.has_next:
+        while self._release is None and (self.gates.ready or self._ledger.has_next):
             if self.gates.ready:
                 yield Submit(*self.gates.ready.popleft())
             else:
@@ -212,6 +213,7 @@ class Session:
 
     def released(self) -> None:
         """Answer RELEASE, after all that is pending."""
+        assert self._release is not None
         self.end_all(Status.SHUTDOWN)
         self._final(self._release, Code.OK)
 
