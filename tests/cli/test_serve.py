@@ -120,7 +120,9 @@ def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
             ("--on", "usbredir://127.0.0.1:x"),
             "'usbredir://127.0.0.1:x' is no address, write it as usbredir://HOST:PORT",
         ),
-        (("--on", "usbip://:1"), "--on 'usbip://:1': write it as PROTOCOL://..., with one of: usbredir"),
+        (("--on", "usbip://:1"), "--on 'usbip://:1': write it as PROTOCOL://..., with one of: ferry, usbredir"),
+        (("--on", "ferry://:1/1-1"), "--on 'ferry://:1/1-1': ferry serves every device; leave out /1-1"),
+        (("--to", "ferry://vm"), "--to 'ferry://vm': write it as PROTOCOL://..., with one of: usbredir"),
         (("--on", "usbredir://192.0.2.1:1"), "cannot listen on 192.0.2.1:1: this machine has no such address"),
         (("--on", "usbredir://:0/1-7"), "there is no device '1-7' here, there are: 1-1"),
         (
@@ -308,6 +310,41 @@ async def test_a_device_on_a_port_of_its_own(runtime: Path) -> None:
 def test_a_port_beyond_this_machine_brings_a_note(runtime: Path) -> None:
     with served("virtual:zero", "--on", "usbredir://0.0.0.0:0", runtime=runtime) as server:
         assert "note: usbredir has no passwords; whoever reaches this port can use the device" in server.lines
+
+
+# --- ferry ------------------------------------------------------------------------------------------------------------
+
+
+async def test_every_device_over_ferry_and_from_there_over_usbip(runtime: Path) -> None:
+    with served("virtual:keyboard", "virtual:zero", "--on", "ferry://127.0.0.1:0", runtime=runtime) as first:
+        [address] = first.listening
+        assert [info.product for info in await open_source(address).list()] == ["Keyboard", "Gadget Zero"]
+        with served(f"{address}/1-2", runtime=runtime) as second:
+            device = await open_source(second.address).open("1-1", ME)
+            [_, zero] = await open_source(address).list()
+            assert zero.holder.startswith("127.0.0.1:")
+            answer = device.submit(Transfer(0x81, 300_000))
+            assert isinstance(answer, asyncio.Future)
+            assert len((await answer).data) == 300_000
+            await device.close()
+
+
+async def test_a_server_that_ends_says_so_to_those_who_would_wait_for_it(runtime: Path) -> None:
+    process = start("virtual:zero", "--on", "ferry://127.0.0.1:0", runtime=runtime)
+    assert process.stderr is not None
+    try:
+        process.stderr.readline()
+        address = process.stderr.readline().strip().removeprefix("listening on ")
+        device = await open_source(address).open("1-1", ME)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await device.gone == "the device has left the server"
+        assert await asyncio.to_thread(process.wait, 15) == 0
+        await device.close()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 # --- a gateway --------------------------------------------------------------------------------------------------------

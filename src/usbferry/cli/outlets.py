@@ -1,4 +1,4 @@
-"""`serve --on` and `--to`: where other protocols than USB/IP are served, one device at each place."""
+"""`serve --on` and `--to`: where other protocols than USB/IP are served. Some serve one device at each place."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..server.listen import MakeExporter, Server
 from ..transports.place import Place, parse
 
 ONE_DEVICE = ("usbredir",)  # protocols that serve one device on a connection
+EVERY_DEVICE = ("ferry",)  # and that let who connects choose
+SERVED = {"--on": (*EVERY_DEVICE, *ONE_DEVICE), "--to": ONE_DEVICE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,12 @@ class Outlet:
     def parse(cls, text: str, option: str) -> Outlet:
         """Raises ValueError with a text for the user."""
         protocol = text.partition(":")[0]
-        if protocol not in ONE_DEVICE:
-            raise UnknownName(f"{option} {text!r}: write it as PROTOCOL://..., with one of: {', '.join(ONE_DEVICE)}")
+        if protocol not in SERVED[option]:
+            known = ", ".join(SERVED[option])
+            raise UnknownName(f"{option} {text!r}: write it as PROTOCOL://..., with one of: {known}")
         place = parse(text, PROTOCOLS[protocol].port)
+        if place.name and protocol in EVERY_DEVICE:
+            raise ValueError(f"{option} {text!r}: {protocol} serves every device; leave out /{place.name}")
         if option == "--to" and not (place.host or place.path):
             raise ValueError(f"--to {text!r}: name the host to connect to, as in {protocol}://vm:4000")
         return cls(protocol, place, option)
@@ -42,7 +47,7 @@ class Outlet:
         names = [offer.info.name for offer in catalog.list()]
         if self.place.name and self.place.name not in names:
             raise DeviceError(f"{self.option} {self}: there is no device {self.place.name!r} here, {_there(names)}")
-        if len(names) > 1 and not self.place.name:
+        if len(names) > 1 and not self.place.name and self.protocol in ONE_DEVICE:
             raise DeviceError(f"{self.option} {self}: say which device, as in {self}/{names[0]}; {_there(names)}")
 
     async def listen(self, server: Server) -> list[str]:
@@ -63,7 +68,8 @@ class Outlet:
 
     @property
     def _exporter(self) -> MakeExporter:
-        return partial(load_exporter(self.protocol), name=self.place.name)
+        exporter: MakeExporter = load_exporter(self.protocol)
+        return partial(exporter, name=self.place.name) if self.protocol in ONE_DEVICE else exporter
 
     def __str__(self) -> str:
         return f"{self.protocol}://{self.place}"

@@ -48,8 +48,9 @@ DEFAULT = "127.0.0.1:3240"
     "--on",
     multiple=True,
     metavar="PROTOCOL://...",
-    help="Listen with another protocol, such as usbredir://127.0.0.1:4000 or usbredir:///SOCKET-FILE; may be repeated. "
-    "With several devices, /1-2 after the port says which.",
+    help="Listen with another protocol, such as ferry://127.0.0.1, whose users survive lost connections, "
+    "usbredir://127.0.0.1:4000 or usbredir:///SOCKET-FILE; may be repeated. "
+    "With several devices, /1-2 after usbredir's port says which.",
 )
 @click.option(
     "--to",
@@ -67,7 +68,7 @@ def command(
     to: tuple[str, ...],
     verbose: int,
 ) -> None:
-    """Offer the devices at each ADDRESS to other machines, over USB/IP, or to virtual machines, over usbredir.
+    """Offer the devices at each ADDRESS to other machines, over USB/IP or ferry, or to virtual machines, over usbredir.
 
     \b
     An ADDRESS is such as
@@ -78,6 +79,7 @@ def command(
       usbip://HOST/1-2                a device of another machine, passed on
       usbip://HOST/046d:*             those of it that a selector means
       usbredir://HOST:4000            what a usbredirect has there
+      ferry://HOST/1-2                a device of another usbferry
     `usbferry list` shows this machine's USB devices, the virtual ones and
     their options.
 
