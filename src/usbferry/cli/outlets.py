@@ -68,8 +68,9 @@ class Outlet:
 
     @property
     def _exporter(self) -> MakeExporter:
-        exporter: MakeExporter = load_exporter(self.protocol)
-        return partial(exporter, name=self.place.name) if self.protocol in ONE_DEVICE else exporter
+        exporter = load_exporter(self.protocol)
+        made: MakeExporter = partial(exporter, name=self.place.name) if self.protocol in ONE_DEVICE else exporter
+        return made
 
     def __str__(self) -> str:
         return f"{self.protocol}://{self.place}"
