@@ -42,15 +42,17 @@ def claimed(node: str, number: int) -> None:
         _tell("+", node, number)
 
 
-def released(node: str, number: int) -> None:
-    """It is given back, or its device is gone. The guard goes with the last one."""
+def released(node: str) -> None:
+    """A device's interfaces are given back, or it is gone. The guard goes with the last one."""
     global _process
     with _lock:
-        if (node, number) not in _claims:
+        mine = {claim for claim in _claims if claim[0] == node}
+        if not mine:
             return
-        _claims.discard((node, number))
-        with suppress(OSError):
-            _tell("-", node, number)
+        _claims.difference_update(mine)
+        for _, number in mine:
+            with suppress(OSError):
+                _tell("-", node, number)
         if not _claims and _process is not None:
             process, _process = _process, None
             process.communicate()

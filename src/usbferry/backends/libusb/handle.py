@@ -115,20 +115,20 @@ class Handle:
             if is_here:
                 self.info.alternates.clear()
                 if self.reset() is ResetOutcome.GONE:
+                    self.claimed.clear()
                     return
                 if self.info.configuration != configuration:
                     self.set_configuration(configuration)
-                self._release()
         except LibraryError as error:
             log.warning("%s was not given back as it was found: %s", self.info.name, error)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Let go of it as it is."""
+        """Let go of it as it is; what is claimed still goes back to its drivers."""
+        self._release()
         library().libusb_close(self.pointer)
-        for number in range(256):
-            guard.released(self._node, number)
+        guard.released(self._node)
         library().libusb_unref_device(self._device)
 
     def stop(self) -> None:
@@ -148,11 +148,7 @@ class Handle:
         for number in sorted({interface.number for interface in self.info.interfaces} - set(self.claimed)):
             if sys.platform == "linux" and library().libusb_kernel_driver_active(self.pointer, number) == 1:
                 guard.claimed(self._node, number)
-            try:
-                check(library().libusb_claim_interface(self.pointer, number))
-            except LibraryError:
-                guard.released(self._node, number)
-                raise
+            check(library().libusb_claim_interface(self.pointer, number))
             self.claimed.append(number)
 
     def _release(self) -> None:
