@@ -27,7 +27,7 @@ from docs import specification
 from usbferry import aio, device, registry
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
-from usbferry.devices import fault, keyboard, layouts, mouse, printer, serial
+from usbferry.devices import fault, keyboard, keys, layouts, mouse, printer, serial
 from usbferry.devices import virtual as base
 from usbferry.local import sync
 from usbferry.server import catalog, listen
@@ -203,6 +203,8 @@ _MEANINGS: Final = {
         "text": "typed to each host that attaches the keyboard",
         "pipe": "a FIFO, a file, or `-` for standard input: what comes is typed",
         "rate": "keys in a second at most; 0 is as fast as the host reads",
+        "media": "it has media keys too: " + ", ".join(f"`{name}`" for name in keys.MEDIA_KEYS),
+        "taps": "keys that are pressed and released after the text, by their names: `enter,f5,mute`",
         "interrupt_out": "the lights come over an endpoint of their own, rather than by control requests",
     },
     "mouse": {"pipe": "a FIFO, a file, or `-` for standard input, with lines as below"},

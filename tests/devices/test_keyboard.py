@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.devices.hid_host import BOOT, GET_REPORT, SET_PROTOCOL, SET_REPORT, HidHost, set_idle
+from tests.devices.hid_host import BOOT, GET_IDLE, GET_REPORT, SET_IDLE, SET_PROTOCOL, SET_REPORT, HidHost, set_idle
 from tests.devices.host import opened, turn, write
 from usbferry.device import DeviceError
 from usbferry.devices.clock import VirtualClock
@@ -198,6 +198,112 @@ async def test_get_report_says_what_is_down_now(keyboard, host):
     assert bytes(host.ask(get).data) == down(0x04)  # the second is not fetched yet
     await host.run(0.02)
     assert bytes(host.ask(get).data) == down(0x04, 0x05)
+
+
+# -- media keys -------------------------------------------------------------------------------------------------------
+
+MUTE, VOLUME_UP, PLAY_PAUSE = 0xE2, 0xE9, 0xCD
+GET_KEYS, GET_MEDIA = Setup(*GET_REPORT, 0x0101, 0, 64), Setup(*GET_REPORT, 0x0102, 0, 64)
+
+
+def plain(*keys: int, modifiers: int = 0) -> bytes:
+    """Report 1."""
+    return bytes([1, modifiers, *keys]).ljust(8, b"\0")
+
+
+def media(*usages: int) -> bytes:
+    """Report 2."""
+    return b"\2" + b"".join(usage.to_bytes(2, "little") for usage in usages).ljust(6, b"\0")
+
+
+@pytest.fixture
+async def with_media(clock):
+    async with opened(Keyboard(delay=0, media=True, clock=clock)) as device:
+        yield device
+
+
+@pytest.fixture
+async def media_host(with_media, clock):
+    host = HidHost(with_media, clock)
+    host.ask(set_idle(0))
+    return host
+
+
+async def test_media_keys_have_a_report_of_their_own(with_media, media_host):
+    with_media.type("a")
+    with_media.tap("mute")
+    with_media.tap("volumeup", "PlayPause")
+    typed = [plain(0x04), plain(), media(MUTE), media(), media(PLAY_PAUSE, VOLUME_UP), media()]
+    assert await media_host.run(0.2) == typed
+
+
+async def test_keys_of_both_kinds_together_are_two_reports(with_media, media_host):
+    with_media.press("ctrl", "mute")
+    with_media.release()
+    assert await media_host.run(0.2) == [plain(modifiers=1), media(MUTE), plain(), media()]
+    assert await with_media.flushed()
+
+
+async def test_each_report_is_asked_for_by_its_id(with_media, media_host):
+    with_media.press("shift", "b", "mute")
+    await media_host.run(0.1)
+    assert media_host.ask(GET_KEYS).data == plain(0x05, modifiers=2)
+    assert media_host.ask(GET_MEDIA).data == media(MUTE)
+    for report in (0x0100, 0x0103):
+        assert media_host.ask(Setup(*GET_REPORT, report, 0, 64)).status == Status.STALL
+
+
+async def test_boot_protocol_knows_neither_ids_nor_media_keys(with_media, media_host):
+    media_host.ask(Setup(*SET_PROTOCOL, BOOT))
+    with_media.press("b", "mute")
+    assert await media_host.run(0.1) == [down(0x05)]
+    assert media_host.ask(Setup(*GET_REPORT, 0x0100, 0, 64)).data == down(0x05)
+    assert media_host.ask(GET_MEDIA).status == Status.STALL
+    media_host.ask(Setup(*SET_REPORT, 0x0200, 0, 1), b"\2")
+    assert with_media.leds is Leds.CAPS_LOCK
+
+
+async def test_lights_come_with_the_id_of_the_keyboards_report(with_media, media_host):
+    media_host.ask(Setup(*SET_REPORT, 0x0201, 0, 2), b"\1\2")
+    assert with_media.leds is Leds.CAPS_LOCK
+    assert media_host.ask(Setup(*GET_REPORT, 0x0201, 0, 64)).data == b"\1\2"
+    for report, data in ((0x0201, b"\2"), (0x0201, b"\2\2"), (0x0200, b"\2"), (0x0203, b"\3\2")):
+        assert media_host.ask(Setup(*SET_REPORT, report, 0, len(data)), data).status == Status.STALL
+    assert with_media.leds is Leds.CAPS_LOCK
+
+
+async def test_idle_time_is_set_by_the_id_of_any_report(with_media, media_host):
+    with_media.press("a")
+    assert await media_host.run(0.05) == [plain(0x04)]
+    assert media_host.ask(Setup(*SET_IDLE, 5 << 8 | 2)).status == Status.OK
+    assert media_host.ask(Setup(*GET_IDLE, 1, 0, 1)).data == b"\5"
+    assert set(await media_host.run(0.1)) == {plain(0x04)}  # again and again, though nothing changes
+    assert media_host.ask(Setup(*SET_IDLE, 5 << 8 | 3)).status == Status.STALL
+
+
+async def test_taps_follow_the_text_for_each_host(clock):
+    device = Keyboard(delay=0, text="a", taps="enter,mute", media=True, clock=clock)
+    for _ in range(2):
+        async with opened(device):
+            typed = [plain(0x04), plain(), plain(0x28), plain(), media(MUTE), media()]
+            assert await HidHost(device, clock).run(0.15) == typed
+
+
+async def test_a_keyboard_without_media_keys_says_so(keyboard):
+    with pytest.raises(ValueError, match="'mute' is a media key; this keyboard has none, they come with the option"):
+        keyboard.press("mute")
+    with pytest.raises(ValueError, match="'volumeup' is a media key"):
+        Keyboard(taps="volumeup")
+    with pytest.raises(ValueError, match="there is no key 'mutt'; perhaps mute"):
+        Keyboard(media=True, taps="mutt")
+
+
+def test_its_report_descriptor_has_both_reports():
+    """The second collection is Consumer Control; items by hand, HID 1.11 §6.2.2.4."""
+    descriptor = Keyboard(media=True).report_descriptor
+    assert descriptor.startswith(bytes.fromhex("05 01 09 06 a1 01 85 01"))
+    consumer = "c0 05 0c 09 01 a1 01 85 02 05 0c 19 00 2a 9c 02 15 00 26 9c 02 75 10 95 03 81 00 c0"
+    assert descriptor.endswith(bytes.fromhex(consumer))
 
 
 # -- LEDs -------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
                                 nothing queued: the last report again when the idle time is over, else a NAK
 
 A subclass declares its report descriptor and says how a change becomes a report at the moment it leaves, for the host
-may have switched between boot and report protocol since. One report each way, without a report id. Source: HID 1.11.
+may have switched between boot and report protocol since. Most have one report each way, without a report id; others
+name their `report_ids`. Source: HID 1.11.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class HidDevice(VirtualDevice, Generic[T]):
     boot: int = 0  # bInterfaceProtocol of a boot device: 1 keyboard, 2 mouse; 0 for others (§4.3)
     country: int = 0  # bCountryCode (§6.2.1)
     input_bytes: int = 8  # the longest input report
+    report_ids: tuple[int, ...] = ()  # the first byte of each report is one of them, but in boot protocol
     output_bytes: int = 0  # the longest output report; with `interrupt_out` it has an endpoint of its own
     interrupt_out: bool = False
     default_idle: float = 0.0  # seconds after which an unchanged report is sent again; 0: never
@@ -92,8 +94,12 @@ class HidDevice(VirtualDevice, Generic[T]):
         raise NotImplementedError
 
     def current_report(self) -> bytes:
-        """The state that the host was told last."""
+        """The state that the host was told last; of several reports, the one that is repeated when it is idle."""
         raise NotImplementedError
+
+    def report_of(self, report_id: int) -> bytes:
+        """The same for a host that asks for the report with this id; 0 where there are none."""
+        return self.current_report()
 
     def output(self, report: bytes) -> None:
         """An output report came. Raises Stall to refuse it."""
@@ -190,31 +196,33 @@ class HidDevice(VirtualDevice, Generic[T]):
     @request(_GET, 0x01)
     def _get_report(self, setup: Setup, _: bytes) -> bytes:
         self._check_interface(setup)
-        if setup.value == INPUT_REPORT << 8:
-            return self.current_report()
-        if setup.value == OUTPUT_REPORT << 8:
+        self._check_id(setup)
+        if setup.value >> 8 == INPUT_REPORT:
+            return self.report_of(setup.value & 0xFF)
+        if setup.value >> 8 == OUTPUT_REPORT:
             return self.current_output()
         raise Stall
 
     @request(_SET, 0x09)
     def _set_report(self, setup: Setup, report: bytes) -> None:
         self._check_interface(setup)
-        if setup.value != OUTPUT_REPORT << 8:
+        self._check_id(setup)
+        if setup.value >> 8 != OUTPUT_REPORT:
             raise Stall
         self.output(report)
 
     @request(_GET, 0x02)
     def _get_idle(self, setup: Setup, _: bytes) -> bytes:
         self._check_interface(setup)
-        if setup.value:
+        if setup.value and setup.value not in self.report_ids:
             raise Stall  # a report id that it does not have
         return bytes((round(self.idle / _IDLE_UNIT),))
 
     @request(_SET, 0x0A)
     def _set_idle(self, setup: Setup, _: bytes) -> None:
-        """The new time counts from the last report, unless the next one is due within 4 ms."""
+        """The new time, one for all reports, counts from the last one, unless the next is due within 4 ms."""
         self._check_interface(setup)
-        if setup.value & 0xFF:
+        if setup.value & 0xFF and setup.value & 0xFF not in self.report_ids:
             raise Stall
         self.idle = (setup.value >> 8) * _IDLE_UNIT
         if not 0 <= self._repeat_at - self.clock.now() < _LATE_CHANGE:
@@ -235,6 +243,12 @@ class HidDevice(VirtualDevice, Generic[T]):
 
     def _check_interface(self, setup: Setup) -> None:
         if setup.index or not self.info.configuration:
+            raise Stall
+
+    def _check_id(self, setup: Setup) -> None:
+        """In GET_REPORT and SET_REPORT, which name one report, §7.2.1."""
+        ids = self.report_ids if self.protocol == REPORT_PROTOCOL else ()
+        if setup.value & 0xFF not in (ids or (0,)):
             raise Stall
 
     def _check_boot(self, setup: Setup) -> None:

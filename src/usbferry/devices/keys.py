@@ -1,4 +1,7 @@
-"""Keys by name, as HID usages of the keyboard page: HID Usage Tables §10. Names are those of an American keyboard."""
+"""Keys by name, as HID usages of the keyboard page: HID Usage Tables §10. Names are those of an American keyboard.
+
+Media keys are usages of the consumer page (§15), written with their page before them: mute is 0x0c00e2.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,18 @@ _ALIASES: Final = {
 }
 
 
+MEDIA_KEYS: Final = {
+    name: 0x0C0000 | usage
+    for name, usage in {
+        "brightnessup": 0x6F, "brightnessdown": 0x70, "play": 0xB0, "record": 0xB2, "fastforward": 0xB3, "rewind": 0xB4,
+        "next": 0xB5, "previous": 0xB6, "stop": 0xB7, "eject": 0xB8, "playpause": 0xCD, "mute": 0xE2, "volumeup": 0xE9,
+        "volumedown": 0xEA, "mail": 0x18A, "calculator": 0x192, "search": 0x221, "homepage": 0x223, "back": 0x224,
+        "forward": 0x225, "refresh": 0x227, "bookmarks": 0x22A,
+    }.items()
+}  # fmt: skip
+LAST_MEDIA: Final = 0x0C029C  # the last that Linux and Windows know by number
+
+
 def _table() -> dict[str, int]:
     table = {letter: 0x04 + i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
     table |= {digit: 0x1E + i for i, digit in enumerate("1234567890")}
@@ -54,14 +69,25 @@ def _table() -> dict[str, int]:
 KEYS: Final = _table()
 
 
-def usage_of(key: str | int) -> int:
-    """The usage of a key, given by its name or as it is. Raises ValueError that suggests names."""
+def is_media(key: int) -> bool:
+    """Whether a usage is one of the consumer page."""
+    return key >> 16 == 0x0C
+
+
+def usage_of(key: str | int, *, media: bool = False) -> int:
+    """The usage of a key, given by its name or as it is; with `media`, also that of a media key.
+
+    Raises ValueError that suggests names.
+    """
     if isinstance(key, int):
-        if not (0x04 <= key <= 0xDD or key in MODIFIERS):
+        if not (0x04 <= key <= 0xDD or key in MODIFIERS or (media and 0x0C0001 <= key <= LAST_MEDIA)):
             raise ValueError(f"{key:#x} is no key: usages go from 0x04 to 0xdd, and from 0xe0 to 0xe7")
         return key
-    usage = KEYS.get(key.lower())
+    name = key.lower()
+    usage = KEYS.get(name) or (MEDIA_KEYS.get(name) if media else None)
     if usage is None:
-        close = difflib.get_close_matches(key.lower(), KEYS)
+        if name in MEDIA_KEYS:
+            raise ValueError(f"{key!r} is a media key; this keyboard has none, they come with the option media")
+        close = difflib.get_close_matches(name, [*KEYS, *(MEDIA_KEYS if media else ())])
         raise ValueError(f"there is no key {key!r}" + (f"; perhaps {' or '.join(close)}" if close else ""))
     return usage

@@ -79,6 +79,11 @@ def physical(page: int, usage: int, *fields: bytes) -> bytes:
     return _collection(_PHYSICAL, page, usage, fields)
 
 
+def report(number: int) -> bytes:
+    """The fields that follow belong to the report with this id."""
+    return item(Item.REPORT_ID, number)
+
+
 def variables(
     kind: Item, page: int, usages: Sequence[int], *, low: int = 0, high: int = 1, bits: int = 1, relative: bool = False
 ) -> bytes:
