@@ -206,6 +206,10 @@ class Guest:
         said = (log.read_text(errors="replace") if log.exists() else "") + self.console()
         return "\n".join(["--- complaints:", *self.complaints(), "--- console:", *said.splitlines()[-lines:]])
 
+    def qemu_said(self) -> str:
+        """What QEMU has written until now: its devices' complaints."""
+        return (self._work / "qemu.log").read_text(errors="replace")
+
     def monitor(self, command: str) -> str:
         """Tell QEMU something, such as "sendkey a" or "device_del ID"; what it answers."""
         with socket.socket(socket.AF_UNIX) as monitor:

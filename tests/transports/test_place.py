@@ -23,11 +23,13 @@ from usbferry.transports.place import Place, parse
         ("usbredir://:4001", Place("", 4001), ":4001"),
         ("usbredir://:0", Place("", 0), ":0"),
         ("usbredir:///run/vm%201.sock", Place("", 0, "/run/vm 1.sock"), "/run/vm 1.sock"),
+        ("usbredir:///run/vm?device=1-2", Place("", 0, "/run/vm", "1-2"), "/run/vm"),
     ],
 )
 def test_places(address: str, place: Place, text: str) -> None:
     assert parse(address, 4000) == place
     assert str(place) == text
+    assert parse(f"usbredir://{place.whole}", 4000) == place or "%" in address
 
 
 @pytest.mark.parametrize(

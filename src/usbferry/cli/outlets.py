@@ -48,7 +48,8 @@ class Outlet:
         if self.place.name and self.place.name not in names:
             raise DeviceError(f"{self.option} {self}: there is no device {self.place.name!r} here, {_there(names)}")
         if len(names) > 1 and not self.place.name and self.protocol in ONE_DEVICE:
-            raise DeviceError(f"{self.option} {self}: say which device, as in {self}/{names[0]}; {_there(names)}")
+            example = f"{self.protocol}://{self.place.naming(names[0]).whole}"
+            raise DeviceError(f"{self.option} {self}: say which device, as in {example}; {_there(names)}")
 
     async def listen(self, server: Server) -> list[str]:
         """Serve there; what to tell the user. Raises DeviceError with the remedy."""

@@ -1,12 +1,15 @@
-"""Where a stream begins or ends, as text: `//HOST:PORT`, `//:PORT` for every interface, `///PATH` for a socket file."""
+"""Where a stream begins or ends, as text: `//HOST:PORT`, `//:PORT` for every interface, `///PATH` for a socket file.
+
+Which device is meant there stands behind it, as `//HOST:PORT/1-2` or `///PATH?device=1-2`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote, urlsplit
 
 from . import tcp, unix
 from .link import Link, User
@@ -14,12 +17,16 @@ from .link import Link, User
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A TCP port of a host, or a socket file. `name` is what an address says behind the port."""
+    """A TCP port of a host, or a socket file. `name` is the device that an address means there."""
 
     host: str
     port: int
     path: str = ""  # of a socket file; then there is neither host nor port
     name: str = ""
+
+    def naming(self, name: str) -> Place:
+        """The same place, for the device `name`."""
+        return replace(self, name=name)
 
     async def listen(self, user: Callable[[], User]) -> asyncio.Server:
         """Accept connections, each served by a new user. Raises OSError when the place cannot be had."""
@@ -32,6 +39,13 @@ class Place:
         if self.path:
             return await unix.connect(self.path, user, timeout)
         return await tcp.connect(self.host, self.port, user, timeout)
+
+    @property
+    def whole(self) -> str:
+        """With the device, as behind a scheme."""
+        if not self.name:
+            return str(self)
+        return f"{self}?device={quote(self.name)}" if self.path else f"{self}/{quote(self.name)}"
 
     def __str__(self) -> str:
         return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
@@ -46,13 +60,16 @@ def parse(address: str, default_port: int) -> Place:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{address!r} is no address, write it as {form}: {error}") from None
-    if not address.startswith(f"{scheme}://") or parts.query or parts.fragment or parts.username is not None:
+    query, is_file = parts.query, not parts.netloc
+    if not address.startswith(f"{scheme}://") or parts.fragment or parts.username is not None:
         raise ValueError(f"{address!r} is no address, write it as {form}")
-    if not parts.netloc:
+    if query and not (is_file and query.startswith("device=")):
+        raise ValueError(f"{address!r} is no address, write it as {form}")
+    if is_file:
         path = unquote(parts.path)
         if len(path) < 2:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         if not hasattr(socket, "AF_UNIX"):
             raise ValueError(f"{address!r}: this system has no socket files, write it as {scheme}://HOST:PORT")
-        return Place("", 0, path)
+        return Place("", 0, path, unquote(query.removeprefix("device=")))
     return Place(parts.hostname or "", default_port if port is None else port, name=unquote(parts.path.strip("/")))

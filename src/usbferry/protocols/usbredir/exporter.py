@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from enum import Enum, auto
 from itertools import count
 from typing import Any, Final
 
 from ...usb.info import DeviceInfo
-from ...usb.setup import SET_ADDRESS, SET_CONFIGURATION, SET_INTERFACE, Setup, set_configuration, set_interface
+from ...usb.setup import SET_ADDRESS, Setup
 from ...usb.transfer import Buffer, Completion, Transfer
 from ...usb.types import Status, TransferType
 from ..errors import ProtocolError
@@ -31,42 +30,30 @@ from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Entry, Pending
 from ..record import Record
 from . import filter as filters
+from .answers import ANSWERS
 from .codec import Codec, Packet, length_of
-from .infos import Pipe, device_connect, ep_info, interface_info, pipes_of
+from .infos import device_connect
 from .messages import (
     ALL_CAPABILITIES,
-    AltSettingStatus,
     BulkPacket,
-    BulkReceivingStatus,
-    BulkStreamsStatus,
     Capability,
-    ConfigurationStatus,
     Dialect,
-    DraftBulkStreamsStatus,
     Empty,
     ResetStatus,
     Sender,
-    StreamStatus,
     Type,
     WireStatus,
     address_of,
     wire_status,
 )
-from .streams import (
-    INTERRUPT_TRANSFERS,
-    ISO_SECONDS,
-    MAX_ISO_PACKETS,
-    MAX_ISO_TRANSFERS,
-    IsoIn,
-    IsoOut,
-    Receiving,
-    Stream,
-)
+from .runner import Runner
+from .settings import Settings
+from .streams import ISO_SECONDS
 
 VERSION: Final = "usbferry usb-host"
 HELD_SECONDS: Final = 0.01  # after which a stream that waits for the network looks again
-_UNKNOWN: Final = 255  # the alternate setting of an interface that is not there
 _NEVER_RESET: Final = frozenset(((0x1210, 0x001C), (0x2798, 0x0001)))  # they do not survive it; the reference's list
+_MAX_STREAMS: Final = 0xFFFF  # USB 3.2 §8.12.1.4
 _OK: Final = Status.OK
 _EMPTY: Final = memoryview(b"")
 _NO_BODY: Final = Empty()
@@ -112,7 +99,6 @@ class Exporter:
         self._codec = Codec(Sender.EXPORTER, dialect, capabilities, self._admit)
         self._dialect = dialect
         self._rules = rules
-        self._iso_seconds = iso_seconds
         self._view: memoryview = _EMPTY
         self._begun: float | None = None  # when the first byte of the hello came
         self._now = now
@@ -123,11 +109,9 @@ class Exporter:
         self._current: tuple[int, Asked] | None = None  # the submit that was just emitted, and its tag
         self._stream_requests: dict[int, tuple[int, int, Any]] = {}  # alloc and free that wait: type, id, layout
         self._resets: dict[int, int] = {}  # tag -> id
-        self._streams: dict[int, Stream] = {}  # running ones, by endpoint
-        self._streamed: dict[int, Stream] = {}  # tag of a stream's transfer -> the stream, stopped ones too
         self._own: deque[Event] = deque()  # events that no packet asked for
-        self._info: DeviceInfo | None = None
-        self._pipes: dict[int, Pipe] = {}
+        self._settings = Settings(self.say, self._codec.has)
+        self._runner = Runner(self, self._settings, limits, iso_seconds, self._tags, self._own)
         self._is_used = True  # something happened since the last reset
         self._is_watching = self._may_claim = False
         self._is_acknowledged = self._is_released = True  # the last disconnect
@@ -153,7 +137,7 @@ class Exporter:
     @property
     def has_events(self) -> bool:
         """Whether `events` has something to say without more bytes."""
-        return bool(self._own) or self._can_claim() or any(stream.due() > 0 for stream in self._streams.values())
+        return bool(self._own) or self._can_claim() or self._runner.is_due
 
     def receive(self, view: memoryview, now: float) -> None:
         """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
@@ -191,7 +175,7 @@ class Exporter:
         """
         if self.state is State.HELLO:
             return None if self._begun is None else self._begun + self._limits.handshake_seconds
-        return self._now + HELD_SECONDS if any(stream.is_held for stream in self._streams.values()) else None
+        return self._now + HELD_SECONDS if self._runner.is_held else None
 
     def tick(self, now: float) -> None:
         """Let time pass. Raises ProtocolError when the importer took too long over its hello."""
@@ -202,14 +186,13 @@ class Exporter:
 
     def accept(self, info: DeviceInfo) -> None:
         """Answer Claim: the importer has the device. Infos first: QEMU takes no device without them."""
-        self._info = replace(info, alternates=dict(info.alternates))
         self._is_used, self._may_claim = True, False
         if self._rules and filters.check(self._rules, info) is not filters.Verdict.ALLOWED:
             self._own.append(Note(f"{info} is not redirected: the filter given here does not admit it"))
             self.state = State.DONE
             return
         self.state = State.SERVING
-        self._say_settings()
+        self._settings.begin(info)
         if self._codec.has(Type.DEVICE_CONNECT):
             self.say(Type.DEVICE_CONNECT, 0, device_connect(info))
 
@@ -233,10 +216,10 @@ class Exporter:
                 self._answer(*current[1], completion)
                 return
             self._park(*current)
-        if tag in self._streamed:
-            self._stream_ended(tag, completion)
+        if tag in self._runner:
+            self._runner.ended(tag, completion)
         elif tag in self._stream_requests:
-            self._say_bulk_streams(*self._stream_requests.pop(tag), wire_status(completion.status))
+            self._say_status(*self._stream_requests.pop(tag), wire_status(completion.status))
         else:
             for entry in self._pending.finish(tag, completion):
                 self._finish(entry)
@@ -250,9 +233,9 @@ class Exporter:
         """The device left, and everything pending is answered."""
         if self.state is not State.SERVING:
             return
-        self._streams.clear()
+        self._runner.forget_all()
         self._own.clear()
-        self._info, self._pipes = None, {}
+        self._settings.end()
         if not self._codec.has(Type.DEVICE_DISCONNECT):
             self.state = State.DONE  # the draft's device is its connection
             return
@@ -297,8 +280,7 @@ class Exporter:
             self._may_claim = False
             self.state = State.CLAIMING
             yield Claim(self._name)
-        if self._streams:
-            yield from self._stream_events()
+        yield from self._runner.events()
 
     def _can_claim(self) -> bool:
         ready = self._may_claim and self._is_acknowledged and self._is_released
@@ -309,32 +291,6 @@ class Exporter:
         if not self._is_watching:
             self._is_watching = self._may_claim = True
             self._own.append(Watch())
-
-    def _stream_events(self) -> Iterator[Event]:
-        """One turn of each stream: a device that answers at once does not keep us here."""
-        for stream in tuple(self._streams.values()):
-            for _ in range(stream.due()):
-                if not stream.is_running:
-                    break
-                tag, transfer = next(self._tags), stream.make()
-                stream.flying[tag] = transfer
-                self._streamed[tag] = stream
-                yield Submit(tag, transfer)
-
-    def _stream_ended(self, tag: int, completion: Completion) -> None:
-        stream = self._streamed.pop(tag)
-        transfer = stream.flying.pop(tag)
-        if stream.is_running and self.state is State.SERVING:
-            stream.ended(transfer, completion)
-            if not stream.is_running:
-                self._drop(stream)
-
-    def _drop(self, stream: Stream) -> None:
-        """The stream is over: what it has at the device is cancelled, and what still comes ignored."""
-        stream.is_running = False
-        if self._streams.get(stream.endpoint) is stream:
-            del self._streams[stream.endpoint]
-        self._own.extend(Cancel(tag, transfer) for tag, transfer in stream.flying.items())
 
     # -- packets ------------------------------------------------------------------------------------------------------
 
@@ -351,7 +307,7 @@ class Exporter:
             return _HANDLERS[kind](self, packet)
         if kind == Type.DEVICE_DISCONNECT_ACK:
             return self._acknowledged(packet)
-        if kind in _ANSWERS or kind in _DATA:
+        if kind in ANSWERS or kind in _DATA:
             self._answer_absent(packet)
         elif kind == Type.FILTER_FILTER:
             return self._filter(packet)
@@ -375,9 +331,9 @@ class Exporter:
         return None
 
     def _rejected(self, packet: Packet) -> Event | None:
-        self._streams.clear()
+        self._runner.forget_all()
         self.state = State.DONE
-        return Note(f"the peer does not want {self._info}: its filter, or the speed of its ports, does not admit it")
+        return Note(f"the peer does not want {self._settings.info}: its filter, or the speed of its ports, does not admit it")
 
     def _acknowledged(self, packet: Packet) -> Event | None:
         self._is_acknowledged = True
@@ -389,7 +345,12 @@ class Exporter:
         if packet.kind in _DATA:
             self._say_data(packet.kind, packet.id, body, ioerror, b"", 0)
         else:
-            _ANSWERS[packet.kind](self, packet.id, body, ioerror)
+            self._say_status(packet.kind, packet.id, body, ioerror)
+
+    def _say_status(self, kind: int, id: int, body: Any, status: WireStatus) -> None:
+        """Answer a question whose status is all there is to say."""
+        answer, make = ANSWERS[kind]
+        self.say(answer, id, make(body, status))
 
     # -- data packets -------------------------------------------------------------------------------------------------
 
@@ -407,7 +368,7 @@ class Exporter:
         body: Any = packet.body
         length = length_of(body)
         transfer = Transfer(body.endpoint, length, packet.data, stream_id=body.stream_id)
-        if not self._is(body.endpoint, TransferType.BULK) or length > self._limits.transfer_bytes:
+        if not self._settings.has_endpoint(body.endpoint, TransferType.BULK) or length > self._limits.transfer_bytes:
             return self._refuse(packet, transfer, Status.INVALID)
         return self._submit(packet, transfer)
 
@@ -415,13 +376,9 @@ class Exporter:
         """OUT alone. QEMU sends all of a guest's transfer in one packet, however many packets it has on the bus."""
         body: Any = packet.body
         transfer = Transfer(body.endpoint, body.length, packet.data)
-        if not self._is(body.endpoint, TransferType.INTERRUPT):
+        if not self._settings.has_endpoint(body.endpoint, TransferType.INTERRUPT):
             return self._refuse(packet, transfer, Status.INVALID)
         return self._submit(packet, transfer)
-
-    def _is(self, endpoint: int, kind: TransferType) -> bool:
-        pipe = self._pipes.get(endpoint)
-        return pipe is not None and pipe.type is kind
 
     def _submit(self, packet: Packet, transfer: Transfer) -> Event | None:
         """Ask the device, unless too much waits there already: then the answer comes in its order, for QEMU's sake."""
@@ -472,12 +429,12 @@ class Exporter:
 
     def _answer(self, kind: int, id: int, body: Any, transfer: Transfer, completion: Completion) -> None:
         if kind == Type.SET_CONFIGURATION:
-            self._configured(id, body.configuration, completion)
+            self._settings.configured(id, body.configuration, completion)
         elif kind == Type.SET_ALT_SETTING:
-            self._set(id, body.interface, body.alternate, completion)
+            self._settings.alternated(id, body.interface, body.alternate, completion)
         else:
             if kind == Type.CONTROL_PACKET and completion.status == _OK:
-                self._follow(Setup.parse(transfer.setup))
+                self._settings.follow(Setup.parse(transfer.setup))
             self._reply(kind, id, body, transfer, completion)
 
     def _reply(self, kind: int, id: int, body: Any, transfer: Transfer, completion: Completion) -> None:
@@ -498,92 +455,29 @@ class Exporter:
             body.length, body.length_high = actual & 0xFFFF, actual >> 16
         self.say(kind, id, body, data)
 
-    # -- configurations and alternate settings ------------------------------------------------------------------------
+    # -- settings -----------------------------------------------------------------------------------------------------
 
     def _set_configuration(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        return self._submit(packet, Transfer(0, 0, b"", set_configuration(body.configuration).pack()))
+        return self._submit(packet, self._settings.set_configuration(packet))
 
-    def _configured(self, id: int, value: int, completion: Completion) -> None:
-        """Infos before the status, unless nothing has changed; after a failure too, as the reference has it."""
-        assert self._info is not None
-        before = (self._info.configuration, dict(self._info.alternates))
-        ok = completion.status == _OK
-        if ok:
-            self._info.configuration = value
-            self._info.alternates.clear()
-        if not ok or before != (value, {}):
-            self._say_settings()
-        status = WireStatus.SUCCESS if ok else WireStatus.IOERROR
-        self.say(Type.CONFIGURATION_STATUS, id, ConfigurationStatus(status, self._info.configuration))
-
-    def _set_alt_setting(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        if not self._has_interface(body.interface):
-            self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
-            return None
-        return self._submit(packet, Transfer(0, 0, b"", set_interface(body.interface, body.alternate).pack()))
-
-    def _set(self, id: int, interface: int, alternate: int, completion: Completion) -> None:
-        assert self._info is not None
-        if completion.status == _OK:
-            self._info.alternates[interface] = alternate
-            self._say_settings()
-        now = self._info.alternates.get(interface, 0)
-        self._say_alternate(id, wire_status(completion.status), interface, now)
-
-    def _follow(self, setup: Setup) -> None:
-        """Settings changed by a control packet, which QEMU and the like turn into packets of their own."""
-        assert self._info is not None
-        kind = (setup.request_type, setup.request)
-        if kind == SET_CONFIGURATION:
-            self._info.configuration = setup.value & 0xFF
-            self._info.alternates.clear()
-            self._say_settings()
-        elif kind == SET_INTERFACE:
-            self._info.alternates[setup.index] = setup.value
-            self._say_settings()
-
-    def _has_interface(self, number: int) -> bool:
-        assert self._info is not None
-        return any(interface.number == number for interface in self._info.interfaces)
-
-    def _say_settings(self) -> None:
-        assert self._info is not None
-        self._pipes = pipes_of(self._info)
-        if self._codec.has(Type.EP_INFO):
-            self.say(Type.INTERFACE_INFO, 0, interface_info(self._info))
-            self.say(Type.EP_INFO, 0, ep_info(self._pipes))
+    def _set_alternate(self, packet: Packet) -> Event | None:
+        transfer = self._settings.set_alternate(packet)
+        return self._submit(packet, transfer) if transfer is not None else None
 
     def _get_configuration(self, packet: Packet) -> Event | None:
-        assert self._info is not None
-        self.say(
-            Type.CONFIGURATION_STATUS, packet.id, ConfigurationStatus(WireStatus.SUCCESS, self._info.configuration)
-        )
+        self._settings.get_configuration(packet)
         return None
 
-    def _get_alt_setting(self, packet: Packet) -> Event | None:
-        assert self._info is not None
-        body: Any = packet.body
-        if not self._has_interface(body.interface):
-            self._say_alternate(packet.id, WireStatus.INVAL, body.interface, _UNKNOWN)
-            return None
-        now = self._info.alternates.get(body.interface, 0)
-        self._say_alternate(packet.id, WireStatus.SUCCESS, body.interface, now)
+    def _get_alternate(self, packet: Packet) -> Event | None:
+        self._settings.get_alternate(packet)
         return None
-
-    def _say_alternate(self, id: int, status: WireStatus, interface: int, alternate: int) -> None:
-        self.say(Type.ALT_SETTING_STATUS, id, AltSettingStatus(status, interface, alternate & 0xFF))
 
     # -- reset --------------------------------------------------------------------------------------------------------
 
     def _reset(self, packet: Packet) -> Event | None:
         """No reply. Streams end first, and the importer hears it of each; nothing is reset twice in a row."""
-        assert self._info is not None
-        device = self._info.device
-        for stream in tuple(self._streams.values()):
-            stream.fail()
-            self._drop(stream)
+        device = self._settings.info.device
+        self._runner.fail_all()
         if not self._is_used or (device.vendor_id, device.product_id) in _NEVER_RESET:
             self._say_reset(packet.id, WireStatus.SUCCESS)
             return None
@@ -600,104 +494,45 @@ class Exporter:
     # -- streams ------------------------------------------------------------------------------------------------------
 
     def _start_iso(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        endpoint, shape = body.endpoint, (body.packets_per_urb, body.urbs)
-        pipe = self._pipes.get(endpoint)
-        if pipe is None or pipe.type is not TransferType.ISOCHRONOUS or endpoint in self._streams:
-            status = WireStatus.INVAL
-        elif not (1 <= shape[0] <= MAX_ISO_PACKETS and 1 <= shape[1] <= MAX_ISO_TRANSFERS):
-            status = WireStatus.STALL
-        else:
-            assert self._info is not None
-            if endpoint >= 0x80:
-                self._start(IsoIn(self, endpoint, pipe, self._info.speed, shape, self._iso_seconds))
-            else:
-                self._start(IsoOut(self, endpoint, pipe, shape))
-            status = WireStatus.SUCCESS
-        self.say(Type.ISO_STREAM_STATUS, packet.id, StreamStatus(status, endpoint))
-        return None
-
-    def _iso(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        stream = self._streams.get(body.endpoint)
-        if isinstance(stream, IsoOut):
-            stream.take(packet.id, packet.data)
-        else:
-            self.say(Type.ISO_STREAM_STATUS, packet.id, StreamStatus(WireStatus.INVAL, body.endpoint))
+        self._is_used = True
+        self._runner.start_iso(packet)
         return None
 
     def _start_interrupt(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        endpoint = body.endpoint
-        if not self._is(endpoint, TransferType.INTERRUPT) or endpoint in self._streams:
-            status = WireStatus.INVAL
-        else:
-            size = self._pipes[endpoint].packet
-            self._start(Receiving(self, endpoint, TransferType.INTERRUPT, size, INTERRUPT_TRANSFERS))
-            status = WireStatus.SUCCESS
-        self.say(Type.INTERRUPT_RECEIVING_STATUS, packet.id, StreamStatus(status, endpoint))
+        self._is_used = True
+        self._runner.start_interrupt(packet)
         return None
 
     def _start_bulk(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        endpoint, size, transfers = body.endpoint, body.bytes_per_transfer, body.transfers
-        limits = self._limits
-        if (
-            not self._is(endpoint, TransferType.BULK)
-            or endpoint in self._streams
-            or not transfers
-            or not 0 < size <= limits.transfer_bytes
-            or size % self._pipes[endpoint].packet
-            or size * transfers > limits.bytes_in_flight
-        ):
-            status = WireStatus.INVAL
-        else:
-            self._start(Receiving(self, endpoint, TransferType.BULK, size, transfers, body.stream_id))
-            status = WireStatus.SUCCESS
-        self.say(Type.BULK_RECEIVING_STATUS, packet.id, BulkReceivingStatus(body.stream_id, endpoint, status))
+        self._is_used = True
+        self._runner.start_bulk(packet)
         return None
 
-    def _start(self, stream: Stream) -> None:
-        self._is_used = True
-        self._streams[stream.endpoint] = stream
-
     def _stop(self, packet: Packet) -> Event | None:
-        """Stop a stream; one that does not run has been stopped already."""
-        body: Any = packet.body
-        stream = self._streams.get(body.endpoint)
-        if stream is not None:
-            self._drop(stream)
-        _ANSWERS[packet.kind](self, packet.id, body, WireStatus.SUCCESS)
+        self._runner.stop(packet)
+        self._say_status(packet.kind, packet.id, packet.body, WireStatus.SUCCESS)
+        return None
+
+    def _iso(self, packet: Packet) -> Event | None:
+        self._runner.iso(packet)
         return None
 
     def _bulk_streams(self, packet: Packet) -> Event | None:
         """Streams for all the endpoints, or for none."""
         body: Any = packet.body
-        mask = 1 << body.endpoint if self._dialect is Dialect.DRAFT else body.endpoints
-        endpoints = tuple(address_of(place) for place in range(32) if mask >> place & 1)
         if self._dialect is Dialect.DRAFT:
-            endpoints = (body.endpoint,)
+            endpoints: tuple[int, ...] = (body.endpoint,)
+        else:
+            endpoints = tuple(address_of(place) for place in range(32) if body.endpoints >> place & 1)
         is_alloc = packet.kind == Type.ALLOC_BULK_STREAMS
-        if (
-            not endpoints
-            or not all(self._is(endpoint, TransferType.BULK) for endpoint in endpoints)
-            or (is_alloc and not 0 < body.count <= 0xFFFF)
-        ):
-            self._say_bulk_streams(packet.kind, packet.id, body, WireStatus.INVAL)
+        known = all(self._settings.has_endpoint(endpoint, TransferType.BULK) for endpoint in endpoints)
+        if not (endpoints and known) or (is_alloc and not 0 < body.count <= _MAX_STREAMS):
+            self._say_status(packet.kind, packet.id, body, WireStatus.INVAL)
             return None
         self._is_used = True
         tag = next(self._tags)
         self._stream_requests[tag] = (packet.kind, packet.id, body)
         return AllocStreams(tag, endpoints, body.count) if is_alloc else FreeStreams(tag, endpoints)
-
-    def _say_bulk_streams(self, kind: int, id: int, body: Any, status: WireStatus) -> None:
-        number = body.count if kind == Type.ALLOC_BULK_STREAMS else 0
-        answer: Record
-        if self._dialect is Dialect.DRAFT:
-            answer = DraftBulkStreamsStatus(status, body.endpoint, number)
-        else:
-            answer = BulkStreamsStatus(body.endpoints, number, status)
-        self.say(Type.BULK_STREAMS_STATUS, id, answer)
 
     def _put(self, chunk: Buffer) -> None:
         self.outgoing.append(chunk)
@@ -710,8 +545,8 @@ _HANDLERS: Final[dict[int, Callable[[Exporter, Packet], Event | None]]] = {
     Type.RESET: Exporter._reset,
     Type.SET_CONFIGURATION: Exporter._set_configuration,
     Type.GET_CONFIGURATION: Exporter._get_configuration,
-    Type.SET_ALT_SETTING: Exporter._set_alt_setting,
-    Type.GET_ALT_SETTING: Exporter._get_alt_setting,
+    Type.SET_ALT_SETTING: Exporter._set_alternate,
+    Type.GET_ALT_SETTING: Exporter._get_alternate,
     Type.START_ISO_STREAM: Exporter._start_iso,
     Type.STOP_ISO_STREAM: Exporter._stop,
     Type.START_INTERRUPT_RECEIVING: Exporter._start_interrupt,
@@ -728,45 +563,4 @@ _HANDLERS: Final[dict[int, Callable[[Exporter, Packet], Event | None]]] = {
     Type.BULK_PACKET: Exporter._bulk,
     Type.ISO_PACKET: Exporter._iso,
     Type.INTERRUPT_PACKET: Exporter._interrupt,
-}
-
-
-def _iso_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
-    exporter.say(Type.ISO_STREAM_STATUS, id, StreamStatus(status, body.endpoint))
-
-
-def _interrupt_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
-    exporter.say(Type.INTERRUPT_RECEIVING_STATUS, id, StreamStatus(status, body.endpoint))
-
-
-def _receiving_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
-    exporter.say(Type.BULK_RECEIVING_STATUS, id, BulkReceivingStatus(body.stream_id, body.endpoint, status))
-
-
-def _configuration_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
-    exporter.say(Type.CONFIGURATION_STATUS, id, ConfigurationStatus(status, 0))
-
-
-def _alternate_status(exporter: Exporter, id: int, body: Any, status: WireStatus) -> None:
-    exporter.say(Type.ALT_SETTING_STATUS, id, AltSettingStatus(status, body.interface, _UNKNOWN))
-
-
-# What a question is answered with when its status is all there is to say.
-_ANSWERS: Final[dict[int, Callable[[Exporter, int, Any, WireStatus], None]]] = {
-    Type.SET_CONFIGURATION: _configuration_status,
-    Type.GET_CONFIGURATION: _configuration_status,
-    Type.SET_ALT_SETTING: _alternate_status,
-    Type.GET_ALT_SETTING: _alternate_status,
-    Type.START_ISO_STREAM: _iso_status,
-    Type.STOP_ISO_STREAM: _iso_status,
-    Type.START_INTERRUPT_RECEIVING: _interrupt_status,
-    Type.STOP_INTERRUPT_RECEIVING: _interrupt_status,
-    Type.START_BULK_RECEIVING: _receiving_status,
-    Type.STOP_BULK_RECEIVING: _receiving_status,
-    Type.ALLOC_BULK_STREAMS: lambda exporter, id, body, status: exporter._say_bulk_streams(
-        Type.ALLOC_BULK_STREAMS, id, body, status
-    ),
-    Type.FREE_BULK_STREAMS: lambda exporter, id, body, status: exporter._say_bulk_streams(
-        Type.FREE_BULK_STREAMS, id, body, status
-    ),
 }
