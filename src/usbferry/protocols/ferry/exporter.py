@@ -49,6 +49,7 @@ INSTANCE: Final = token_bytes(INSTANCE_BYTES)  # of this process
 _CALL: Final = Struct(">IIBBH")  # marker, identifier, number, endpoint, flags
 _LEAST: Final = MARKER + HEADER
 _EMPTY: Final = memoryview(b"")
+_RESUME: Final = int(Call.RESUME)
 
 
 def new_token() -> bytes:
@@ -130,8 +131,8 @@ class Exporter:
 
         Raises ProtocolError when the controller breaks the protocol.
         """
-        if self._session is not None and self._attached:
-            yield from self._session.follow()
+        if self._attached:
+            yield from self._follow()
         view, end, at = self._view, len(self._view), self.consumed
         while end - at >= _LEAST and self.state is not Target.OVER:
             size, identifier, number, endpoint, flags = _CALL.unpack_from(view, at)
@@ -142,7 +143,7 @@ class Exporter:
                 self.needed = after - at
                 return
             body = view[at + _LEAST : after]
-            if number == Call.RESUME and self.state is Target.OPEN:
+            if number == _RESUME and self.state is Target.OPEN:
                 self._resuming = (identifier, after)
                 yield Resume(bytes(body[:TOKEN_BYTES]))  # it stays unread, for the exporter that has the session
                 if self._resuming is not None:
@@ -152,11 +153,31 @@ class Exporter:
             self.consumed = at = after
             if identifier & TRANSPORT:
                 event = self._take(identifier, number, body)
-                if event is not None:
-                    yield event
             else:
-                yield from self._pass_on(Message(identifier, number, endpoint, flags, body))
+                event = self._pass_on(Message(identifier, number, endpoint, flags, body))
+            if event is not None:
+                yield from self._emit(event)
+            session = self._session
+            if session is not None and session.has_more:
+                yield from self._follow()
         self.needed = _LEAST
+
+    def _emit(self, event: Event) -> Iterator[Event]:
+        if event.__class__ is Release:
+            self._move("RELEASE")
+        session = self._session
+        try:
+            yield event
+        finally:
+            if session is not None:
+                session.emitted()
+
+    def _follow(self) -> Iterator[Event]:
+        """What has become possible without being asked for anew."""
+        while self._session is not None and self._session.has_more:
+            event = self._session.follow()
+            if event is not None:
+                yield from self._emit(event)
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
@@ -279,19 +300,16 @@ class Exporter:
             self._say(identifier, Code.MALFORMED)
             return None
 
-    def _pass_on(self, message: Message) -> Iterator[Event]:
+    def _pass_on(self, message: Message) -> Event | None:
         """A call of the session."""
         if self.state is not Target.CLAIMED:
             if self.state is Target.NEW or not self._attached:
                 raise ProtocolError(f"call {message.number} on a transport without version or session")
             self._say(message.identifier, Code.NOT_CLAIMED)
-            return
+            return None
         assert self._session is not None
         self._claimed = []
-        for event in self._session.take(message):
-            if isinstance(event, Release):
-                self._move("RELEASE")
-            yield event
+        return self._session.take(message)
 
     def _version(self, identifier: int, body: memoryview) -> None:
         call, limits = VersionCall.parse(body), self._limits

@@ -7,12 +7,14 @@ is in it, and what comes, is cancelled, until a submit says RESTART. That one wa
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from ...usb.setup import SET_CONFIGURATION, SET_INTERFACE, Setup, is_clear_halt
 from ...usb.transfer import Flags, Transfer
 from ...usb.types import Status
 
 Key = tuple[int, int]  # endpoint, stream
+_SHORT_NOT_OK: Final = int(Flags.SHORT_NOT_OK)
 
 
 class Gates:
@@ -26,7 +28,7 @@ class Gates:
 
     def passes(self, tag: int, transfer: Transfer) -> bool:
         """Whether a transfer may go to the device. If not, it is held, or its queue is stopped."""
-        guards = transfer.flags & Flags.SHORT_NOT_OK and transfer.is_in
+        guards = transfer.flags & _SHORT_NOT_OK and transfer.endpoint & 0x80
         if not (guards or self._held or self._stopped):
             return True  # as it goes nearly always
         key = (transfer.endpoint, transfer.stream_id)
@@ -45,8 +47,10 @@ class Gates:
 
     def ended(self, tag: int, transfer: Transfer, status: int) -> list[int]:
         """A transfer ended; the tags of those that it takes with it."""
+        if not self._first:
+            return []
         key = (transfer.endpoint, transfer.stream_id)
-        if not self._first or self._first.get(key) != tag:
+        if self._first.get(key) != tag:
             return []
         del self._first[key]
         held = self._held.pop(key)

@@ -108,7 +108,7 @@ _CALL_FAILED: Final = {Code.NOT_CLAIMED: Status.GONE, Code.MALFORMED: Status.INV
 
 def code_of(status: int) -> int:
     """The status on the wire of a transfer that ended so."""
-    return TRANSFER + status if status else Code.OK
+    return TRANSFER + status if status else 0
 
 
 def status_of(code: int) -> Status:
@@ -227,9 +227,12 @@ class IsoResult(Record):
     actual: u32
 
 
+_RESULT_BYTES: Final = IsoResult.SIZE
+
+
 def cost(transfer: Transfer) -> int:
     """What a transfer takes of the window's bytes (§9)."""
-    return transfer.length + IsoResult.SIZE * len(transfer.packets or ())
+    return transfer.length + (_RESULT_BYTES * len(transfer.packets) if transfer.packets else 0)
 
 
 def version_call(capabilities: int, versions: Sequence[int]) -> bytes:

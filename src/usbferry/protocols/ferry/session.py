@@ -7,7 +7,7 @@ What a transport is told goes through `say`, which the exporter gives; while the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from struct import error as struct_error
 from typing import Final
 
@@ -35,6 +35,8 @@ from .messages import (
 )
 from .transfers import decode, encode_reply
 
+_PART: Final = int(Call.PART)
+_RESTART: Final = int(WireFlags.RESTART)
 _NO_TRANSFER: Final = Transfer(0, 0)  # stands for calls that are none, in the order of control transfers
 
 
@@ -64,34 +66,31 @@ class Session:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def take(self, message: Message) -> Iterator[Event]:
-        """What a call, and those that waited for it, lead to. Raises ProtocolError for one beyond the window."""
+    def take(self, message: Message) -> Event | None:
+        """What a call leads to; `follow` has what waited for it. Raises ProtocolError for one beyond the window."""
         if self._ledger.was_received(message.identifier):
             self._again(message.identifier)
-            return
+            return None
         whole: Message | None = message
-        if message.number == Call.PART:
+        if message.number == _PART:
             whole = self._ledger.join(message.identifier, message.body)
-        if whole is not None and not self._ledger.is_early(whole):
-            yield from self._emit(self._carry_out(whole))
-            yield from self.follow()
+        return None if whole is None or self._ledger.is_early(whole) else self._carry_out(whole)
 
-    def follow(self) -> Iterator[Event]:
-        """What has become possible: submits that waited for their queue, calls that came too early."""
-        while self._release is None and (self.gates.ready or self._ledger.has_next):
-            if self.gates.ready:
-                yield Submit(*self.gates.ready.popleft())
-            else:
-                yield from self._emit(self._carry_out(self._ledger.take_next()))
+    @property
+    def has_more(self) -> bool:
+        """Whether `follow` has something."""
+        return bool(self.gates.ready or self._ledger.has_next) and self._release is None
 
-    def _emit(self, event: Event | None) -> Iterator[Event]:
-        if event is None:
-            return
-        try:
-            yield event
-        finally:
-            if self._current is not None:  # the device answers later
-                self._park()
+    def follow(self) -> Event | None:
+        """What has become possible: a submit that waited for its queue, a call that came too early."""
+        if self.gates.ready:
+            return Submit(*self.gates.ready.popleft())
+        return self._carry_out(self._ledger.take_next())
+
+    def emitted(self) -> None:
+        """What `take` or `follow` gave is at the device, and answered by now or later."""
+        if self._current is not None:
+            self._park()
 
     def _park(self) -> None:
         assert self._current is not None
@@ -129,7 +128,7 @@ class Session:
             self._final(message.identifier, code_of(Status.NO_MEMORY))
             return None
         self._ledger.charge(message.identifier, cost(transfer))
-        if message.flags & WireFlags.RESTART:
+        if message.flags & _RESTART:
             self.gates.restart(transfer)
         return self._submit(message.identifier, transfer)
 

@@ -26,6 +26,9 @@ from .messages import (
 )
 
 _SETUP_BYTES: Final = 8
+_CONTROL, _ISOCHRONOUS, _INTERRUPT = int(Call.CONTROL), int(Call.ISOCHRONOUS), int(Call.INTERRUPT)
+_STREAM: Final = int(WireFlags.STREAM)
+_OK: Final = Status.OK
 
 
 class Body(NamedTuple):
@@ -82,16 +85,16 @@ def _dense(transfer: Transfer, packets: list[IsoPacket]) -> Buffer:
 
 def decode(number: int, endpoint: int, flags: int, body: memoryview, limits: Limits) -> Transfer:
     """The transfer of a submit. Raises ValueError or struct.error for one that is malformed."""
-    if number == Call.CONTROL:
+    if number == _CONTROL:
         return _decode_control(flags, body)
     if not endpoint & 0x0F or endpoint & 0x70:
         raise ValueError(f"endpoint {endpoint:#04x}")
-    if number == Call.ISOCHRONOUS:
+    if number == _ISOCHRONOUS:
         return _decode_isochronous(endpoint, flags, body, limits)
     length, at, interval, stream = int.from_bytes(body[:4], "big"), 4, 0, 0
-    if number == Call.INTERRUPT:
+    if number == _INTERRUPT:
         interval, at = Interrupt.parse(body).interval, Interrupt.SIZE
-    if flags & WireFlags.STREAM:
+    if flags & _STREAM:
         [stream], at = parse_words(body[at : at + 4], 0, 1), at + 4
     _check_data(len(body) - at, endpoint, length)
     return Transfer(endpoint, length, body[at:], b"", flags & DEVICE_FLAGS, None, stream, interval)
@@ -139,7 +142,7 @@ def encode_reply(transfer: Transfer, completion: Completion) -> tuple[int, bytes
     if transfer.packets is not None:
         return _encode_isochronous(transfer, transfer.packets, completion)
     status, length, data = completion.status, transfer.length, completion.data
-    if transfer.is_in:
+    if transfer.endpoint & 0x80:
         if len(data) > length:
             status, data = Status.OVERFLOW, data[:length]
         return code_of(status), b"", data if data.__class__ is bytes else bytes(data)  # it is kept, and must not change
