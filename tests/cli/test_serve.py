@@ -130,7 +130,7 @@ def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
             "--to 'usbredir://:4000': name the host to connect to, as in usbredir://vm:4000",
         ),
         (("virtual:zero", "--to", "usbredir://vm"), "say which device, as in usbredir://vm:4000/1-1; there are: 1-1"),
-        (("virtual:zero", "--on", "usbredir:///vm"), "say which device, as in usbredir:///vm?device=1-1; there are: 1-1"),
+        (("virtual:zero", "--on", "usbredir:///vm"), "which device, as in usbredir:///vm?device=1-1; there are: 1-1"),
     ],
 )
 def test_a_port_of_another_protocol_that_cannot_be(arguments: tuple[str, ...], text: str) -> None:
