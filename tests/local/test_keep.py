@@ -12,9 +12,10 @@ import pytest
 
 from tests.skipping import run
 from usbferry.device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers, Watching
-from usbferry.local import keep
-from usbferry.local.keep import Keeper, backoff
+from usbferry.local import slot
+from usbferry.local.keep import Keeper
 from usbferry.local.rules import Rule, Rules, Wish
+from usbferry.local.slot import backoff
 from usbferry.selector import Selector
 from usbferry.usb.descriptors import Configuration, DeviceDescriptor, Interface
 from usbferry.usb.info import DeviceInfo
@@ -529,7 +530,7 @@ async def test_one_that_cannot_be_asked_is_asked_again_later(s: Scene) -> None:
 def test_two_who_lost_the_same_server_do_not_come_back_at_the_same_moment() -> None:
     for failures in range(50):
         waits = [backoff(failures) for _ in range(100)]
-        middle = min(keep.BACKOFF_SECONDS * 2.0**failures, keep.LONGEST_SECONDS)
+        middle = min(slot.BACKOFF_SECONDS * 2.0**failures, slot.LONGEST_SECONDS)
         assert 0.79 * middle < min(waits) < max(waits) < 1.21 * middle
         assert len(set(waits)) > 90
 

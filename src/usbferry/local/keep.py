@@ -21,22 +21,19 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import Enum
 from typing import Any, Final, Protocol
 
 from ..device import Busy, DeviceError, Source
 from ..selector import Selector
 from ..usb.info import DeviceInfo
 from .rules import Rule, Rules
+from .slot import Slot, State, backoff, described, identity
 
 log: Final = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 4.0  # for a server to list what it has
 READ_SECONDS: Final = 10.0  # for a device's strings
 READ_AGAIN_SECONDS: Final = 1.0  # before one that could not be read is asked again
 HUNT_SECONDS: Final = 0.25  # between looks, while one that left is looked for
-BACKOFF_SECONDS: Final = 0.25  # before the second try, doubled each time; a server restarts in about as much
-LONGEST_SECONDS: Final = 5.0  # between tries: what is back is found within it
-STEADY_SECONDS: Final = 5.0  # what was attached for so long did not fail at once
 
 
 class Ended(Protocol):
@@ -67,61 +64,6 @@ class Attacher(Protocol):
 
     def existing(self, source: Source) -> Mapping[str, Attached]:
         """What the kernel has of this source already, by bus id: of a run before this one, or by another's hand."""
-
-
-class State(Enum):
-    """What a slot is at."""
-
-    WAITING = "waiting"  # for the device, or for the next try
-    ATTACHING = "attaching"
-    ATTACHED = "attached"
-    STOPPED = "stopped"  # somebody detached it by hand
-
-
-class Slot:
-    """One bus id of a place, and what became of the device there."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state = State.WAITING
-        self.rule: Rule | None = None
-        self.info: DeviceInfo | None = None  # as it was listed, or attached
-        self.listed: object = None  # what it was in the list
-        self.port: int | None = None  # of vhci
-        self.reason = ""  # why it is not attached
-        self.not_before = 0.0  # the loop's time
-        self.failures = 0  # in a row
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def is_active(self) -> bool:
-        return self.state in (State.ATTACHING, State.ATTACHED)
-
-    def failed(self, now: float, reason: str) -> float:
-        """It failed once more; the seconds until it may be tried again."""
-        self.state, self.reason = State.WAITING, reason
-        wait = backoff(self.failures)
-        self.failures += 1
-        self.not_before = now + wait
-        return wait
-
-    def lost(self, now: float, reason: str, lasted: float) -> None:
-        """It was attached and is not any more: to be had again soon, if it does not do that all the time."""
-        if lasted >= STEADY_SECONDS:
-            self.failures = 0
-        self.failed(now, reason)
-
-    def __str__(self) -> str:
-        assert self.rule is not None
-        assert self.info is not None
-        identity = f"{self.info.device.vendor_id:04x}:{self.info.device.product_id:04x}"
-        name = " ".join(word for word in (self.info.manufacturer, self.info.product) if word)
-        return f"{self.rule.name}: {f'{self.name} {identity} {name}'.strip()}"
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row, never quite the same for two who lost the same server."""
-    return min(BACKOFF_SECONDS * 2.0 ** min(failures, 10), LONGEST_SECONDS) * random.uniform(0.8, 1.2)
 
 
 class Keeper:
@@ -313,14 +255,14 @@ class Place:
         slot = self._slot(info.name)
         if slot.is_active or slot.state is State.STOPPED:
             return
-        is_another = slot.listed != _identity(info)
+        is_another = slot.listed != identity(info)
         if self._now() < slot.not_before and not is_another:
             return
         rule = await self._rule(info)
         if rule is not None:
             if is_another:
                 slot.failures = 0
-            slot.listed = _identity(info)
+            slot.listed = identity(info)
             self._start(slot, rule, info)
 
     def _slot(self, name: str) -> Slot:
@@ -346,7 +288,7 @@ class Place:
     async def _strings(self, info: DeviceInfo) -> DeviceInfo | None:
         """The device with its strings, read once for as long as it stays the same; None where it cannot be read now."""
         whom, read, not_before = self._read.get(info.name, (None, None, 0.0))
-        if whom == _identity(info) and (read is not None or self._now() < not_before):
+        if whom == identity(info) and (read is not None or self._now() < not_before):
             return read
         read = None
         try:
@@ -354,7 +296,7 @@ class Place:
                 read = await self.source.read(info)
         except (DeviceError, TimeoutError) as error:
             log.info("%s at %s cannot be asked what it is: %s", info.name, self.address, error)
-        self._read[info.name] = (_identity(info), read, self._now() + READ_AGAIN_SECONDS)
+        self._read[info.name] = (identity(info), read, self._now() + READ_AGAIN_SECONDS)
         return read
 
     # -- attaching ----------------------------------------------------------------------------------------------------
@@ -418,32 +360,5 @@ class Place:
         return {
             "address": self.address,
             "error": self._error or None,
-            "devices": [_described(slot, self.source) for slot in devices],
+            "devices": [described(slot, self.source) for slot in devices],
         }
-
-
-def _identity(info: DeviceInfo) -> object:
-    """What tells a device from another one at the same bus id, as far as a list does.
-
-    Not its classes: the kernel's server lists none before somebody has configured the device.
-    """
-    return (info.device, info.bus, info.address)
-
-
-def _described(slot: Slot, source: Source) -> dict[str, Any]:
-    assert slot.rule is not None
-    assert slot.info is not None
-    device = slot.info.device
-    return {
-        "name": slot.name,
-        "address": source.at(slot.name),
-        "rule": slot.rule.name,
-        "vendor_id": f"{device.vendor_id:04x}",
-        "product_id": f"{device.product_id:04x}",
-        "manufacturer": slot.info.manufacturer,
-        "product": slot.info.product,
-        "serial": slot.info.serial,
-        "state": slot.state.value,
-        "port": slot.port,
-        "reason": slot.reason or None,
-    }
