@@ -5,6 +5,7 @@ On the way there is the kernel's server, and for some a relay of ours; the tests
 
 import hashlib
 import os
+import re
 import shlex
 import socket
 import struct
@@ -73,9 +74,28 @@ def attached(guest: Guest, address: Callable[[str], str]) -> dict[str, str]:
     guest.run(f"modprobe -a vhci-hcd {DRIVERS}").ok()
     # Nobody shall find the devices that are exported instead.
     guest.run("for bus in 001 002; do mount -t tmpfs none /dev/bus/usb/$bus; done").ok()
-    addresses = {address(what): what for what in BOUND}
-    output = guest.run(f"{ATTACH} {' '.join(addresses)}", 100).ok()
-    return {addresses[line.split()[0]]: line.split()[1] for line in output.splitlines()}
+    addresses = {address(what): what for what in BOUND if what != DISK}
+    output = guest.run(
+        f"""
+        {PYTHON} -m usbferry attach usbip://127.0.0.1/{DISK} >$SHARED/disk &
+        {ATTACH} {" ".join(addresses)} && wait $! && cat $SHARED/disk
+        """,
+        150,
+    ).ok()
+    *lines, of_disk = output.splitlines()
+    devices = {addresses[line.split()[0]]: line.split()[1] for line in lines}
+    found = re.fullmatch(
+        rf"port \d+: usbip://127\.0\.0\.1/{DISK} is (\S+) here, {DISK} QEMU QEMU USB HARDDRIVE", of_disk
+    )
+    assert found, of_disk
+    devices[DISK] = found[1]
+    wait = (f"until [ -e {driver_of(devices[what])} ]; do sleep 0.1; done" for what, driver in BOUND.items() if driver)
+    guest.run("\n".join(wait), 60).ok()
+    return devices
+
+
+def driver_of(device: str) -> str:
+    return f"/sys/bus/usb/devices/{device}:1.0/driver"
 
 
 def disk_path(device: str) -> str:
@@ -129,7 +149,7 @@ def events(guest: Guest, step: Step, doings: Iterable[tuple[Callable[[], object]
 
 def test_each_device_has_its_own_driver(guest, attached):
     assert set(attached) == set(BOUND)
-    links = " ".join(f"/sys/bus/usb/devices/{device}:1.0/driver" for device in attached.values())
+    links = " ".join(driver_of(device) for device in attached.values())
     shown = guest.run(f"for link in {links}; do echo $link $(readlink $link); done").ok()
     drivers = {line.split(":")[0].rpartition("/")[2]: line.partition("/drivers/")[2] for line in shown.splitlines()}
     assert {what: drivers[device] for what, device in attached.items()} == BOUND
