@@ -49,8 +49,8 @@ DEFAULT = "127.0.0.1:3240"
     multiple=True,
     metavar="PROTOCOL://...",
     help="Listen with another protocol, such as ferry://127.0.0.1, whose users survive lost connections, "
-    "usbredir://127.0.0.1:4000 or usbredir:///SOCKET-FILE; may be repeated. With several devices, /1-2 after usbredir's "
-    "port, or ?device=1-2 after its file, says which.",
+    "usbredir://127.0.0.1:4000 or usbredir:///SOCKET-FILE; may be repeated. With several devices, /1-2 after "
+    "usbredir's port, or ?device=1-2 after its file, says which.",
 )
 @click.option(
     "--to",

@@ -333,7 +333,9 @@ class Exporter:
     def _rejected(self, packet: Packet) -> Event | None:
         self._runner.forget_all()
         self.state = State.DONE
-        return Note(f"the peer does not want {self._settings.info}: its filter, or the speed of its ports, does not admit it")
+        return Note(
+            f"the peer does not want {self._settings.info}: its filter, or the speed of its ports, does not admit it"
+        )
 
     def _acknowledged(self, packet: Packet) -> Event | None:
         self._is_acknowledged = True
