@@ -375,7 +375,7 @@ async def test_permission_that_udev_grants_a_moment_later_is_waited_for(bench) -
     await source.close()
 
 
-async def test_claimed_by_another_program(bench) -> None:
+async def test_claimed_by_another_program(bench, tmp_path) -> None:
     bench.plug("1-1")
     program = (
         "import usb.core, sys; d = usb.core.find(idVendor=0x0525); d.detach_kernel_driver(0); d.read(0x81, 8);"
@@ -389,6 +389,8 @@ async def test_claimed_by_another_program(bench) -> None:
         with pytest.raises(Busy, match=r"1-1 is claimed by .*end that first"):
             await source.open("1-1", ME)
         await source.close()
+        (place,) = _list(tmp_path)["places"]
+        assert place["devices"][0]["drivers"][0] in ("usbfs", f"python (process {other.pid})")
     finally:
         other.communicate()
 

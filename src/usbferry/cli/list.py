@@ -81,7 +81,18 @@ async def _plugged_in(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for device in place["devices"]:
         offered = shared.get(device["path"])
         device |= {"shared": offered is not None, "holder": offered["holder"] if offered else None}
+        if not offered and "usbfs" in device["drivers"]:
+            device["drivers"] = [users_of(device["name"]) if one == "usbfs" else one for one in device["drivers"]]
     return [place] if place["devices"] else []
+
+
+def users_of(name: str) -> str:
+    """Which programs have a device of this machine through usbfs, as far as this user may see."""
+    from ..backends.libusb import sysfs
+
+    bus, address = sysfs.text(name, "busnum"), sysfs.text(name, "devnum")
+    found = [f"{program} (process {pid})" for pid, program in sysfs.openers(sysfs.node(int(bus), int(address)))]
+    return " and ".join(found) or "usbfs"
 
 
 def _reachable(listening: list[str], name: str) -> str:

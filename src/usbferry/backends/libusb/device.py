@@ -33,6 +33,7 @@ CONTROL_SECONDS: Final = 5.0  # for a control transfer; USB 2.0 §9.2.6.1 lets a
 CANCEL_SECONDS: Final = 10.0  # for all that is in flight to end, once a device is given back
 CONTROL: Final = 0x00  # the key of the default endpoint, whatever the direction
 _RESET: Final = Setup(*requests.SET_PORT_FEATURE, requests.PORT_RESET).pack()
+_ZERO_PACKET: Final = int(Flags.ZERO_PACKET)
 _EVERY: Final = frozenset(number | way for number in range(1, 16) for way in (0x00, 0x80))
 
 Future = asyncio.Future[Completion]
@@ -130,7 +131,7 @@ class LibusbDevice(Device):
             return self._behind(transfer.endpoint, Completion(Status.INVALID), answer)
         flight = Flight(transfer, answer or self._loop.create_future())
         flight.prepare(self._handle.context, self._handle.pointer, kind, 0.0)
-        if transfer.flags & Flags.ZERO_PACKET and kind is TransferType.BULK and not transfer.is_in:
+        if transfer.flags & _ZERO_PACKET and kind is TransferType.BULK and not transfer.is_in:
             flight.add_zero_packet()
         return self._launch(flight, transfer.endpoint, answer)
 

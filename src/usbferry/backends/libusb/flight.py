@@ -18,6 +18,7 @@ SETUP: Final = 8  # bytes
 BULK_STREAM: Final = 4  # LIBUSB_TRANSFER_TYPE_BULK_STREAM
 ADD_ZERO_PACKET: Final = 0x08  # LIBUSB_TRANSFER_ADD_ZERO_PACKET
 
+_SHORT_NOT_OK: Final = int(Flags.SHORT_NOT_OK)  # plain numbers are found sooner, for every transfer
 _COMPLETED, _CANCELLED, _NO_DEVICE = 0, 3, 5
 
 # enum libusb_transfer_status; CANCELLED besides is the flight's own `verdict`
@@ -102,7 +103,7 @@ class Flight:
             return self._end_packets(result)
         if not transfer.is_in:
             return Completion(result, b"", actual)
-        if result == Status.OK and actual < transfer.length and transfer.flags & Flags.SHORT_NOT_OK:
+        if result == Status.OK and actual < transfer.length and transfer.flags & _SHORT_NOT_OK:
             result = Status.SHORT  # libusb's own flag for it ends with an error that says nothing
         start = SETUP if transfer.setup else 0
         return Completion(result, memoryview(self._buffer)[start : start + actual])

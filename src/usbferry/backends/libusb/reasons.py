@@ -35,5 +35,6 @@ def _others(plugged: Plugged) -> str:
     """Who has it, in words."""
     if sys.platform != "linux":
         return "another program"
-    found = [f"{name} (process {pid})" for pid, name in sysfs.openers(sysfs.node(plugged.bus, plugged.address))]
+    where = sysfs.node(plugged.bus, plugged.address)
+    found = [f"{name} (process {pid})" for pid, name in sysfs.openers(where)]
     return " and ".join(found) or "another program"
