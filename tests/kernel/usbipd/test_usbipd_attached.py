@@ -232,9 +232,9 @@ def test_a_card_is_seen_by_the_readers_driver(guest, attached, files):
     with socket.socket(socket.AF_UNIX) as far:
         far.connect(str(files / "card"))
         Card.put(far.sendall)
-        step = guest.start("mkdir -p /run/pcscd; echo process $$; exec pcscd --foreground --debug")
+        step = guest.start("mkdir -p /run/pcscd; echo process $$; exec pcscd --foreground --debug", 90)
         found = " ".join(f"{byte:02X}" for byte in Card.ATR_BYTES)
-        said(step, f"Card ATR: {found}", 40)
+        said(step, f"Card ATR: {found}", 60)
         assert node in step.output()
         guest.run(f"kill {step.output().split()[1]}").ok()
         step.wait()
@@ -257,7 +257,7 @@ def test_detached_and_attached_again_through_relays(guest, attached, address, fi
     guest.run(f"{PYTHON} -m usbferry detach {' '.join(again)}").ok()
     relays = guest.start(f"exec {ATTACH} relay {' '.join(again)}", 100)
     for where in again:
-        said(relays, where, 40)
+        said(relays, where, 60)
     devices = {again[line.split()[0]]: line.split()[1] for line in relays.output().splitlines()}
     assert has_the_bytes(guest, devices[DISK], files / "disk")
     assert has_the_bytes(guest, devices["storage"], guest.shared / "lun")
