@@ -247,5 +247,6 @@ async def test_a_device_has_the_same_keys_in_every_list() -> None:
         "class": "ff",
         "interfaces": [{"class": "ff", "subclass": "00", "protocol": "00", "name": "vendor specific"}],
         "path": "/usbferry/1-1",
+        "drivers": [],
         "holder": None,
     }
