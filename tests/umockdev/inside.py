@@ -75,31 +75,39 @@ def pytest_configure(config: pytest.Config) -> None:
 def _run(items: list[pytest.Item]) -> None:
     """Run tests in an inner process and keep what became of each."""
     global _output
+    _results[""] = []  # it ran
+    if reason := missing():
+        _output = reason
+        return
     with tempfile.TemporaryDirectory(prefix="usbferry-") as folder:
         reports = Path(folder, "reports")
         reports.touch()
         command = [WRAPPER, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        done = subprocess.run(
-            [*command, *(item.nodeid for item in items)],
-            cwd=items[0].config.rootpath,
-            env={**os.environ, REPORT: str(reports)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=LIMIT,
-        )
+        with Path(folder, "output").open("w+") as output:
+            inner = subprocess.Popen(
+                [*command, *(item.nodeid for item in items)],
+                cwd=items[0].config.rootpath,
+                env={**os.environ, REPORT: str(reports)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                inner.wait(LIMIT)
+            except subprocess.TimeoutExpired:
+                inner.kill()
+                inner.wait()
+            output.seek(0)
+            _output = output.read()[-20000:]
         for line in reports.read_text().splitlines():
             config = items[0].config
             report = config.hook.pytest_report_from_serializable(config=config, data=json.loads(line))
             if isinstance(report.longrepr, list):  # JSON knows no tuples
                 report.longrepr = tuple(report.longrepr)
             _results.setdefault(report.nodeid, []).append(report)
-    _results.setdefault("", [])  # it ran
-    _output = done.stdout[-20000:]
 
 
 def _lost(item: pytest.Item) -> pytest.TestReport:
     """What is said of a test of which the inner process said nothing."""
-    text = f"{missing() or 'the inner process did not run it'}\n{_output}"
+    text = f"the inner process did not run it:\n{_output}"
     return pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call")
