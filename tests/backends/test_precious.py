@@ -99,5 +99,10 @@ def test_a_hub_whatever_the_system(tmp_path):
     assert why_precious(device("", (9, 0, 0), device_class=9), tmp_path) == "is a hub; share the devices behind it"
 
 
+def test_what_is_another_machines(tmp_path):
+    info = device("/sys/devices/platform/vhci_hcd.0/usb3/3-1", (0xFF, 0, 0))
+    assert "share it from there" in (why_precious(info, tmp_path) or "")
+
+
 def test_what_nothing_speaks_against(tmp_path):
     assert why_precious(device(STICK, (0xFF, 0, 0)), tmp_path) is None

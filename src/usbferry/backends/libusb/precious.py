@@ -1,4 +1,4 @@
-"""Devices that are not shared by accident: hubs, the disk that the system runs from, the only keyboard of the console.
+"""Devices that are not shared by accident: hubs, mounted disks, the only keyboard, what was attached over USB/IP.
 
 Told from what Linux shows in /proc and /sys; elsewhere only hubs are known. All of it blocks, for some milliseconds.
 """
@@ -24,6 +24,8 @@ def why_precious(info: DeviceInfo, root: Path = Path("/")) -> str | None:
     """Why a device should stay here, as the rest of a sentence about it; None for most. `root` has proc and sys."""
     if info.device.device_class == _HUB:
         return "is a hub; share the devices behind it"
+    if "/vhci_hcd." in info.path:
+        return "is another machine's, attached here over USB/IP; share it from there"
     if any(triplet[0] == _STORAGE for triplet in info.classes):
         places = sorted(place for place, device in _mounted(root) if _is_on(device, info.path, root))
         if places:
