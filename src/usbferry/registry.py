@@ -32,7 +32,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 
 # scheme of an address -> factory(address) -> Source
 SOURCES: Final[dict[str, str]] = {
-    "ferry": "usbferry.backends.remote:RemoteSource",
+    "ferry": "usbferry.backends.ferry:FerrySource",
     "usb": "usbferry.backends.libusb.source:LibusbSource",
     "usbip": "usbferry.backends.remote:RemoteSource",
     "usbredir": "usbferry.backends.redir:RedirSource",

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import socket
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Source
@@ -32,12 +32,10 @@ from ..usb.transfer import Completion, IsoPacket, Transfer
 from ..usb.tree import Configuration, DescriptorType, Endpoint
 from ..usb.types import Speed, Status, TransferType
 from .connection import Connection
-from .lasting import LastingConnection, Patient
 from .pieces import PIECE, Pieces
 
 log: Final = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 10.0
-RECONNECT_SECONDS: Final = 2.0  # for one attempt of many, where a claim waits for it
 LIST_SECONDS: Final = 10.0
 CLAIM_SECONDS: Final = 30.0  # usbipd-win restarts a driver over it
 PREPARE_SECONDS: Final = 30.0  # for reading all the descriptors of a device
@@ -49,6 +47,7 @@ ISO_PACKETS: Final = 1024  # of one transfer; USBIP_MAX_ISO_PACKETS, drivers/usb
 WHOLE_BYTES: Final = 4 << 20  # of one transfer that cannot go in pieces: about what a kernel allocates at best
 
 Answer = Completion | asyncio.Future[Completion]
+C = TypeVar("C", bound=Connection)
 
 
 class _Pipe(NamedTuple):
@@ -413,10 +412,10 @@ class RemoteSource(Source):
         return device
 
     async def _connect(self) -> Connection:
-        importer = load_importer(self.scheme)()
-        connection = Connection(importer, self.where)
-        if isinstance(importer, Patient):
-            connection = LastingConnection(importer, self.where, self._reconnect)
+        return await self._connected(Connection(load_importer(self.scheme)(), self.where))
+
+    async def _connected(self, connection: C) -> C:
+        """A connection, once it is one. Raises DeviceError."""
         try:
             await tcp.connect(self.host, self.port, connection, CONNECT_SECONDS)
         except TimeoutError:
@@ -424,9 +423,6 @@ class RemoteSource(Source):
         except OSError as error:
             raise DeviceError(f"no connection to {self.where}: {reason(error)}") from error
         return connection
-
-    async def _reconnect(self, connection: Connection) -> None:
-        await tcp.connect(self.host, self.port, connection, RECONNECT_SECONDS)
 
 
 def _check(transfer: Transfer) -> None:

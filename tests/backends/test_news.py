@@ -1,0 +1,88 @@
+"""What is told of a server over ferry, on real sockets: what comes, goes and changes hands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.backends.test_lasting import ME, SECONDS, ferried, until
+from usbferry.backends import news
+from usbferry.device import Change, Source
+from usbferry.registry import load_exporter, open_source
+from usbferry.server.catalog import Catalog
+from usbferry.server.listen import serving
+
+
+@contextlib.asynccontextmanager
+async def watched(where: str) -> AsyncIterator[tuple[Source, AsyncIterator[Change]]]:
+    source = open_source(where)
+    try:
+        yield source, source.watch()
+    finally:
+        await source.close()
+
+
+async def following(changes: AsyncIterator[Change]) -> Change:
+    async with asyncio.timeout(SECONDS):
+        return await anext(changes)
+
+
+def text(change: Change) -> tuple[str, str | None]:
+    """The device, and who has it; None when it left."""
+    return change.name, None if change.info is None else change.info.holder.partition(":")[0]
+
+
+async def test_what_comes_goes_and_changes_hands() -> None:
+    async with ferried() as (server, proxy), watched(proxy.where) as (source, changes):
+        assert text(await following(changes)) == ("1-1", "")
+        device = await source.open("1-1", ME)
+        assert text(await following(changes)) == ("1-1", "127.0.0.1")
+        await device.close()
+        assert text(await following(changes)) == ("1-1", "")
+        await server.offer(open_source("virtual:keyboard"))
+        assert text(await following(changes)) == ("1-2", "")
+        zero = server.catalog.list()[0]
+        zero.source.device.vanish("unplugged")  # type: ignore[attr-defined]
+        assert text(await following(changes)) == ("1-1", None)
+
+
+async def test_what_changed_while_there_was_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news, "RETRY_SECONDS", 0.01)
+    async with ferried() as (server, proxy), watched(proxy.where) as (_, changes):
+        assert text(await following(changes)) == ("1-1", "")
+        proxy.refuses = True
+        proxy.cut()
+        await server.offer(open_source("virtual:keyboard"))
+        proxy.refuses = False
+        assert text(await following(changes)) == ("1-2", "")
+
+
+async def test_only_what_is_meant_is_told() -> None:
+    async with ferried() as (server, proxy), watched(f"{proxy.where}/1209:*") as (_, changes):
+        await server.offer(open_source("virtual:keyboard"))
+        assert text(await following(changes)) == ("1-2", "")
+
+
+async def test_who_drops_what_he_got_watches_no_longer() -> None:
+    async with ferried() as (server, proxy):
+        source: Any = open_source(proxy.where)
+        changes = source.watch()
+        await following(changes)
+        del changes
+        await until(lambda: not server.pumps)
+        await source.close()
+
+
+async def test_a_gateway_offers_what_appears_later() -> None:
+    async with ferried() as (server, proxy), serving(Catalog()) as gateway:
+        await gateway.offer(open_source(proxy.where))
+        [(_, port)] = await gateway.listen("127.0.0.1", 0, load_exporter("usbip"))
+        await server.offer(open_source("virtual:keyboard"))
+        async with asyncio.timeout(SECONDS):
+            while len(found := await open_source(f"usbip://127.0.0.1:{port}").list()) < 2:
+                await asyncio.sleep(0.001)
+        assert [info.device.vendor_id for info in found] == [0x0525, 0x1209]
