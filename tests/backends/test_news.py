@@ -82,7 +82,6 @@ async def test_a_gateway_offers_what_appears_later() -> None:
         await gateway.offer(open_source(proxy.where))
         [(_, port)] = await gateway.listen("127.0.0.1", 0, load_exporter("usbip"))
         await server.offer(open_source("virtual:keyboard"))
-        async with asyncio.timeout(SECONDS):
-            while len(found := await open_source(f"usbip://127.0.0.1:{port}").list()) < 2:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(gateway.catalog.list()) == 2)
+        found = await open_source(f"usbip://127.0.0.1:{port}").list()
         assert [info.device.vendor_id for info in found] == [0x0525, 0x1209]
