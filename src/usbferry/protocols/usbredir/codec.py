@@ -34,6 +34,9 @@ _SHORT: Final = Struct("<III")
 _LONG: Final = Header.STRUCT
 _MAX_HELLO: Final = Hello.SIZE + 64 * 1024  # capability words by the thousand are let pass, and cost nothing
 _MAX_FILTER: Final = 64 * 1024  # bytes of rules
+_BULK: Final = int(Type.BULK_PACKET)
+_LONG_BULK: Final = BulkPacket.STRUCT
+_SHORT_BULK: Final = Struct("<BBHI")
 _DATA: Final = Type.CONTROL_PACKET  # from here on packets carry data
 _RECEIVING: Final = frozenset(
     (
@@ -77,6 +80,9 @@ class _Form(NamedTuple):
     data: bool
 
 
+_Readable = tuple[int, Callable[..., tuple[Any, ...]], Any, tuple[int | bytes, ...], bool]  # of a _Form
+
+
 def length_of(body: Any) -> int:
     """The bytes that a data packet says it has, or wants."""
     length: int = body.length
@@ -102,8 +108,10 @@ class Codec:
         self._side = side
         self._ours = sensible(capabilities & dialect.capabilities, dialect)
         self._admit = admit
+        self._has_long_bulk = False
         self._header = _SHORT
         self._forms: dict[int, _Form] = {}
+        self._readable: dict[int, _Readable] = {}  # what the peer may send now
 
     def hello(self, version: str) -> bytes:
         """The first bytes of the connection. Nothing else may be sent until the peer's hello came."""
@@ -122,20 +130,17 @@ class Codec:
         kind, length, id = header.unpack_from(view, at)
         if not self.greeted:
             return self._greet(view, at, kind, length, id)
-        form = self._forms.get(kind)
-        if form is None:
-            raise ProtocolError(f"a packet of type {kind}, which the protocol does not have")
-        if form.sender is self._side:
-            raise ProtocolError(f"{Type(kind).name.lower()} came from the {_other(self._side)}, that may not send it")
-        if form.capability is not None and form.capability not in self.in_force:
-            raise ProtocolError(f"{Type(kind).name.lower()} without its capability, {form.capability.name.lower()}")
-        size, body_at = form.size, at + header.size
-        if length < size or length > MAX_PACKET or (length > size and not form.data):
+        readable = self._readable.get(kind)
+        if readable is None:
+            raise self._unreadable(kind)
+        size, unpack, layout, missing, data_allowed = readable
+        body_at = at + header.size
+        if length < size or length > MAX_PACKET or (length > size and not data_allowed):
             raise ProtocolError(f"{length} bytes of {Type(kind).name.lower()}, whose layout has {size}")
         if left < header.size + size:
             self.needed = header.size + size
             return None
-        body = form.layout(*form.unpack(view, body_at), *form.missing)
+        body = layout(*unpack(view, body_at), *missing)
         self._check(kind, body, length - size, self._side is Sender.IMPORTER)
         self._admit(kind, id, body)
         if left < header.size + length:
@@ -147,6 +152,16 @@ class Codec:
         self.size = header.size + length
         self.needed = header.size
         return Packet(kind, id, body, data)
+
+    def _unreadable(self, kind: int) -> ProtocolError:
+        form = self._forms.get(kind)
+        if form is None:
+            return ProtocolError(f"a packet of type {kind}, which the protocol does not have")
+        name = Type(kind).name.lower()
+        if form.sender is self._side:
+            return ProtocolError(f"{name} came from the {_other(self._side)}, that may not send it")
+        assert form.capability is not None
+        return ProtocolError(f"{name} without its capability, {form.capability.name.lower()}")
 
     def _greet(self, view: memoryview, at: int, kind: int, length: int, id: int) -> Packet | None:
         """The peer's hello; from then on there are packets, of the size that both hellos settle."""
@@ -165,6 +180,7 @@ class Codec:
     def _settle(self, hello: Hello, in_force: frozenset[Capability]) -> None:
         self.peer_version = hello.version.split(b"\0", 1)[0].decode("utf-8", "replace")
         self.greeted, self.in_force = True, in_force
+        self._has_long_bulk = Capability.BULK_LENGTH_32_BITS in in_force
         self._header = _LONG if Capability.IDS_64_BITS in in_force else _SHORT
         self.needed = self._header.size
         for kind, row in self.dialect.rows.items():
@@ -173,6 +189,8 @@ class Codec:
             self._forms[kind] = _Form(
                 size, struct.unpack_from, row.layout, missing, row.sender, row.capability, row.data
             )
+            if row.sender is not self._side and self.has(kind):
+                self._readable[kind] = (size, struct.unpack_from, row.layout, missing, row.data)
 
     def _check(self, kind: int, body: Any, data: int, from_host: bool) -> None:
         """The rules about a layout's values, and the one about data that is most often broken.
@@ -217,6 +235,22 @@ class Codec:
         except ProtocolError as error:
             raise ValueError(str(error)) from error
         return self._framed(kind, id, packed, len(data))
+
+    def pack_bulk(self, id: int, endpoint: int, status: int, length: int, stream_id: int, data: int) -> bytes:
+        """A bulk packet but for its `data` bytes: `pack`, for what nearly all packets are.
+
+        Raises ValueError as that does.
+        """
+        carries = (endpoint >= 0x80) == (self._side is Sender.EXPORTER)
+        if data != (length if carries else 0) or length > MAX_TRANSFER:
+            raise ValueError(f"{data} bytes of data with {length} on endpoint {endpoint:02x}")
+        if self._has_long_bulk:
+            body = _LONG_BULK.pack(endpoint, status, length & 0xFFFF, stream_id, length >> 16)
+        elif length <= 0xFFFF:
+            body = _SHORT_BULK.pack(endpoint, status, length, stream_id)
+        else:
+            raise ValueError(f"{length} bytes in one transfer, to a peer that takes 65535")
+        return self._header.pack(_BULK, len(body) + data, id) + body
 
     def _framed(self, kind: int, id: int, packed: bytes, more: int) -> bytes:
         return self._header.pack(kind, len(packed) + more, id) + packed

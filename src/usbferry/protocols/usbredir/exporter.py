@@ -165,7 +165,8 @@ class Exporter:
                 finally:
                     if self._current is not None:  # the device answers later
                         self._park(*self._current)
-            yield from self._unasked()
+            if self._own or self._may_claim or self._runner.is_active:
+                yield from self._unasked()
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called.
@@ -452,9 +453,12 @@ class Exporter:
         self._say_data(kind, id, body, wire_status(status), data, actual)
 
     def _say_data(self, kind: int, id: int, body: Any, status: WireStatus, data: Buffer, actual: int) -> None:
-        body.status, body.length = status, actual
         if body.__class__ is BulkPacket:
-            body.length, body.length_high = actual & 0xFFFF, actual >> 16
+            self._put(self._codec.pack_bulk(id, body.endpoint, status, actual, body.stream_id, len(data)))
+            if len(data):
+                self._put(data)
+            return
+        body.status, body.length = status, actual
         self.say(kind, id, body, data)
 
     # -- settings -----------------------------------------------------------------------------------------------------

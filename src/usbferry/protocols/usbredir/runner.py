@@ -47,6 +47,11 @@ class Runner:
         self._flying: dict[int, Stream] = {}  # tag of a transfer -> its stream, stopped ones too
 
     @property
+    def is_active(self) -> bool:
+        """Whether there is a stream."""
+        return bool(self._running)
+
+    @property
     def is_due(self) -> bool:
         """Whether `events` has transfers to submit."""
         return any(stream.due() > 0 for stream in self._running.values())
