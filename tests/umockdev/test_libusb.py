@@ -232,6 +232,21 @@ async def test_many_in_flight(bench) -> None:
         assert [bytes((await ended(one)).data) for one in answers[1::2]] == [bytes([number]) for number in range(64)]
 
 
+async def test_a_kernel_without_memory_for_more_is_said_once_and_others_go_on(bench, caplog) -> None:
+    bench.plug("1-1")
+    bench.do("set", name="1-1", memory=2)
+    async with opened() as device:
+        reads = [read(0x82, 8) for _ in range(4)]
+        answers = [device.submit(one) for one in reads]
+        await ended(device.submit(write(0x01, b"")))
+        assert not any(answer.done() for answer in answers if not isinstance(answer, Completion)), "in their order"
+        for one in reads[:2]:
+            device.cancel(one)
+        found = [(await ended(answer)).status for answer in answers]
+        assert found == [Status.CANCELLED] * 2 + [Status.NO_MEMORY] * 2
+    assert caplog.text.count("/sys/module/usbcore/parameters/usbfs_memory_mb") == 1
+
+
 # -- settings, resets, drivers --------------------------------------------------------------------------------------
 
 

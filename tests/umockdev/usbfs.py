@@ -122,6 +122,7 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
         self.is_here = True
         self.next_reset = ""  # "another" or "gone"
         self.capabilities = CAPABILITIES
+        self.memory = 1000  # URBs at once
 
     # -- umockdev's side, in a thread of its own ----------------------------------------------------------------------
 
@@ -332,6 +333,8 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
     # -- URBs ---------------------------------------------------------------------------------------------------------
 
     def _submiturb(self, client: Any, file: File, arg: Any) -> int:
+        if len(file.pending) >= self.memory:
+            raise OSError(errno.ENOMEM, "usbfs_memory_mb")
         place = arg.resolve(0, URB.size)
         kind, endpoint, _, flags, _, length, _, _, packets, *_ = URB.unpack(bytes(place.retrieve()))
         if kind == ISO:
@@ -590,7 +593,7 @@ class Bench:
         return {}
 
     async def set(self, name: str, **what: Any) -> dict[str, Any]:
-        """Change an attribute of a node: `next_reset`, `capabilities`."""
+        """Change an attribute of a node: `next_reset`, `capabilities`, `memory`."""
         for key, value in what.items():
             setattr(self.nodes[name], key, value)
         return {}
