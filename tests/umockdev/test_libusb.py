@@ -223,6 +223,17 @@ async def test_a_cancel_that_loses_gives_what_came(bench) -> None:
             assert completion.status == Status.OK, "a source of bytes has answered before it can be cancelled"
 
 
+async def test_a_future_that_its_caller_cancels_harms_nobody(bench, caplog) -> None:
+    bench.plug("1-1")
+    async with opened() as device:
+        answers = [device.submit(read(0x82, 8)) for _ in range(2)]
+        answers[0].cancel()
+        await ended(device.submit(write(0x02, b"one")))
+        await ended(device.submit(write(0x02, b"two")))
+        assert bytes((await ended(answers[1])).data) == b"two"
+    assert caplog.records == []
+
+
 async def test_many_in_flight(bench) -> None:
     bench.plug("1-1")
     async with opened() as device:

@@ -172,7 +172,7 @@ class LibusbDevice(Device):
             del self._last[key]
         completion = flight.end()
         flight.free()
-        flight.future.set_result(completion)
+        settle(flight.future, completion)
         if completion.status == Status.GONE:
             self.left("it was unplugged")
         if key == CONTROL and self._waiting:
@@ -183,14 +183,14 @@ class LibusbDevice(Device):
         last = self._last.get(key)
         if last is None:
             if answer is not None:
-                answer.set_result(completion)
+                settle(answer, completion)
             return completion
         self._last[key] = later = answer or self._loop.create_future()
 
         def ended(_: object) -> None:
             if self._last.get(key) is later:
                 del self._last[key]
-            later.set_result(completion)
+            settle(later, completion)
             if key == CONTROL:
                 self._go_on()
 
@@ -287,7 +287,7 @@ class LibusbDevice(Device):
             self._explain(error.code)
         self._request = None
         self._look_up()
-        answer.set_result(Completion(status))
+        settle(answer, Completion(status))
         self._gate.ended(transfer)
         self._go_on()
 
@@ -333,7 +333,7 @@ class LibusbDevice(Device):
         for place, (other, answer) in enumerate(self._waiting):
             if other is transfer:
                 del self._waiting[place]
-                answer.set_result(Completion(Status.CANCELLED))
+                settle(answer, Completion(Status.CANCELLED))
                 self._gate.ended(transfer)
                 self._go_on()
                 return
@@ -387,7 +387,7 @@ class LibusbDevice(Device):
         self._gate.flush(status)
         waiting, self._waiting = self._waiting, deque()
         for _, answer in waiting:
-            answer.set_result(Completion(status))
+            settle(answer, Completion(status))
         self._silence(_EVERY | {0x00, 0x80}, status)
 
     async def _close(self) -> None:
@@ -411,6 +411,12 @@ class LibusbDevice(Device):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def settle(answer: Future, completion: Completion) -> None:
+    """End an answer, unless its caller has cancelled it, which nobody should."""
+    if not answer.done():
+        answer.set_result(completion)
 
 
 def _is_whole(transfer: Transfer) -> bool:

@@ -195,7 +195,10 @@ class Context:
         self._is_awake = False  # first: what ends from here on wakes the loop again
         ended, flying = self._ended, self.flying
         while ended:
-            flying.pop(ended.popleft())()
+            try:
+                flying.pop(ended.popleft())()
+            except Exception:  # one that cannot be told of must not keep the others
+                log.exception("unexpected")
 
     def _tell(self, event: int, bus: int, address: int) -> None:
         for listener in tuple(self.listeners):
