@@ -15,6 +15,7 @@ from usbferry.devices.layouts import LAYOUTS
 
 EVENTS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'events.py'}"
 KEY_ENTER, BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA = 28, 0x110, 0x111, 0x112, 0x113, 0x114
+KEY_LEFTCTRL, KEY_MUTE, KEY_VOLUMEDOWN, KEY_VOLUMEUP = 29, 113, 114, 115
 EV_KEY, EV_REL = 1, 2
 REL_X, REL_Y, REL_HWHEEL, REL_WHEEL = 0, 1, 6, 8
 SYN_DROPPED = (0, 3, 0)
@@ -96,6 +97,21 @@ def test_text_of_the_command_line_is_typed_by_itself(guest, serve):
     with importing(guest, server.port, "1-1") as attached:
         typed = keys(Reader(guest, f"{attached.device} until={KEY_ENTER}").events())
     assert evdev.text("us", typed) == "1+1 = 2!\n"
+    assert unexpected(guest) == []
+
+
+def test_media_keys_arrive_beside_the_text(guest, serve):
+    """One device to the kernel, which tells the reports by their ids, and sets the lights by that of the first."""
+    server = serve("virtual:keyboard?media&text=aB&taps=mute,ctrl,volumeup,volumedown&delay=8", "-v", "-v")
+    guest.mark()
+    with importing(guest, server.port, "1-1") as attached:
+        pressed = keys(Reader(guest, f"{attached.device} until={KEY_VOLUMEDOWN}").events())
+        Reader(guest, f"{attached.device} led=1:1").step.wait().ok()
+        wait_for(lambda: "caps lock" in lights(server))
+    media = [key for key in pressed if key[0] in (KEY_MUTE, KEY_VOLUMEUP, KEY_VOLUMEDOWN)]
+    assert media == [(code, value) for code in (KEY_MUTE, KEY_VOLUMEUP, KEY_VOLUMEDOWN) for value in (1, 0)]
+    rest = [key for key in pressed if key not in media]
+    assert (evdev.text("us", rest), rest[-2:]) == ("aB", [(KEY_LEFTCTRL, 1), (KEY_LEFTCTRL, 0)])
     assert unexpected(guest) == []
 
 
