@@ -160,7 +160,7 @@ def client(port: int, words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
-@pytest.mark.parametrize("words", ["in 1 64 4 0.02", "out 1 64 4 0.02", "sync-in 1 64 1 0.02", "sync-out 1 64 1 0.02"])
+@pytest.mark.parametrize("words", ["in 1 64 4 0.2", "out 1 64 4 0.2", "sync-in 1 64 1 0.2", "sync-out 1 64 1 0.2"])
 def test_client_counts_what_an_honest_server_answers(words: str) -> None:
     with serving(honest) as port:
         ran = client(port, words)
