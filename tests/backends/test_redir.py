@@ -205,3 +205,22 @@ async def test_an_exporter_connects_again_and_again(tmp_path: Path) -> None:
             await until(lambda: len(heard) == 2)
     assert heard[0] == heard[1]
     assert heard[0][12:].startswith(b"usbferry usb-host\0")
+
+
+class Nowhere:
+    """A place that never answers."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def connect(self, user: object, timeout: float = 10.0) -> None:
+        self.asked.set()
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_a_server_ends_while_it_still_connects() -> None:
+    nowhere = Nowhere()
+    async with asyncio.timeout(5), serving(Catalog()) as server:
+        server.connect_to(nowhere, partial(Exporter))  # type: ignore[arg-type]
+        await nowhere.asked.wait()
+    assert not server.pumps

@@ -106,9 +106,11 @@ class Server:
             user = self._user(exporter, ended.set)
             try:
                 await place.connect(user)
-            except OSError as error:  # TimeoutError is one
+            except BaseException as error:
                 if isinstance(user, Pump):
                     self._ended(user)
+                if not isinstance(error, OSError):  # TimeoutError is one
+                    raise
                 if wait == RETRY_SECONDS:
                     log.warning("no connection to %s: %s; it is tried again", place, str(error) or "no answer")
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
