@@ -181,3 +181,10 @@ def test_sections_that_the_code_names_are_there():
     named = {n for path in source.glob("*.py") for n in re.findall(r"\(§([\d.]+)\)", path.read_text("utf-8"))}
     assert named
     assert named <= sections
+
+
+def test_numbers_in_the_text_are_those_of_the_tables():
+    """SHORT was once given another one."""
+    named = re.findall(r"\b([A-Z_]{4,}) \((\d{3})\)", TEXT)
+    assert {name for name, _ in named} >= {"SHORT", "CANCELLED", "GONE", "NO_MEMORY"}
+    assert [(name, int(number)) for name, number in named] == [(name, TRANSFER + Status[name]) for name, _ in named]
