@@ -10,6 +10,7 @@ import pytest
 
 from tests.devices.host import turn
 from tests.server.fakes import Puppet, Shelf, Wire
+from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import (
     AllocStreams,
     Claim,
@@ -275,6 +276,35 @@ async def test_a_session_takes_a_new_link_while_it_still_has_one(bench):
     assert (exporter.said, next_link.heard()[-1:]) == ([(1, Status.OK)], b".")
     exporter.patience = None
     next_link.close()
+    await turn()
+
+
+async def test_a_session_whose_link_was_silent_goes_on_with_the_next(bench, caplog):
+    """What came on the new link was once not looked at."""
+    exporter, link, pump = await claimed(bench, b"key", patience=60)
+    pump._out.fail(ProtocolError("silent for 15 s"))
+    await turn()
+    assert link.is_closed
+    newcomer, next_link, _ = bench.connect()
+    newcomer.events_.append(Resume(b"key"))
+    next_link.feed(b"x")
+    await turn()
+    assert await bench.hears(exporter, next_link, Submit(1, Transfer(0x81, 8))) == []
+    bench.device.finish()
+    await turn()
+    assert exporter.said == [(1, Status.OK)]
+    exporter.patience = None
+    next_link.close()
+    await turn()
+
+
+async def test_a_session_that_was_given_back_is_not_found(bench):
+    exporter, link, pump = await claimed(bench, b"key", patience=60)
+    assert bench.sessions == {b"key": pump}
+    assert await bench.hears(exporter, link, Release()) == ["released"]
+    assert bench.sessions == {}
+    exporter.patience = None
+    link.close()
     await turn()
 
 
