@@ -960,6 +960,18 @@ def test_streams_of_a_device_that_left_are_forgotten():
     talk.does(1, Completion(Status.GONE)).hears(packet(2, 0))
 
 
+@pytest.mark.parametrize(
+    "raw", [bulk(1, 0x81, 4), set_configuration(1, 2), set_alternate(1, 0, 1), packet(18, 1, struct.pack("<II", 4, 2))]
+)
+def test_what_a_device_says_after_it_left_is_not_passed_on(raw):
+    """The importer has given it up, and the next device has nothing to do with it."""
+    talk = connected()
+    talk.says(raw)
+    talk.exporter.gone()
+    talk.does(1, Completion(OK)).hears(packet(2, 0))
+    assert talk.exporter.in_flight == 0
+
+
 def test_nothing_is_said_of_a_device_that_was_never_there():
     talk = Talk()
     talk.says(hello()).takes()

@@ -4,12 +4,6 @@
                          `------refuse, not there or busy------^           DONE: refused for good, or not wanted
 
 One device on a connection at a time; the connection outlives it, and waits where there is none.
-
-Cancel strategy. Each data packet is answered once. A cancel asks the device, and the answer is what then is true:
-status cancelled, or the result of a transfer that was done before ("the usb-guest can check if the packet completed
-normally", usb-redirection-protocol.md). The reference host says "cancelled" at once instead, whatever becomes of the
-data. A guest may use the id again before that (QEMU does, for a ring that was stopped and goes on): ids are not unique,
-and answers of one endpoint keep their order, which QEMU asserts (usb_packet_complete, hw/usb/core.c).
 """
 
 from __future__ import annotations
@@ -21,13 +15,11 @@ from itertools import count
 from typing import Any, Final
 
 from ...usb.info import DeviceInfo
-from ...usb.setup import SET_ADDRESS, Setup
-from ...usb.transfer import Buffer, Completion, Transfer
+from ...usb.transfer import Buffer, Completion
 from ...usb.types import Status, TransferType
 from ..errors import ProtocolError
-from ..events import AllocStreams, Cancel, Claim, Event, FreeStreams, Note, Refusal, Release, Reset, Submit, Watch
+from ..events import AllocStreams, Claim, Event, FreeStreams, Note, Refusal, Release, Reset, Watch
 from ..limits import DEFAULT_LIMITS, Limits
-from ..pending import Entry, Pending
 from ..record import Record
 from . import filter as filters
 from .answers import ANSWERS
@@ -35,7 +27,6 @@ from .codec import Codec, Packet, length_of
 from .infos import device_connect
 from .messages import (
     ALL_CAPABILITIES,
-    BulkPacket,
     Capability,
     Dialect,
     Empty,
@@ -49,6 +40,7 @@ from .messages import (
 from .runner import Runner
 from .settings import Settings
 from .streams import ISO_SECONDS
+from .transfers import DATA, Transfers
 
 VERSION: Final = "usbferry usb-host"
 HELD_SECONDS: Final = 0.01  # after which a stream that waits for the network looks again
@@ -57,8 +49,6 @@ _MAX_STREAMS: Final = 0xFFFF  # USB 3.2 §8.12.1.4
 _OK: Final = Status.OK
 _EMPTY: Final = memoryview(b"")
 _NO_BODY: Final = Empty()
-
-Asked = tuple[int, int, Any, Transfer]  # type, id and layout of what asked for a transfer
 
 
 class State(Enum):
@@ -103,16 +93,12 @@ class Exporter:
         self._begun: float | None = None  # when the first byte of the hello came
         self._now = now
         self._tags = count(1)
-        self._pending = Pending()
-        self._asked: dict[int, Asked] = {}  # tag of a transfer that waits -> what asked for it
-        self._tag_of: dict[int, int] = {}  # id -> tag, newest first served, of data packets that may be cancelled
-        self._current: tuple[int, Asked] | None = None  # the submit that was just emitted, and its tag
         self._stream_requests: dict[int, tuple[int, int, Any]] = {}  # alloc and free that wait: type, id, layout
         self._resets: dict[int, int] = {}  # tag -> id
         self._own: deque[Event] = deque()  # events that no packet asked for
         self._settings = Settings(self.say, self._codec.has)
+        self._transfers = Transfers(self._codec, self._settings, limits, self._tags, self._put)
         self._runner = Runner(self, self._settings, limits, iso_seconds, self._tags, self._own)
-        self._is_used = True  # something happened since the last reset
         self._is_watching = self._may_claim = False
         self._is_acknowledged = self._is_released = True  # the last disconnect
         self._put(self._codec.hello(VERSION))
@@ -132,7 +118,7 @@ class Exporter:
     @property
     def in_flight(self) -> int:
         """Transfers that have no answer yet, those of streams aside."""
-        return len(self._pending)
+        return len(self._transfers.pending)
 
     @property
     def has_events(self) -> bool:
@@ -163,8 +149,7 @@ class Exporter:
                 try:
                     yield event
                 finally:
-                    if self._current is not None:  # the device answers later
-                        self._park(*self._current)
+                    self._transfers.settle()
             if self._own or self._may_claim or self._runner.is_active:
                 yield from self._unasked()
 
@@ -187,7 +172,7 @@ class Exporter:
 
     def accept(self, info: DeviceInfo) -> None:
         """Answer Claim: the importer has the device. Infos first: QEMU takes no device without them."""
-        self._is_used, self._may_claim = True, False
+        self._transfers.is_used, self._may_claim = True, False
         if self._rules and filters.check(self._rules, info) is not filters.Verdict.ALLOWED:
             self._own.append(Note(f"{info} is not redirected: the filter given here does not admit it"))
             self.state = State.DONE
@@ -210,20 +195,12 @@ class Exporter:
 
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
-        current = self._current
-        if current is not None and current[0] == tag:
-            if not self._pending.waits_on(current[1][3]):
-                self._current = None
-                self._answer(*current[1], completion)
-                return
-            self._park(*current)
         if tag in self._runner:
             self._runner.ended(tag, completion)
         elif tag in self._stream_requests:
             self._say_status(*self._stream_requests.pop(tag), wire_status(completion.status))
         else:
-            for entry in self._pending.finish(tag, completion):
-                self._finish(entry)
+            self._transfers.complete(tag, completion)
 
     def reset_done(self, tag: int, ok: bool) -> None:
         """Answer Reset. Only the draft tells the importer; after a failure `gone` follows."""
@@ -235,6 +212,8 @@ class Exporter:
         if self.state is not State.SERVING:
             return
         self._runner.forget_all()
+        self._transfers.forget_all()
+        self._stream_requests.clear()
         self._own.clear()
         self._settings.end()
         if not self._codec.has(Type.DEVICE_DISCONNECT):
@@ -308,7 +287,7 @@ class Exporter:
             return _HANDLERS[kind](self, packet)
         if kind == Type.DEVICE_DISCONNECT_ACK:
             return self._acknowledged(packet)
-        if kind in ANSWERS or kind in _DATA:
+        if kind in ANSWERS or kind in DATA:
             self._answer_absent(packet)
         elif kind == Type.FILTER_FILTER:
             return self._filter(packet)
@@ -345,8 +324,8 @@ class Exporter:
     def _answer_absent(self, packet: Packet) -> None:
         """There is no device: every question is answered, none with success."""
         body, ioerror = packet.body, WireStatus.IOERROR
-        if packet.kind in _DATA:
-            self._say_data(packet.kind, packet.id, body, ioerror, b"", 0)
+        if packet.kind in DATA:
+            self._transfers.say_data(packet.kind, packet.id, body, ioerror, b"", 0)
         else:
             self._say_status(packet.kind, packet.id, body, ioerror)
 
@@ -355,120 +334,26 @@ class Exporter:
         answer, make = ANSWERS[kind]
         self.say(answer, id, make(body, status))
 
-    # -- data packets -------------------------------------------------------------------------------------------------
+    # -- what becomes a transfer --------------------------------------------------------------------------------------
 
     def _control(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        setup = Setup(body.request_type, body.request, body.value, body.index, body.length)
-        transfer = Transfer(0x80 if setup.is_in else 0, body.length, packet.data, setup.pack())
-        if (setup.length and setup.is_in != (body.endpoint >= 0x80)) or body.endpoint & 0x7F:
-            return self._refuse(packet, transfer, Status.INVALID)
-        if (setup.request_type, setup.request) == SET_ADDRESS:
-            return self._refuse(packet, transfer, _OK)  # the bus's own business, never the device's
-        return self._submit(packet, transfer)
+        return self._transfers.control(packet)
 
     def _bulk(self, packet: Packet) -> Event | None:
-        body: Any = packet.body
-        length = length_of(body)
-        transfer = Transfer(body.endpoint, length, packet.data, stream_id=body.stream_id)
-        if not self._settings.has_endpoint(body.endpoint, TransferType.BULK) or length > self._limits.transfer_bytes:
-            return self._refuse(packet, transfer, Status.INVALID)
-        return self._submit(packet, transfer)
+        return self._transfers.bulk(packet)
 
     def _interrupt(self, packet: Packet) -> Event | None:
-        """OUT alone. QEMU sends all of a guest's transfer in one packet, however many packets it has on the bus."""
-        body: Any = packet.body
-        transfer = Transfer(body.endpoint, body.length, packet.data)
-        if not self._settings.has_endpoint(body.endpoint, TransferType.INTERRUPT):
-            return self._refuse(packet, transfer, Status.INVALID)
-        return self._submit(packet, transfer)
-
-    def _submit(self, packet: Packet, transfer: Transfer) -> Event | None:
-        """Ask the device, unless too much waits there already: then the answer comes in its order, for QEMU's sake."""
-        self._is_used = True
-        pending, limits = self._pending, self._limits
-        if len(pending) >= limits.transfers or pending.bytes + transfer.length > limits.bytes_in_flight:
-            return self._refuse(packet, transfer, Status.NO_MEMORY)
-        tag = next(self._tags)
-        self._current = (tag, (packet.kind, packet.id, packet.body, transfer))
-        return Submit(tag, transfer)
-
-    def _refuse(self, packet: Packet, transfer: Transfer, status: Status) -> Event | None:
-        """Answer without asking the device, but not before what was asked earlier."""
-        if len(self._pending) >= 2 * self._limits.transfers:
-            raise ProtocolError(f"{len(self._pending)} transfers without answer, the limit is {self._limits.transfers}")
-        tag = next(self._tags)
-        refused = Transfer(transfer.endpoint, 0, b"", transfer.setup, stream_id=transfer.stream_id)
-        self._current = (tag, (packet.kind, packet.id, packet.body, refused))
-        self.complete(tag, Completion(status))
-        return None
-
-    def _park(self, tag: int, asked: Asked) -> None:
-        self._current = None
-        kind, id, _, transfer = asked
-        self._pending.add(tag, transfer)
-        self._asked[tag] = asked
-        if kind in _DATA:
-            self._tag_of[id] = tag
+        return self._transfers.interrupt(packet)
 
     def _cancel(self, packet: Packet) -> Event | None:
-        tag = self._tag_of.pop(packet.id, None)
-        if tag is None:
-            return None  # it has been answered
-        entry = self._pending.cancel(tag, tag)
-        assert entry is not None
-        if entry.completion is None:
-            return Cancel(tag, entry.transfer)
-        self._pending.release(entry)
-        self._finish(entry)
-        return None
-
-    def _finish(self, entry: Entry) -> None:
-        asked = self._asked.pop(entry.tag)
-        if self._tag_of.get(asked[1]) == entry.tag:
-            del self._tag_of[asked[1]]
-        assert entry.completion is not None
-        self._answer(*asked, entry.completion)
-
-    def _answer(self, kind: int, id: int, body: Any, transfer: Transfer, completion: Completion) -> None:
-        if kind == Type.SET_CONFIGURATION:
-            self._settings.configured(id, body.configuration, completion)
-        elif kind == Type.SET_ALT_SETTING:
-            self._settings.alternated(id, body.interface, body.alternate, completion)
-        else:
-            if kind == Type.CONTROL_PACKET and completion.status == _OK:
-                self._settings.follow(Setup.parse(transfer.setup))
-            self._reply(kind, id, body, transfer, completion)
-
-    def _reply(self, kind: int, id: int, body: Any, transfer: Transfer, completion: Completion) -> None:
-        """The packet comes back with another status and length, and with data for IN alone.
-
-        A device that gave more than was asked for babbled: that is the status, with what fits.
-        """
-        status, length = completion.status, transfer.length
-        data = completion.data if transfer.endpoint >= 0x80 else b""
-        actual = len(data) if transfer.endpoint >= 0x80 else completion.actual
-        if actual > length:
-            status, data, actual = Status.OVERFLOW, data[:length], length
-        self._say_data(kind, id, body, wire_status(status), data, actual)
-
-    def _say_data(self, kind: int, id: int, body: Any, status: WireStatus, data: Buffer, actual: int) -> None:
-        if body.__class__ is BulkPacket:
-            self._put(self._codec.pack_bulk(id, body.endpoint, status, actual, body.stream_id, len(data)))
-            if len(data):
-                self._put(data)
-            return
-        body.status, body.length = status, actual
-        self.say(kind, id, body, data)
-
-    # -- settings -----------------------------------------------------------------------------------------------------
+        return self._transfers.cancel(packet)
 
     def _set_configuration(self, packet: Packet) -> Event | None:
-        return self._submit(packet, self._settings.set_configuration(packet))
+        return self._transfers.submit(packet, self._settings.set_configuration(packet))
 
     def _set_alternate(self, packet: Packet) -> Event | None:
         transfer = self._settings.set_alternate(packet)
-        return self._submit(packet, transfer) if transfer is not None else None
+        return self._transfers.submit(packet, transfer) if transfer is not None else None
 
     def _get_configuration(self, packet: Packet) -> Event | None:
         self._settings.get_configuration(packet)
@@ -484,10 +369,10 @@ class Exporter:
         """No reply. Streams end first, and the importer hears it of each; nothing is reset twice in a row."""
         device = self._settings.info.device
         self._runner.fail_all()
-        if not self._is_used or (device.vendor_id, device.product_id) in _NEVER_RESET:
+        if not self._transfers.is_used or (device.vendor_id, device.product_id) in _NEVER_RESET:
             self._say_reset(packet.id, WireStatus.SUCCESS)
             return None
-        self._is_used = False
+        self._transfers.is_used = False
         tag = next(self._tags)
         self._resets[tag] = packet.id
         self._own.append(Reset(tag))  # after the streams' cancels
@@ -500,17 +385,17 @@ class Exporter:
     # -- streams ------------------------------------------------------------------------------------------------------
 
     def _start_iso(self, packet: Packet) -> Event | None:
-        self._is_used = True
+        self._transfers.is_used = True
         self._runner.start_iso(packet)
         return None
 
     def _start_interrupt(self, packet: Packet) -> Event | None:
-        self._is_used = True
+        self._transfers.is_used = True
         self._runner.start_interrupt(packet)
         return None
 
     def _start_bulk(self, packet: Packet) -> Event | None:
-        self._is_used = True
+        self._transfers.is_used = True
         self._runner.start_bulk(packet)
         return None
 
@@ -535,7 +420,7 @@ class Exporter:
         if not (endpoints and known) or (is_alloc and not 0 < body.count <= _MAX_STREAMS):
             self._say_status(packet.kind, packet.id, body, WireStatus.INVAL)
             return None
-        self._is_used = True
+        self._transfers.is_used = True
         tag = next(self._tags)
         self._stream_requests[tag] = (packet.kind, packet.id, body)
         return AllocStreams(tag, endpoints, body.count) if is_alloc else FreeStreams(tag, endpoints)
@@ -544,8 +429,6 @@ class Exporter:
         self.outgoing.append(chunk)
         self.outgoing_bytes += len(chunk)
 
-
-_DATA: Final = frozenset((Type.CONTROL_PACKET, Type.BULK_PACKET, Type.INTERRUPT_PACKET))
 
 _HANDLERS: Final[dict[int, Callable[[Exporter, Packet], Event | None]]] = {
     Type.RESET: Exporter._reset,
