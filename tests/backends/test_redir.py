@@ -153,6 +153,7 @@ async def test_the_connection_that_listed_is_the_one_that_opens() -> None:
     async with served("virtual:zero") as (server, address):
         source = open_source(address)
         [info] = await source.list()
+        assert source.at(info.name) == address
         [pump] = server.pumps
         device = await source.open(info.name, ME)
         assert server.pumps == {pump}

@@ -51,6 +51,9 @@ class RedirSource(Source):
         await device.close()
         return device.info
 
+    def at(self, name: str) -> str:
+        return self.address  # there is no other
+
     async def open(self, name: str, claimant: Claimant) -> Device:
         """The device is the only one, whatever its name."""
         connection = await self._connection()
