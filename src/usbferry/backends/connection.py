@@ -139,8 +139,7 @@ class Connection:
             self._error = error
             if self._link is not None:
                 self._link.abort()
-        if importer.outgoing:
-            self._flush_soon()
+        self._flush_soon()  # behind those who are woken now: what they submit goes out in their own turn of the loop
         self._set_timer()
         return importer.consumed
 
