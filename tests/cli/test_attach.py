@@ -59,7 +59,7 @@ def test_a_relay_stays_until_it_is_told_to_end(kernel, number):
     waiting.join()
     assert result.exit_code == 0, result.output
     assert result.stdout == "port 0: virtual:zero is 1-1 here, 0525:a4a0 usbferry Gadget Zero\n"
-    assert result.stderr == "it goes through this process; Ctrl-C detaches it\n"
+    assert result.stderr == "it goes through this process; Ctrl-C detaches it\nport 0 is free\n"
     assert kernel.ports[0].state == FREE
 
 

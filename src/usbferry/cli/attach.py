@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import click
 
@@ -71,10 +71,12 @@ async def _attach(address: str, relay: bool, lost: list[str]) -> None:
             else:
                 _say(attachment)
                 if attachment.is_relayed:
-                    leaving = tasks.create_task(_detach(attachment, stop()))
+                    leaving = tasks.create_task(_detach(attachment, stop))
                     ended = await attachment.gone()
                     leaving.cancel()
-                    if not ended.by_hand:
+                    if ended.by_hand:
+                        print(f"port {attachment.port} is free", file=sys.stderr)
+                    else:
                         lost.append(f"{attachment.address} is lost: {ended.reason}")
                 else:
                     attachment.leave()
@@ -91,6 +93,6 @@ def _say(attachment: Attachment) -> None:
         print("it goes through this process; Ctrl-C detaches it", file=sys.stderr, flush=True)
 
 
-async def _detach(attachment: Attachment, stopped: Awaitable[None]) -> None:
-    await stopped
+async def _detach(attachment: Attachment, stop: Callable[[], Awaitable[None]]) -> None:
+    await stop()
     await attachment.detach()

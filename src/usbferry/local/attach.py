@@ -23,7 +23,7 @@ from ..device import Claimant, DeviceError, Source
 from ..usb.info import DeviceInfo
 from .ports import Note
 from .relay import NAME, Counts, Relay
-from .vhci import Record, Vhci
+from .vhci import FREE_SECONDS, Record, Vhci
 
 log: Final = logging.getLogger(__name__)
 
@@ -161,9 +161,10 @@ class Attachment:
             self._detaching = True
             try:
                 self._vhci.detach(self.port)
+                await asyncio.wait([self._end.over], timeout=FREE_SECONDS)
             except DeviceError as error:
                 log.debug("port %d: %s", self.port, error)  # it ended this moment, or the module is unloaded
-                self._end.close()
+            self._end.close()
         await self.gone()
 
     def leave(self) -> None:
