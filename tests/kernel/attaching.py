@@ -1,7 +1,7 @@
 """Attaches by way of the program's own interface. In the guest, as root, with the Python of the tests:
 
     python attaching.py race ADDRESS...          a process for each, all at the same moment; all are detached then
-    python attaching.py many COUNT ADDRESS       as many relays in one process, all there at the same time
+    python attaching.py many ADDRESS...          all in one process, and all there at the same time
     python attaching.py lied-to COUNT ADDRESS    a relay, one time after the other, while every endpoint is busy
 
 Prints a line of JSON: the ports of each, and for `lied-to` how each ended. Several may stand in one command, parted by
@@ -65,17 +65,17 @@ async def detach(numbers: list[int]) -> None:
         await vhci.wait_free(port)
 
 
-async def many(count: int, address: str) -> dict[str, object]:
+async def many(*addresses: str) -> dict[str, object]:
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        made = await asyncio.gather(*[attached(stack, tasks, address) for _ in range(count)])
+        made = await asyncio.gather(*[attached(stack, tasks, address) for address in addresses])
         ports = [one.port for one in made]
         await asyncio.gather(*[one.detach() for one in made])
         return {"ports": ports, "free": all(Vhci().port(port).state == FREE for port in ports)}
 
 
-async def lied_to(count: int, address: str) -> dict[str, object]:
+async def lied_to(count: str, address: str) -> dict[str, object]:
     ends = []
-    for _ in range(count):
+    for _ in range(int(count)):
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             attachment = await attached(stack, tasks, address, relay=True)
             command = ("/usr/bin/python3", "-I", "-S", str(TRAFFIC), attachment.device)
@@ -88,10 +88,7 @@ async def lied_to(count: int, address: str) -> dict[str, object]:
 
 def main(words: list[str]) -> None:
     verb, *rest = words
-    if verb == "race":
-        result = race(*rest)
-    else:
-        result = asyncio.run({"many": many, "lied-to": lied_to}[verb](int(rest[0]), rest[1]))
+    result = race(*rest) if verb == "race" else asyncio.run({"many": many, "lied-to": lied_to}[verb](*rest))
     os.write(1, json.dumps(result).encode() + b"\n")
 
 
