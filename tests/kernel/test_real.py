@@ -18,6 +18,7 @@ from tests.kernel.steps import ATTACHED, FREE, STATUS, unexpected
 
 MIB = 1 << 20
 SIZE = 2 * MIB
+POOL = 6  # threads of asyncio's, which come when two scans meet: two processors and four
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,8 @@ def test_a_disk_and_a_keyboard_through_ourselves(guest, image):
         until_driver(guest, stick, "usb-storage")
         guest.run(f"until usbip list -r 127.0.0.1 2>/dev/null | grep -q '{stick}:'; do sleep 0.1; done").ok()
     after = counted(guest)
-    assert all(late <= early for early, late in zip(before, after, strict=True)), f"threads, files: {before}, {after}"
+    assert after[1] <= before[1], f"open files: {before}, {after}"
+    assert after[0] <= before[0] + POOL, f"threads: {before}, {after}"
 
     guest.run(f"usbip attach -r 127.0.0.1 -b {keyboard}").ok()
     until_driver(guest, keyboard, "usbfs")
