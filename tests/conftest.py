@@ -1,19 +1,14 @@
-"""What all folders share: where the tests of libusb run, and whose failed assertions show both sides."""
+"""What holds for all tests."""
+
+import gc
 
 import pytest
 
-pytest.register_assert_rewrite("tests.protocols.usbip.wire")  # for any order in which folders are given
+# Their assertions show both sides when they fail. Named here, for any order in which folders are given.
+pytest.register_assert_rewrite("tests.protocols.usbip.wire")
 
-from tests.umockdev.inside import (  # noqa: E402
-    pytest_collection_modifyitems,
-    pytest_configure,
-    pytest_runtest_logreport,
-    pytest_runtest_protocol,
-)
 
-__all__ = [
-    "pytest_collection_modifyitems",
-    "pytest_configure",
-    "pytest_runtest_logreport",
-    "pytest_runtest_protocol",
-]
+def pytest_collection_finish() -> None:
+    """Thousands of tests are objects too: those that collect garbage need not walk over all of them each time."""
+    gc.collect()
+    gc.freeze()

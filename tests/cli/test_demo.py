@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 DEMO = [sys.executable, "-m", "usbferry", "demo"]
 
 
@@ -26,6 +28,7 @@ def test_it_serves_lists_reads_and_measures_and_is_plain_on_a_pipe():
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_stay_serves_until_it_is_told_to_stop():
     arguments = [*DEMO, "--stay", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as demo:

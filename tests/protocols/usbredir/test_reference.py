@@ -108,6 +108,7 @@ def test_we_decode_what_it_encodes(side, data, ours, theirs):
             assert not any(got.body.pack()[len(on_the_wire(got, codec)) :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", SIDES)
 @settings(max_examples=600)
 @given(st.data(), capabilities)
@@ -195,6 +196,7 @@ devices = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(rules.filter(bool), devices.filter(lambda info: info.classes), st.booleans(), st.booleans())
 def test_filters_judge_alike(rules, info, default_allow, skip_hid):
@@ -202,6 +204,7 @@ def test_filters_judge_alike(rules, info, default_allow, skip_hid):
     assert ours is reference.check_filter(rules, info, default_allow=default_allow, skip_hid=skip_hid)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(rules.filter(bool))
 def test_filters_print_alike(rules):
@@ -214,6 +217,7 @@ odd_rules = st.lists(st.lists(numbers, min_size=4, max_size=6).map(",".join), ma
 texts = odd_rules | rules.map(filters.text_of) | st.text("0123456789abxX-+,| ", max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(texts)
 def test_filters_are_read_alike(text):
