@@ -186,6 +186,7 @@ def test_a_program_that_is_not_executable(tmp_path):
     assert refused("--device", "virtual:zero", str(path)).endswith(f"if it is a Python program, write: python {path}")
     path.chmod(0o755)
     assert refused("--device", "virtual:zero", str(path)).endswith("cannot be started: Exec format error")
+    assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN, "or the next closed connection would end this process"
 
 
 @POSIX

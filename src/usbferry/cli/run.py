@@ -98,10 +98,12 @@ def _execute(path: str, words: tuple[str, ...], environment: dict[str, str]) -> 
     """Become the program, so that its exit status and its signals are its own."""
     if sys.platform == "win32":  # there `exec` would leave the terminal to both
         sys.exit(subprocess.run([path, *words[1:]], env=environment).returncode)
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        if (number := getattr(signal, name, None)) is not None:
-            signal.signal(number, signal.SIG_DFL)  # Python ignores them, and so would what it becomes
+    ignored = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)  # Python ignores them, and so would what it becomes
     try:
         os.execve(path, words, environment)
     except OSError as error:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
         fail(f"usbferry run: {path} cannot be started: {error.strerror}")
