@@ -40,10 +40,10 @@ def start(*arguments: str, runtime: Path, **environment: str) -> subprocess.Pope
 
 
 @contextmanager
-def served(*arguments: str, runtime: Path, **environment: str) -> Iterator[Served]:
+def served(*arguments: str, runtime: Path, listen: str | None = "127.0.0.1:0", **environment: str) -> Iterator[Served]:
     """Serve until the end of the `with`. Fails when it does not listen, or does not end well."""
-    if "--listen" not in arguments:
-        arguments = (*arguments, "--listen", "127.0.0.1:0")
+    if "--listen" not in arguments and listen is not None:
+        arguments = (*arguments, "--listen", listen)
     process = start(*arguments, runtime=runtime, **environment)
     assert process.stderr is not None
     lines: list[str] = []

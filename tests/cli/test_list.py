@@ -159,10 +159,36 @@ async def test_two_servers_and_who_uses_their_devices(runtime: Path) -> None:
         (["0.0.0.0:3240"], "usbip://127.0.0.1/1-1"),
         (["[::]:4000"], "usbip://[::1]:4000/1-1"),
         (["192.0.2.7:4000"], "usbip://192.0.2.7:4000/1-1"),
+        (["ferry://127.0.0.1:32740"], "ferry://127.0.0.1/1-1"),
+        (["ferry://[::]:4000", "127.0.0.1:3240"], "usbip://127.0.0.1/1-1"),
+        (["usbredir://127.0.0.1:4000", "ferry:///run/a:b", "ferry://[::]:4000"], "ferry://[::1]:4000/1-1"),
+        (["usbredir://127.0.0.1:4000"], None),
+        ([], None),
     ],
 )
-def test_the_address_by_which_a_shared_device_is_reached(listening: list[str], address: str) -> None:
+def test_the_address_by_which_a_shared_device_is_reached(listening: list[str], address: str | None) -> None:
     assert module._reachable(listening, "1-1") == address
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("scheme", ["ferry", "usbredir"])
+def test_a_server_without_usbip(runtime: Path, scheme: str) -> None:
+    with served("virtual:zero", "--on", f"{scheme}://127.0.0.1:0", runtime=runtime, listen=None) as server:
+        [where] = server.listening
+        text = run().output
+        assert f"{where}, process {server.process.pid}\n" in text
+        assert f"  {where}/1-1  0525:a4a0 " in text if scheme == "ferry" else "  -       0525:a4a0 " in text
+        [device] = as_json()["places"][0]["devices"]
+        assert device["address"] == (f"{where}/1-1" if scheme == "ferry" else None)
+
+
+def test_what_is_not_plugged_in_is_not_what_nobody_shares() -> None:
+    assert "Nothing is shared" not in "\n".join(_lines({"places": [PLUGGED]}, None))
+    assert "Nothing is shared" in "\n".join(_lines({"places": [PLUGGED], "available": AVAILABLE}, None))
+
+
+PLUGGED = {"address": "usb:", "pid": None, "error": None, "devices": []}
+AVAILABLE = [{"address": "virtual:zero", "about": "Gadget Zero", "options": {}}]
 
 
 # --- other places -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import click
 
 from ..device import DeviceError
 from ..local import state
-from ..registry import DEVICES, SOURCES, open_source
+from ..registry import DEVICES, PROTOCOLS, SOURCES, open_source
 from . import printable
 from .waiting import waiting
 
@@ -95,11 +95,17 @@ def users_of(name: str) -> str:
     return " and ".join(found) or "usbfs"
 
 
-def _reachable(listening: list[str], name: str) -> str:
-    """A device of a server on this machine, by the first address it listens on."""
-    host, _, port = listening[0].rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    return f"usbip://{host}/{name}" if port == "3240" else f"usbip://{host}:{port}/{name}"
+def _reachable(listening: list[str], name: str) -> str | None:
+    """A device of a server on this machine, by the first address that lets it be chosen: USB/IP's, else ferry's."""
+    for where in sorted(listening, key=lambda one: "://" in one):  # USB/IP's are without a scheme
+        scheme, _, endpoint = where.rpartition("://")
+        host, _, port = endpoint.rpartition(":")
+        if not host or host.startswith("/") or scheme not in ("", "ferry"):
+            continue  # a socket file, or a protocol of one device
+        scheme = scheme or "usbip"
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        return f"{scheme}://{host}{'' if int(port) == PROTOCOLS[scheme].port else f':{port}'}/{name}"
+    return None
 
 
 async def _remote(addresses: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -151,7 +157,7 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
     """The report as text, for a terminal of `width` columns; None is for a pipe, where nothing is broken or cut."""
     for place in report["places"]:
         pid = f", process {place['pid']}" if place["pid"] else ""
-        title = "USB devices of this machine" if place["address"] == "usb:" else place["address"]
+        title = "USB devices of this machine" if place["address"] == "usb:" else place["address"] or "no address"
         yield click.style(printable(title), bold=True) + pid
         if place["error"]:
             yield from _wrapped(click.style(printable(place["error"]), fg="red"), width, "  ")
@@ -159,7 +165,7 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
             yield "  no devices"
         else:
             yield from _devices(place["devices"], width, knows_holders=place["pid"] is not None)
-    if not any(place["address"] != "usb:" or place["error"] for place in report["places"]):
+    if "available" in report and all(place["address"] == "usb:" for place in report["places"]):
         yield "Nothing is shared here. Try:"
         yield "  usbferry serve virtual:zero"
     if "available" in report:
@@ -191,7 +197,7 @@ def _devices(devices: list[dict[str, Any]], width: int | None, knows_holders: bo
     columns = [
         (heading, *cells)
         for heading, *cells in zip(_HEADINGS, *rows, strict=True)
-        if {*cells} != {"-"} or (heading == "USED BY" and knows_holders)
+        if {*cells} != {"-"} or heading == "DEVICE" or (heading == "USED BY" and knows_holders)
     ]
     lines = list(table(list(zip(*columns, strict=True))))
     if width is None or max(map(_columns, lines)) <= width:
@@ -212,7 +218,7 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
     interfaces = ", ".join(i["name"] for i in one["interfaces"])
     identity = f"{one['vendor_id']}:{one['product_id']}"
     holder = _holder(one["holder"]) or ("nobody, shared" if one.get("shared") else "")
-    cells = (one["address"], identity, name, one["speed"], interfaces, ", ".join(one.get("drivers", ())), holder)
+    cells = (one["address"] or "", identity, name, one["speed"], interfaces, ", ".join(one.get("drivers", ())), holder)
     return tuple(printable(cell) or "-" for cell in cells)
 
 

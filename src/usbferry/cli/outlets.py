@@ -51,16 +51,16 @@ class Outlet:
             example = f"{self.protocol}://{self.place.naming(names[0]).whole}"
             raise DeviceError(f"{self.option} {self}: say which device, as in {example}; {_there(names)}")
 
-    async def listen(self, server: Server) -> list[str]:
-        """Serve there; what to tell the user. Raises DeviceError with the remedy."""
+    async def listen(self, server: Server) -> tuple[list[str], list[str]]:
+        """Serve there; what to tell the user, and the addresses it really has. Raises DeviceError with the remedy."""
         try:
             places = await server.listen_at(self.place, self._exporter)
         except OSError as error:
             raise not_listening(error, str(self.place), self.option) from error
-        lines = [f"listening on {self.protocol}://{place}" for place in places]
+        notes = []
         if any(place.host and not ipaddress.ip_address(place.host).is_loopback for place in places):
-            lines.insert(0, f"note: {self.protocol} has no passwords; whoever reaches this port can use the device")
-        return lines
+            notes.append(f"note: {self.protocol} has no passwords; whoever reaches this port can use the device")
+        return notes, [f"{self.protocol}://{place}" for place in places]
 
     def connect(self, server: Server) -> str:
         """Serve to who listens there; what to tell the user."""

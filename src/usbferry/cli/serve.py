@@ -165,9 +165,13 @@ async def serve(
         for outlet in (*outlets, *calls):
             outlet.check(catalog)
         listening = await _listen(server, *where) if where is not None else []
-        notes += [line for outlet in outlets for line in await outlet.listen(server)]
+        addresses_here = [_endpoint(*one) for one in listening]
+        for outlet in outlets:
+            said, where_it_is = await outlet.listen(server)
+            notes += [*said, *[f"listening on {one}" for one in where_it_is]]
+            addresses_here += where_it_is
         notes += [call.connect(server) for call in calls]
-        publisher = Publisher(catalog, [_endpoint(*one) for one in listening])
+        publisher = Publisher(catalog, addresses_here)
         try:
             if not all(ipaddress.ip_address(host).is_loopback for host, _ in listening):
                 notes.append("note: USB/IP has no passwords; whoever reaches this port can use these devices")
