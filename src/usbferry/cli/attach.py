@@ -46,8 +46,6 @@ def command(address: str, relay: bool, verbose: int) -> None:
     lost: list[str] = []
     try:
         run(_attach(whole_address(address), relay, lost))
-    except asyncio.CancelledError:
-        pass  # stopped before it was attached
     except (DeviceError, ValueError, OSError) as error:
         fail(f"usbferry attach: {error}")
     if lost:

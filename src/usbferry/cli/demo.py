@@ -66,8 +66,6 @@ def command(listen: str | None, stay: bool) -> None:
         asyncio.run(_demo(listen or ("127.0.0.1:3240" if stay else "127.0.0.1:0"), stay))
     except (DeviceError, ValueError, OSError) as error:
         fail(f"usbferry demo: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 async def _demo(listen: str, stay: bool) -> None:

@@ -88,8 +88,6 @@ def _keep(addresses: tuple[str, ...], config: Path | None, relay: bool) -> None:
         found = read()
         Vhci().check()
         run(_run(found, read))
-    except asyncio.CancelledError:
-        pass  # stopped before it began
     except (DeviceError, ValueError) as error:
         fail(f"usbferry keep: {error}")
     except OSError as error:

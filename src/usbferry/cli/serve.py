@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -103,8 +103,6 @@ def command(
         if listen is None and not on and not to:
             listen = DEFAULT
         run(serve(addresses, parse_endpoint(listen) if listen is not None else None, on, to))
-    except asyncio.CancelledError:
-        pass  # stopped before it listened
     except (DeviceError, ValueError, OSError) as error:
         fail(f"usbferry serve: {error}")
 
@@ -125,15 +123,27 @@ def parse_endpoint(text: str, default_port: int = 3240) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+_stopped_by: Final[list[int]] = []  # the signal over which `on_signal` cancelled
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, on the event loop that USBFERRY_LOOP names. Raises ValueError where it cannot be had."""
+    """Run to the end, on the event loop that USBFERRY_LOOP names. Raises ValueError where it cannot be had.
+
+    What a signal ends before it waits for one ends the process, with that signal's exit status.
+    """
     try:
         factory = loop_factory(os.environ.get("USBFERRY_LOOP", "auto"))
     except ValueError:
         work.close()
         raise
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(work)
+    _stopped_by.clear()
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(work)
+    except asyncio.CancelledError:
+        if not _stopped_by:
+            raise
+        sys.exit(128 + _stopped_by[0])
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -201,6 +211,7 @@ def on_signal() -> Callable[[], Awaitable[None]]:
         if waits:
             stopped.set()
         else:
+            _stopped_by.append(number)
             task.cancel()
 
     def remove(number: int) -> None:
