@@ -25,6 +25,7 @@ from .watch import Watch
 
 CONTROL_SECONDS: Final = 5.0  # USB 2.0 §9.2.6.1 gives requests with data as long
 CANCEL_SECONDS: Final = 5.0  # for a peer to answer a cancel, before it is given up
+_LONGEST: Final = 0x7FFF_FFFF  # bytes of a transfer: USB/IP and Linux count them in 32 bits, with a sign
 _OK: Final = Status.OK  # found sooner than by attribute, for every transfer
 
 
@@ -236,6 +237,8 @@ class Handle:
 
     async def _do(self, transfer: Transfer, timeout: float | None) -> Completion:
         """The truth about a transfer: one that ended although it was cancelled has ended well."""
+        if timeout is not None:
+            check_timeout(timeout)
         answer = self.device.submit(transfer)
         if isinstance(answer, asyncio.Future):
             try:
@@ -299,6 +302,8 @@ def request_transfer(setup: Setup) -> Transfer:
 def read_transfer(endpoint: int, length: int) -> Transfer:
     if not endpoint & 0x80:
         raise ValueError(f"{endpoint:#04x} is an OUT endpoint")
+    if not 0 <= length <= _LONGEST:
+        raise ValueError(f"{length} bytes cannot be read, only 0 to {_LONGEST}")
     return Transfer(endpoint, length)
 
 
@@ -309,6 +314,9 @@ def write_transfer(endpoint: int, data: Buffer, zero_packet: bool) -> Transfer:
 
 
 def read_packets_transfer(endpoint: int, lengths: Sequence[int]) -> Transfer:
+    if any(length < 0 for length in lengths) or sum(lengths) > _LONGEST:
+        first = ", ".join(map(str, lengths[:8]))
+        raise ValueError(f"packets of {first} bytes cannot be read, only 0 to {_LONGEST} in all")
     return Transfer(endpoint, sum(lengths), flags=Flags.ISO_ASAP, packets=_packets(lengths))
 
 
@@ -338,6 +346,12 @@ def checked(device: Device, transfer: Transfer, completion: Completion) -> Compl
     if status is Status.GONE and device.gone.done():
         text += f": {device.gone.result()}"
     raise _ERRORS.get(status, TransferError)(text, completion)
+
+
+def check_timeout(seconds: float) -> None:
+    """Raises ValueError for what no clock can wait."""
+    if not seconds >= 0:
+        raise ValueError(f"a timeout of {seconds:g} s: write 0 or more, or None to wait for ever")
 
 
 def timed_out(completion: Completion) -> Completion:

@@ -1168,6 +1168,19 @@ async def test_a_setting_that_waits_can_be_cancelled() -> None:
         assert device._gated == set()
 
 
+async def test_less_than_no_bytes_are_the_callers_mistake_and_cost_no_connection() -> None:
+    async with zero() as device:
+        with pytest.raises(ValueError, match="a transfer of -1 bytes"):
+            device.submit(Transfer(0x81, -1))
+        held = pending(device.submit(control(requests.set_interface(0, 1))))
+        with pytest.raises(ValueError, match="a transfer of -1 bytes"):
+            device.submit(Transfer(0x81, -1))  # it would have to wait
+        await held
+        for packets in ([IsoPacket(0, -4)], [IsoPacket(-4, 4)]):
+            assert (await done(device.submit(Transfer(0x83, 4, packets=packets)))).status == Status.INVALID
+        assert (await done(device.submit(Transfer(0x81, 8)))).data == bytes(8)
+
+
 async def test_a_mistake_is_told_at_once_to_who_would_have_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not to a callback, where it would end what waits with it."""
     monkeypatch.setattr(remote, "PIECE", 1024)

@@ -57,6 +57,37 @@ def test_a_timeout_is_told_from_a_stall_and_from_a_refusal(served):
             device.write(0x81, b"wrong way")
 
 
+@pytest.mark.parametrize("where", ["virtual:zero", "usbip", "asyncio"])
+def test_what_cannot_be_a_length_or_a_timeout_is_the_callers_mistake(where, served):
+    """A length below 0 reached the server, which ended the connection; or came back as data; or as struct.error."""
+    wrong = [
+        ("read", (0x81, -1), {}),
+        ("read", (0x81, 1 << 31), {}),
+        ("read", (0x81, 8), {"timeout": -1}),
+        ("read", (0x81, 8), {"timeout": float("nan")}),
+        ("write", (0x02, b"x"), {"timeout": -1}),
+        ("control", (0xC0, 0x5C, 0, 0, -1), {}),
+        ("read_packets", (0x83, [-4]), {}),
+        ("read_packets", (0x83, [4, -4]), {}),
+        ("read_packets", (0x83, [1 << 30] * 2), {}),
+    ]
+
+    async def each_with_asyncio() -> None:
+        async with await aio.open("virtual:zero") as device:
+            for name, arguments, named in wrong:
+                with pytest.raises(ValueError, match=r"-1|-4|214|107|nan"):
+                    await getattr(device, name)(*arguments, **named)
+
+    if where == "asyncio":
+        asyncio.run(each_with_asyncio())
+        return
+    with usbferry.open(where if where != "usbip" else f"{served.address}/1-1") as device:
+        for name, arguments, named in wrong:
+            with pytest.raises(ValueError, match=r"-1|-4|214|107|nan"):
+                getattr(device, name)(*arguments, **named)
+        assert device.read(0x81, 8, timeout=5) == bytes(8)
+
+
 def test_a_halt_is_seen_and_cleared(served):
     with usbferry.open(f"{served.address}/1-1") as device:
         device.control(0x02, 3, 0, 0x81)

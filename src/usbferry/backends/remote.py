@@ -429,6 +429,8 @@ def _check(transfer: Transfer) -> None:
     """What the importer checks when a transfer is sent, for one that is to wait first."""
     if not transfer.is_in and len(transfer.data) != transfer.length:
         raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {transfer.length}")
+    if transfer.length < 0:
+        raise ValueError(f"a transfer of {transfer.length} bytes")
 
 
 def _pipe(endpoint: Endpoint, speed: Speed) -> _Pipe:
@@ -443,7 +445,7 @@ def _iso_refusal(transfer: Transfer, packets: list[IsoPacket] | None, longest: i
         return Status.INVALID
     total = 0
     for packet in packets:
-        if packet.length > longest or packet.offset + packet.length > transfer.length:
+        if not 0 <= packet.length <= longest or packet.offset < 0 or packet.offset + packet.length > transfer.length:
             return Status.INVALID
         total += packet.length
     return Status.INVALID if total > transfer.length else None  # one over another

@@ -466,6 +466,8 @@ class Handle:
             await self._handle.close()
 
     def _do(self, transfer: Transfer, timeout: float | None) -> Completion:
+        if timeout is not None:
+            aio.check_timeout(timeout)
         call = _Call(self._device, transfer)
         try:
             _loop.call(call, timeout)

@@ -224,6 +224,9 @@ def test_requests_that_have_calls_of_their_own(setup: Setup, said: bytes):
         Transfer(0x80, 8, b"", b"short"),
         Transfer(0x81, 1025),
         Transfer(0x83, 4, packets=[IsoPacket(2, 4)], interval=1),
+        Transfer(0x81, -1),
+        Transfer(0x83, 4, packets=[IsoPacket(0, -4)], interval=1),
+        Transfer(0x83, 4, packets=[IsoPacket(-4, 4)], interval=1),
     ],
 )
 def test_what_does_not_fit_together(wrong: Transfer):

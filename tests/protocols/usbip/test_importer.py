@@ -491,6 +491,23 @@ def test_packets_that_come_back_lie_where_they_were_asked_for() -> None:
     assert done.data == b"abc"
 
 
+@pytest.mark.parametrize("length", [-1, 1 << 31])
+def test_a_length_that_cannot_be_never_leaves(length: int) -> None:
+    """Servers end the connection over it."""
+    talk = using()
+    with pytest.raises(ValueError, match=f"^a transfer of {length} bytes$"):
+        talk.importer.submit(Transfer(0x81, length))
+    assert talk.said() == b""
+
+
+@pytest.mark.parametrize("packets", [[IsoPacket(0, -4)], [IsoPacket(0, 4), IsoPacket(4, -4)], [IsoPacket(-4, 4)]])
+def test_packets_that_cannot_be_never_leave(packets: list[IsoPacket]) -> None:
+    talk = using()
+    with pytest.raises(ValueError, match="less than no bytes, or before its buffer"):
+        talk.importer.submit(Transfer(0x83, 4, packets=packets))
+    assert talk.said() == b""
+
+
 @pytest.mark.parametrize("packets", [[IsoPacket(7, 2)], [IsoPacket(0, 8), IsoPacket(0, 8)], [IsoPacket(0x7FFFFFFF, 1)]])
 def test_packets_outside_their_buffer_never_leave(packets: list[IsoPacket]) -> None:
     for transfer in (Transfer(0x83, 8, packets=packets), Transfer(0x03, 8, bytes(8), packets=packets)):

@@ -237,6 +237,8 @@ def test_without_long_lengths_larger_transfers_are_refused_here():
 def test_a_payload_of_another_length_is_a_mistake():
     with pytest.raises(ValueError, match="3 bytes of payload in a transfer of 4"):
         using().importer.submit(Transfer(0x02, 4, b"abc"))
+    with pytest.raises(ValueError, match="a transfer of -1 bytes"):
+        using().importer.submit(Transfer(0x81, -1))
 
 
 def test_interrupt_out_goes_in_packets_of_the_endpoints_size():

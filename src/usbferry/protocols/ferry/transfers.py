@@ -46,12 +46,15 @@ def encode(transfer: Transfer) -> Body:
     address, flags, data = transfer.endpoint, transfer.flags & DEVICE_FLAGS, transfer.data
     if not transfer.is_in and len(data) != transfer.length:
         raise ValueError(f"{len(data)} bytes of payload in a transfer of {transfer.length}")
+    if transfer.length < 0:
+        raise ValueError(f"a transfer of {transfer.length} bytes")
     if not address & 0x0F:
         return _encode_control(transfer, flags)
     if transfer.packets is not None:
+        dense = _dense(transfer, transfer.packets)
         lengths = [packet.length for packet in transfer.packets]
         head = Isochronous(transfer.interval, transfer.start_frame, len(lengths)).pack() + words(lengths)
-        return Body(Call.ISOCHRONOUS, address, flags, head, _dense(transfer, transfer.packets))
+        return Body(Call.ISOCHRONOUS, address, flags, head, dense)
     number, head = Call.BULK, words([transfer.length])
     if transfer.interval:
         number, head = Call.INTERRUPT, Interrupt(transfer.length, transfer.interval).pack()
@@ -75,6 +78,8 @@ def _encode_control(transfer: Transfer, flags: int) -> Body:
 def _dense(transfer: Transfer, packets: list[IsoPacket]) -> Buffer:
     """The data of packets, one after the other. Raises ValueError where they lie outside of theirs."""
     total = sum(packet.length for packet in packets)
+    if any(packet.length < 0 or packet.offset < 0 for packet in packets):
+        raise ValueError("a packet of less than no bytes, or before its buffer")
     if total > transfer.length or any(p.offset + p.length > transfer.length for p in packets):
         raise ValueError(f"packets outside their buffer of {transfer.length} bytes, or one over another")
     if transfer.is_in:

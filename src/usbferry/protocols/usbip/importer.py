@@ -41,6 +41,7 @@ from .messages import (
 )
 
 MAX_SEQNUM: Final = 0x7FFFFFFF  # Linux servers until 2025 mixed up the sign of larger ones
+_LONGEST: Final = 0x7FFFFFFF  # bytes of a transfer: the field has a sign
 _COUNT: Final = 4  # bytes of the number of devices in OP_REP_DEVLIST
 _UNANSWERED: Final = 65536  # unlinks kept for a server that may yet answer them
 _LATE: Final = 1024  # transfers kept that ended with their unlink, and that an old server answers once more
@@ -117,10 +118,13 @@ class Importer:
         Its payload must not change until it is sent. Gaps between isochronous packets are not sent: usbipd-win takes
         them for an error.
 
-        Raises ValueError when the payload is not as long as the transfer says, or packets do not fit in it.
+        Raises ValueError when the payload is not as long as the transfer says, or packets do not fit in it, and for a
+        length below 0, over which servers end the connection.
         """
         assert self.state is State.USING
         direction, packets = transfer.endpoint >> 7, transfer.packets
+        if not 0 <= transfer.length <= _LONGEST:
+            raise ValueError(f"a transfer of {transfer.length} bytes")
         if not direction and len(transfer.data) != transfer.length:
             raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {transfer.length}")
         if not transfer.length and not transfer.endpoint & 0x0F:
@@ -344,6 +348,8 @@ def _without_gaps(transfer: Transfer, packets: list[IsoPacket]) -> Transfer:
     Raises ValueError where packets overlap or lie outside the buffer.
     """
     end = 0
+    if any(packet.length < 0 or packet.offset < 0 for packet in packets):
+        raise ValueError("a packet of less than no bytes, or before its buffer")
     for packet in packets:
         if packet.offset != end:
             break

@@ -139,6 +139,8 @@ class Importer:
         """
         if transfer.endpoint < 0x80 and len(transfer.data) != transfer.length:
             raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {transfer.length}")
+        if transfer.length < 0:
+            raise ValueError(f"a transfer of {transfer.length} bytes")
         tag = self._next()
         if self._info is None:
             self._own.append(Completed(tag, Completion(Status.GONE)))
