@@ -470,15 +470,13 @@ def api() -> str:
         "Close it, or use it in a `with` statement. Any thread may call, and several at the same time. In asyncio "
         "it is `async with`, and every method that waits is a coroutine: `await device.read(0x81, 64)`.",
         *_members(sync.Handle, [name for name in _public(sync.Handle) if name in vars(aio.Handle)]),
-        "### With usbferry.open alone",
-        *_members(sync.Handle, [name for name in _public(sync.Handle) if name not in vars(aio.Handle)], 4),
         "### With usbferry.aio.open alone",
         *_members(aio.Handle, [name for name in _public(aio.Handle) if name not in vars(sync.Handle)], 4),
         "## Errors",
         "`open` raises a `DeviceError`, everything after it a `TransferError`. [Errors](errors.md) says what to do. "
         "ValueError is for what makes no sense wherever it is tried, such as reading from an OUT endpoint.",
-        *_classes(device.DeviceError, device.NotFound, device.Busy, device.Unavailable, module="usbferry.device"),
-        *_classes(aio.TransferError, aio.Stalled, aio.TimedOut, aio.DeviceGone, module="usbferry.aio"),
+        *_classes(device.DeviceError, device.NotFound, device.Busy, device.Unavailable, usbferry.Ambiguous),
+        *_classes(aio.TransferError, aio.Stalled, aio.TimedOut, aio.DeviceGone),
         "## Values",
         "What calls give and take: from `usbferry.usb.types`, `usbferry.usb.transfer`, `usbferry.usb.info`, "
         "`usbferry.usb.tree` and `usbferry.usb.setup`.",
@@ -582,7 +580,7 @@ def _signature(function: Any, name: str) -> str:
     return start + "".join(f"\n        {word}," for word in words) + f"\n    ) -> {returns}"
 
 
-def _classes(*owners: type, module: str, level: int = 3) -> Iterator[str]:
+def _classes(*owners: type, module: str = "usbferry", level: int = 3) -> Iterator[str]:
     for owner in owners:
         yield f"{'#' * level} {module}.{owner.__name__}"
         bases = ", ".join(b.__name__ for b in owner.__bases__ if b is not object)

@@ -90,6 +90,12 @@ class Handle:
         self._source = source
         self._closed = False
 
+    def __repr__(self) -> str:
+        info = self.device.info
+        where = info.name if self._source is None else self._source.at(info.name)
+        state = "closed" if self._closed else f"gone: {self.device.gone.result()}" if self.is_gone else "open"
+        return f"<Handle {where}: {state}>"
+
     # -- what it is ---------------------------------------------------------------------------------------------------
 
     @property

@@ -83,6 +83,8 @@ def _import(where: str) -> Any:
 
 def open_source(address: str) -> Source:
     """The Source of an address. Raises UnknownName or ValueError with a text for the user."""
+    if not isinstance(address, str):
+        raise TypeError(f"an address is a text such as 'usbip://host/1-2', not {address!r}")
     scheme, colon, _ = address.partition(":")
     if not colon:
         raise UnknownName(f"{address!r} is no address: write it as scheme:rest, such as virtual:zero")

@@ -358,6 +358,9 @@ class Handle:
         self._finalizer.atexit = False  # `_Loop` sees to it
         _loop.opened(handle)
 
+    def __repr__(self) -> str:
+        return repr(self._handle)
+
     @property
     def info(self) -> DeviceInfo:
         """Identity, descriptors, strings and current settings."""
