@@ -56,7 +56,7 @@ def pyusb_backend(*addresses: str) -> Backend:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "usb":
             raise
-        raise ModuleNotFoundError('this needs: pip install "usbferry[pyusb]"', name=error.name) from None
+        raise ModuleNotFoundError("this needs: pip install pyusb", name=error.name) from None
     return Backend(*addresses)
 
 

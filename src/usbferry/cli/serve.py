@@ -86,7 +86,7 @@ def command(
     Ctrl-C or SIGTERM ends it: nobody new is let in, and who is there is
     disconnected cleanly.
 
-    It runs on uvloop where that is installed (pip install "usbferry[speed]"); USBFERRY_LOOP=asyncio in the environment
+    It runs on uvloop where that is installed (pip install uvloop); USBFERRY_LOOP=asyncio in the environment
     keeps it on Python's own event loop, USBFERRY_LOOP=uvloop insists.
     """
     logging.basicConfig(
@@ -156,7 +156,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop
     except ImportError:
         if name == "uvloop":
-            raise ValueError('USBFERRY_LOOP=uvloop needs: pip install "usbferry[speed]"') from None
+            raise ValueError("USBFERRY_LOOP=uvloop needs: pip install uvloop") from None
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory

@@ -81,7 +81,7 @@ def library() -> Any:
     try:
         import usb1
     except ImportError:
-        raise DeviceError('devices of this machine need: pip install "usbferry[usb]"') from None
+        raise DeviceError("devices of this machine need: pip install libusb1 libusb-package") from None
     try:
         usb1.loadLibrary(_file())
         from usb1 import libusb1
