@@ -391,11 +391,12 @@ def devices() -> str:
     for one in about:
         name = one["name"]
         made = virtual.make(name, _NEEDED.get(name, {})).info
+        speeds = list(_speeds(name))
         identity = f"{made.device.vendor_id:04x}:{made.device.product_id:04x}"
         parts += [
             f"## virtual:{name}",
             f"{_cell(one['about'])} Its vendor and product id are {identity}. "
-            f"It can be at {', '.join(_speeds(name))} speed.",
+            f"It {'can be' if speeds else 'is'} at {', '.join(speeds) or str(made.speed.name).lower()} speed.",
             _table(("Option", "Type", "Default", ""), list(_options(name, one["options"]))),
             inspect.cleandoc(_NOTES[name]),
         ]

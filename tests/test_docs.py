@@ -106,6 +106,18 @@ def test_every_device_is_described():
     assert [name for name in DEVICES if f"\n## virtual:{name}\n" not in text] == []
 
 
+def test_every_device_says_its_speed():
+    text = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"It (?:can be|is) at (?:\w[\w+]*, )*\w[\w+]* speed\.", text)) == len(DEVICES)
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_no_heading_has_nothing_under_it(name):
+    text = "\n".join(re.sub(r"(?m)^ .*", "code", (ROOT / "docs" / name).read_text(encoding="utf-8")).splitlines())
+    found = re.findall(r"(?m)^(#+) (.*)\n\n(?=(#+) |\Z)", text)
+    assert [title for level, title, after in found if len(after) <= len(level)] == []
+
+
 # -- programs ----------------------------------------------------------------------------------------------------------
 
 
