@@ -98,10 +98,13 @@ def test_a_machines_name_is_its_usbip_server(text: str, address: str) -> None:
 # --- this machine -----------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_shared() -> None:
+@pytest.mark.parametrize(("sees_all", "nothing"), [(True, "Nothing"), (False, "Nothing of yours")])
+def test_nothing_is_shared(sees_all: bool, nothing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.state, "sees_all", lambda: sees_all)
+    monkeypatch.setattr(module.state, "_of_others", lambda folder: [])
     result = run()
     assert result.exit_code == 0
-    assert "Nothing is shared here. Try:\n  usbferry serve virtual:zero\n" in result.output
+    assert f"{nothing} is shared here. Try:\n  usbferry serve virtual:zero\n" in result.output
     for name in DEVICES:
         assert f"virtual:{name}" in result.output
     report = as_json()
@@ -183,8 +186,8 @@ def test_a_server_without_usbip(runtime: Path, scheme: str) -> None:
 
 
 def test_what_is_not_plugged_in_is_not_what_nobody_shares() -> None:
-    assert "Nothing is shared" not in "\n".join(_lines({"places": [PLUGGED]}, None))
-    assert "Nothing is shared" in "\n".join(_lines({"places": [PLUGGED], "available": AVAILABLE}, None))
+    assert "is shared here" not in "\n".join(_lines({"places": [PLUGGED]}, None))
+    assert "is shared here. Try:" in "\n".join(_lines({"places": [PLUGGED], "available": AVAILABLE}, None))
 
 
 PLUGGED = {"address": "usb:", "pid": None, "error": None, "devices": []}

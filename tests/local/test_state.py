@@ -250,3 +250,68 @@ async def test_a_device_has_the_same_keys_in_every_list() -> None:
         "drivers": [],
         "holder": None,
     }
+
+
+# --- other users ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def others(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of another user, as root sees it, with one server in it."""
+    mine = os.getuid()
+    publisher = state.Publisher(asyncio.run(catalog()), ["127.0.0.1:3240"])
+    (tmp_path / "run" / "1").mkdir(parents=True)
+    theirs = folder.rename(tmp_path / "run" / "1" / "usbferry")
+    publisher.close()
+    monkeypatch.setattr(state, "_RUNTIMES", tmp_path / "run")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "none"))
+    monkeypatch.setattr(state, "sees_all", lambda: True)
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    return theirs
+
+
+def test_root_reads_what_other_users_share(others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [found] = state.read()
+    assert (found["pid"], found["listening"]) == (os.getpid(), ["127.0.0.1:3240"])
+    monkeypatch.setattr(state, "sees_all", lambda: False)
+    assert state.read() == []
+
+
+def test_root_follows_no_link_of_another_user(others: Path, tmp_path: Path) -> None:
+    [path] = others.iterdir()
+    path.rename(tmp_path / "secret")
+    path.symlink_to(tmp_path / "secret")
+    os.mkfifo(others / "2.json")
+    assert state.read() == []
+    path.unlink()
+    (tmp_path / "secret").rename(path)
+    others.rename(tmp_path / "elsewhere")
+    others.symlink_to(tmp_path / "elsewhere")
+    assert state.read() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pid": 1 << 70},
+        {"pid": -1},
+        {"pid": True},
+        {"started": "1"},
+        {"listening": [3]},
+        {"listening": None},
+        {"devices": [None]},
+        {"devices": [{"name": "1-1"}]},
+    ],
+)
+def test_what_another_user_s_file_lacks_is_not_shown_to_root(others: Path, change: dict[str, Any]) -> None:
+    [path] = others.iterdir()
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert state.read() == []
+    assert path.exists()
+
+
+def test_a_file_of_another_user_that_is_no_state(others: Path) -> None:
+    [path] = others.iterdir()
+    for text in ("", "[" * 100_000, "3", "\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        assert state.read() == []

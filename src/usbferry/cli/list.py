@@ -31,9 +31,10 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
     """List devices.
 
     \b
-    Without ADDRESS: what your servers on this machine share and who uses
-    it, and what could be shared: this machine's USB devices, with the
-    kernel drivers that have them now, and virtual ones.
+    Without ADDRESS: what your servers on this machine share (to root,
+    everybody's) and who uses it, and what could be shared: this machine's
+    USB devices, with the kernel drivers that have them now, and virtual
+    ones.
     ADDRESS is a machine (HOST, HOST:PORT, usbip://HOST), one device of it
     (usbip://HOST/1-2), those of a selector (usbip://HOST/046d:*), or
     anything else that `usbferry serve` takes.
@@ -100,7 +101,7 @@ def _reachable(listening: list[str], name: str) -> str | None:
     for where in sorted(listening, key=lambda one: "://" in one):  # USB/IP's are without a scheme
         scheme, _, endpoint = where.rpartition("://")
         host, _, port = endpoint.rpartition(":")
-        if not host or host.startswith("/") or scheme not in ("", "ferry"):
+        if not host or host.startswith("/") or not port.isdecimal() or scheme not in ("", "ferry"):
             continue  # a socket file, or a protocol of one device
         scheme = scheme or "usbip"
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
@@ -166,7 +167,7 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
         else:
             yield from _devices(place["devices"], width, knows_holders=place["pid"] is not None)
     if "available" in report and all(place["address"] == "usb:" for place in report["places"]):
-        yield "Nothing is shared here. Try:"
+        yield f"Nothing {'' if state.sees_all() else 'of yours '}is shared here. Try:"
         yield "  usbferry serve virtual:zero"
     if "available" in report:
         yield ""

@@ -21,6 +21,8 @@ from ..usb.classes import class_name
 from ..usb.info import DeviceInfo
 
 SCHEMA: Final = "usbferry.state/1"
+_RUNTIMES: Final = Path("/run/user")  # with the runtime directory of each user, as systemd has it
+_MAX_BYTES: Final = 4 << 20  # of another user's file
 _WRITE_SECONDS: Final = 0.05  # changes that come together are written once
 
 
@@ -111,8 +113,16 @@ class Publisher:
                 fresh.replace(self._path)
 
 
+def sees_all() -> bool:
+    """Whether `read` finds the servers of every user: root may look into their folders."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
 def read() -> list[dict[str, Any]]:
-    """The states of the servers that run now, by process id. A file whose process died is removed."""
+    """The states of the servers that run now, by process id; to root those of every user.
+
+    A file of this user's whose process died is removed.
+    """
     where = folder()
     states = []
     for path in where.glob("*.json") if _is_ours(where) else ():
@@ -128,7 +138,79 @@ def read() -> list[dict[str, Any]]:
             with suppress(OSError):
                 path.unlink()
                 path.with_suffix(".new").unlink(missing_ok=True)
+    if sees_all():
+        for runtime in (*_RUNTIMES.glob("*/usbferry"), *Path(tempfile.gettempdir()).glob("usbferry-*")):
+            states += _of_others(runtime)
     return sorted(states, key=lambda state: int(state["pid"]))
+
+
+def _of_others(where: Path) -> list[dict[str, Any]]:
+    """What another user's servers say, for root: no link of theirs is followed, and whatever they wrote is only shown.
+
+    A file that cannot be shown, or names a process of somebody else, is left out.
+    """
+    found = []
+    try:
+        folder = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return []
+    try:
+        owner = os.fstat(folder).st_uid
+        for name in os.listdir(folder) if owner != os.geteuid() else ():
+            if not name.endswith(".json"):
+                continue
+            with suppress(OSError, ValueError, RecursionError):
+                state = json.loads(_contents(name, folder, owner))
+                if not _is_whole(state) or not is_alive(state["pid"], state["started"]):
+                    continue
+                if os.stat(f"/proc/{state['pid']}").st_uid == owner:
+                    found.append(state)
+    finally:
+        os.close(folder)
+    return found
+
+
+def _contents(name: str, folder: int, owner: int) -> bytes:
+    """A file in a folder, if it is a plain one of `owner` and of a reasonable size. Raises OSError, ValueError."""
+    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_size > _MAX_BYTES:
+            raise ValueError(name)
+        return file.read(_MAX_BYTES)
+
+
+def _is_whole(state: Any) -> bool:
+    """Whether all that is shown of a server is there, and of its kind."""
+    return (
+        _has(state, _STATE)
+        and state["schema"] == SCHEMA
+        and state["pid"] > 0
+        and all(isinstance(one, str) for one in state["listening"])
+        and all(
+            _has(device, _DEVICE)
+            and all(_has(one, {"name": str}) for one in device["interfaces"])
+            and all(isinstance(one, str) for one in device["drivers"])
+            and (device["holder"] is None or _has(device["holder"], _HOLDER))
+            and (device["holder"] is None or 0 <= device["holder"]["since"] < 1 << 40)
+            for device in state["devices"]
+        )
+    )
+
+
+def _has(value: Any, kinds: dict[str, Any]) -> bool:
+    return isinstance(value, dict) and all(
+        key in value and isinstance(value[key], kind) and not isinstance(value[key], bool)
+        for key, kind in kinds.items()
+    )
+
+
+_STATE: Final = {"schema": str, "pid": int, "started": str | None, "listening": list, "devices": list}
+_DEVICE: Final = {
+    **dict.fromkeys(("name", "vendor_id", "product_id", "speed", "class"), str),
+    **dict.fromkeys(("manufacturer", "product", "serial", "path"), str | None),
+    **{"interfaces": list, "drivers": list, "holder": dict | None},
+}
+_HOLDER: Final = {"address": str, "identity": str | None, "protocol": str, "since": int | float}
 
 
 def _offer(offer: Offer) -> dict[str, Any]:
