@@ -40,7 +40,8 @@ def test_json_has_a_versioned_schema_and_the_same_facts():
 @pytest.mark.parametrize(
     ("address", "text"),
     [
-        ("nowhere", "is no address"),
+        ("nowhere:", "no kind of address 'nowhere'"),
+        ("zero", "write it as virtual:zero"),
         ("virtual:nothing", "no virtual device 'nothing'"),
         ("usbip://127.0.0.1:1/1-1", "no connection to 127.0.0.1:1"),
     ],

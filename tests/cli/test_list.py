@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from tests.cli.served import served
 from usbferry.cli import list as module
-from usbferry.cli.list import SCHEMA, _lines, command, whole_address
+from usbferry.cli.list import SCHEMA, _lines, command
 from usbferry.device import Claimant
 from usbferry.registry import DEVICES, open_source
 
@@ -66,33 +66,6 @@ def check(report: Any) -> None:
     for one in report.get("available", []):
         assert list(one) == ["name", "address", "about", "options"]
         assert all({"type", "default"} <= set(option) for option in one["options"].values())
-
-
-# --- what the user means ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("lab", "usbip://lab"),
-        ("lab/1-2", "usbip://lab/1-2"),
-        ("lab:4000", "usbip://lab:4000"),
-        ("lab:4000/1-2", "usbip://lab:4000/1-2"),
-        ("192.0.2.7", "usbip://192.0.2.7"),
-        ("::1", "usbip://[::1]"),
-        ("[::1]:4000", "usbip://[::1]:4000"),
-        ("usbip://lab", "usbip://lab"),
-        ("lab/046d:c52b", "usbip://lab/046d:c52b"),
-        ("lab:4000/046d:*,serial=A:B", "usbip://lab:4000/046d:*,serial=A:B"),
-        ("::1/046d:c52b", "usbip://[::1]/046d:c52b"),
-        ("[::1]/046d:c52b", "usbip://[::1]/046d:c52b"),
-        ("virtual:zero", "virtual:zero"),
-        ("virtual:", "virtual:"),
-        ("usb:1-2", "usb:1-2"),  # unknown, and no port
-    ],
-)
-def test_a_machines_name_is_its_usbip_server(text: str, address: str) -> None:
-    assert whole_address(text) == address
 
 
 # --- this machine -----------------------------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def refused(*words: str) -> str:
 
 
 def test_an_address_without_sense():
-    assert "no kind of address 'bluetooth'" in refused("--device", "bluetooth:1", "--", sys.executable)
+    assert "no kind of address 'bluetooth'" in refused("--device", "bluetooth:headset", "--", sys.executable)
 
 
 def test_no_such_program():

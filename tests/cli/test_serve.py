@@ -82,7 +82,7 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("address", "text"),
     [
-        ("zero", "'zero' is no address: write it as scheme:rest, such as virtual:zero"),
+        ("zero", "'zero' is no address: write it as virtual:zero, or usbip://zero if it is a machine"),
         ("carrier:pigeon", "'carrier'; there are: "),
         ("virtual:nothing", "no virtual device 'nothing'; there are: "),
         ("virtual:zero?speed=warp", "'warp' is none of low, full, high, super, super+"),

@@ -14,7 +14,7 @@ from ..local.attach import Attachment, attach
 from ..registry import open_source
 from ..selector import choose
 from . import fail, printable
-from .list import whole_address
+from .address import whole_address
 from .serve import on_signal, run
 from .waiting import waiting
 

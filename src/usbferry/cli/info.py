@@ -18,6 +18,7 @@ from ..usb.info import DeviceInfo
 from ..usb.tree import Association, Companion, Configuration, Endpoint, Interface
 from ..usb.types import Speed, TransferType
 from . import fail
+from .address import whole_address
 from .waiting import waiting
 
 SCHEMA: Final = "usbferry.info/1"
@@ -38,7 +39,7 @@ def command(address: str, as_json: bool) -> None:
     The device is claimed for a moment: one that somebody uses is not shown.
     """
     try:
-        info = asyncio.run(_read(address))
+        info = asyncio.run(_read(whole_address(address)))
     except (DeviceError, aio.TransferError, ValueError) as error:
         fail(f"usbferry info: {error}")
     report = tree(info)

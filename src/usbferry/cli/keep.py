@@ -23,7 +23,7 @@ from ..local.kernel import Kernel
 from ..local.rules import Rules
 from ..local.vhci import Vhci
 from . import fail, printable
-from .list import whole_address
+from .address import whole_address
 from .serve import on_signal, run
 
 

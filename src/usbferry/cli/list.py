@@ -16,8 +16,9 @@ import click
 
 from ..device import DeviceError
 from ..local import state
-from ..registry import DEVICES, PROTOCOLS, SOURCES, open_source
+from ..registry import DEVICES, PROTOCOLS, open_source
 from . import printable
+from .address import whole_address
 from .waiting import waiting
 
 SCHEMA: Final = "usbferry.list/1"
@@ -111,28 +112,16 @@ def _reachable(listening: list[str], name: str) -> str | None:
 
 async def _remote(addresses: tuple[str, ...]) -> list[dict[str, Any]]:
     """Every place at once; one that fails does not hide the others."""
-    silent = [whole_address(address) for address in addresses]
+    silent = [*addresses]
     with waiting(lambda: f"asking {', '.join(silent)}"):
-        return list(await asyncio.gather(*[_place(address, silent) for address in tuple(silent)]))
-
-
-def whole_address(text: str) -> str:
-    """The address that a user means: a machine's name alone is its USB/IP server."""
-    if text.partition(":")[0] in SOURCES and ":" in text:
-        return text
-    machine, slash, device = text.partition("/")
-    if machine.count(":") > 1 and not machine.startswith("["):
-        return f"usbip://[{machine}]{slash}{device}"
-    _, colon, port = machine.partition(":")
-    if not colon or machine.startswith("[") or port.isdecimal():
-        return f"usbip://{text}"
-    return text
+        return list(await asyncio.gather(*[_place(address, silent) for address in addresses]))
 
 
 async def _place(address: str, silent: list[str]) -> dict[str, Any]:
     place: dict[str, Any] = {"address": address, "pid": None, "error": None, "devices": []}
     try:
-        source = open_source(address)
+        place["address"] = whole_address(address)
+        source = open_source(place["address"])
         try:
             for info in await source.list():
                 place["devices"].append({"address": source.at(info.name), **state.describe(info)})

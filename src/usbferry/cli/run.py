@@ -16,6 +16,7 @@ import click
 
 from ..registry import open_source
 from . import fail
+from .address import whole_address
 
 _PACKAGE: Final = Path(__file__).parents[1]
 
@@ -38,6 +39,7 @@ def command(addresses: tuple[str, ...], program: str, arguments: tuple[str, ...]
     starts finds the same devices. Its exit status is that of PROGRAM.
     """
     try:
+        addresses = tuple(map(whole_address, addresses))
         for address in addresses:
             open_source(address)
     except ValueError as error:

@@ -20,6 +20,7 @@ from ..registry import load_exporter, open_source
 from ..server.catalog import Catalog
 from ..server.listen import Server, serving
 from . import fail, printable
+from .address import whole_address
 from .outlets import Outlet, not_listening
 from .waiting import waiting
 
@@ -95,6 +96,7 @@ def command(
     )
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # what it warns of comes to us as an exception too
     try:
+        addresses = tuple(map(whole_address, addresses))
         addresses += tuple(f"usb:{selector.replace('?', '%3F')}?later" for selector in matches)
         if not addresses:
             raise ValueError("name an ADDRESS, or say --match SELECTOR; usbferry list shows what there is")

@@ -1,0 +1,27 @@
+"""The address that a user means, for every verb: what has no scheme is a machine, whose USB/IP server is meant."""
+
+from __future__ import annotations
+
+import re
+
+from ..registry import DEVICES, SOURCES
+
+
+def whole_address(text: str) -> str:
+    """The address that a user means: a machine's name alone is its USB/IP server.
+
+    Raises ValueError for what is rather a device than a machine, with its address.
+    """
+    if text.partition(":")[0] in SOURCES and ":" in text:
+        return text
+    if text.partition("?")[0] in DEVICES:
+        raise ValueError(f"{text!r} is no address: write it as virtual:{text}, or usbip://{text} if it is a machine")
+    if re.fullmatch(r"\d+-\d+(\.\d+)*", text):
+        raise ValueError(f"{text!r} is no address: write it as usb:{text}, or usbip://HOST/{text} at another machine")
+    machine, slash, device = text.partition("/")
+    if machine.count(":") > 1 and not machine.startswith("["):
+        return f"usbip://[{machine}]{slash}{device}"
+    _, colon, port = machine.partition(":")
+    if machine and (not colon or machine.startswith("[") or port.isdecimal()):
+        return f"usbip://{text}"
+    return text
