@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from usbferry.local import keep_status
-from usbferry.local.keep_status import SCHEMA, StatusFile, read, resumes
+from usbferry.local.keep_status import SCHEMA, StatusFile, read, resume, resumes
 
 DEVICE = {"name": "1-1", "address": "usbip://lab/1-1", "port": 3}
 SAID: dict[str, Any] = {"places": [{"address": "usbip://lab", "devices": [DEVICE]}]}
@@ -39,6 +39,19 @@ async def test_a_keeper_is_known_until_it_ends(tmp_path: Path) -> None:
     file.close()
     await asyncio.sleep(0.01)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        ("usbip://lab/1-1", "usbferry attach usbip://lab/1-1"),
+        ("usbip://lab/046d:*", "usbferry attach 'usbip://lab/046d:*'"),
+        ("virtual:disk?image=a&size=1M", "kill -HUP 7"),  # another process's would be another disk
+        ("ferry://lab/1-1", "kill -HUP 7"),
+    ],
+)
+def test_what_resumes(address: str, command: str) -> None:
+    assert resume(address, 7) == command
 
 
 async def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:

@@ -51,5 +51,5 @@ async def _detach(devices: tuple[str, ...], everything: bool) -> None:
     for port in ports:
         await vhci.wait_free(port)
         print(f"port {port.number} is free")
-    for command in kept:
+    for command in dict.fromkeys(kept):
         print(printable(f"`usbferry keep` leaves it alone now; to resume: {command}"))

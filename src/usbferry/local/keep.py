@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,6 +27,7 @@ from typing import Any, Final, Protocol
 from ..device import Busy, DeviceError, Source
 from ..selector import Selector
 from ..usb.info import DeviceInfo
+from .keep_status import resume
 from .rules import Rule, Rules
 from .slot import Slot, State, backoff, described, identity
 
@@ -339,8 +341,8 @@ class Place:
         now = self._now()
         if ended.by_hand:
             slot.state, slot.reason = State.STOPPED, "detached by hand"
-            resume = self.source.at(slot.name)
-            self._tell(f"{slot} was detached by hand and is left alone; to resume: usbferry attach {resume}")
+            command = resume(self.source.at(slot.name), os.getpid())
+            self._tell(f"{slot} was detached by hand and is left alone; to resume: {command}")
             return
         slot.lost(now, ended.reason, now - started)
         self._hunts_until = max(self._hunts_until, now + rule.within)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -68,5 +69,19 @@ def read(folder: Path = FOLDER) -> list[dict[str, Any]]:
 
 def resumes(port: int, folder: Path = FOLDER) -> list[str]:
     """What brings back what a keeper has attached to a port of vhci, once it was detached by hand; else nothing."""
-    kept = (device for one in read(folder) for place in one["places"] for device in place["devices"])
-    return [f"usbferry attach {device['address']}" for device in kept if device["port"] == port]
+    return [
+        resume(device["address"], one["pid"])
+        for one in read(folder)
+        for place in one["places"]
+        for device in place["devices"]
+        if device["port"] == port
+    ]
+
+
+def resume(address: str, pid: int) -> str:
+    """The command after which a keeper has a device again that was detached by hand.
+
+    A keeper knows what others attached by USB/IP alone, and a virtual device is another one in each process: all
+    others it is told to have again, with whatever else it left alone.
+    """
+    return f"usbferry attach {shlex.quote(address)}" if address.startswith("usbip:") else f"kill -HUP {pid}"
