@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.cli.served import served, start
+from usbferry.cli import serve as module
 from usbferry.cli.serve import command, loop_factory, parse_endpoint
 from usbferry.device import Claimant, DeviceError
 from usbferry.local import state
@@ -391,3 +392,17 @@ def test_a_server_that_shares_nothing_now_is_told(runtime: Path) -> None:
             assert second.lines[0] == f"note: there is no device at {address} now"
         thread.join()
     assert os.listdir(runtime / "usbferry") == []
+
+
+# --- --match ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_selector_that_is_wrong_is_named_as_it_was_written() -> None:
+    assert refused("--match", "foo=1").startswith("--match foo=1: 'foo=1' is no term of a selector")
+
+
+@pytest.mark.parametrize("force", ["", "&force"])
+def test_a_selector_is_shown_as_it_was_written(force: str) -> None:
+    assert module._as_written(module._matching("serial=A?B") + force) == "--match serial=A?B"
+    assert module._as_written("usb:1-2?force") == "usb:1-2?force"
+    assert module._as_written("virtual:zero?later") == "virtual:zero?later"

@@ -17,6 +17,7 @@ import click
 from ..device import DeviceError
 from ..local.state import Publisher
 from ..registry import load_exporter, open_source
+from ..selector import Selector
 from ..server.catalog import Catalog
 from ..server.listen import Server, serving
 from . import fail, printable
@@ -97,7 +98,7 @@ def command(
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # what it warns of comes to us as an exception too
     try:
         addresses = tuple(map(whole_address, addresses))
-        addresses += tuple(f"usb:{selector.replace('?', '%3F')}?later" for selector in matches)
+        addresses += tuple(map(_matching, matches))
         if not addresses:
             raise ValueError("name an ADDRESS, or say --match SELECTOR; usbferry list shows what there is")
         if force:
@@ -107,6 +108,21 @@ def command(
         run(serve(addresses, parse_endpoint(listen) if listen is not None else None, on, to))
     except (DeviceError, ValueError, OSError) as error:
         fail(f"usbferry serve: {error}")
+
+
+def _matching(selector: str) -> str:
+    """The address of `--match`. Raises ValueError in its words, not in the address's."""
+    try:
+        Selector.parse(selector)
+    except ValueError as error:
+        raise ValueError(f"--match {selector}: {error}") from None
+    return f"usb:{selector.replace('?', '%3F')}?later"
+
+
+def _as_written(address: str) -> str:
+    """An address, or the `--match` that it stands for."""
+    selector, mark, _ = address.removeprefix("usb:").partition("?later")
+    return f"--match {selector.replace('%3F', '?')}" if mark and address.startswith("usb:") else address
 
 
 def _forced(address: str) -> str:
@@ -235,8 +251,11 @@ def on_signal() -> Callable[[], Awaitable[None]]:
 
 async def _offer(server: Server, address: str) -> list[str]:
     """Offer what is at an address, and what appears there; what to tell the user."""
-    with waiting(f"opening {address}"):
+    said = _as_written(address)
+    with waiting(f"opening {said}"):
         offers = await server.offer(open_source(address))
+    if said != address:
+        return [f"{offer.info}  ({said})" for offer in offers] or [f"note: there is no device for {said} now"]
     return [f"{offer.info}  ({address})" for offer in offers] or [f"note: there is no device at {address} now"]
 
 
