@@ -105,6 +105,7 @@ def commands() -> str:
         "| Exit status | |\n| --- | --- |\n| 0 | done; for `serve` and `keep`, ended by Ctrl-C or SIGTERM |\n"
         "| 1 | `list` could not read one of the addresses; `attach` lost a device that went through it |\n"
         "| 2 | it could not be done: standard error says why, see [errors](errors.md) |\n"
+        "| 78 | `keep` cannot use its file of rules |\n"
         "| 130, 143 | Ctrl-C or SIGTERM ended it before it was done; `serve`, `keep` and `attach`, before they served, "
         "kept or attached |\n"
         "| any other | `run` has the exit status of its program |",

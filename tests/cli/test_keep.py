@@ -64,7 +64,8 @@ def test_without_rules(no_file: Path) -> None:
 def test_a_mistake_in_the_file_is_one_line_with_its_place(no_file: Path, by_option: bool) -> None:
     no_file.write_text('[[rule]]\ndevice = "usbip://lab/vid=1"\n')
     result = run("--config", str(no_file)) if by_option else run()
-    assert result.exit_code == 2
+    assert result.exit_code == 78
+    assert f"RestartPreventExitStatus={result.exit_code}\n" in run("--unit").stdout
     assert result.stderr.startswith(
         f"usbferry keep: {no_file}:2:11: 'usbip://lab/vid=1': 'vid=1' is no term of a selec"
     )
@@ -84,7 +85,8 @@ def test_a_mistake_in_the_file_is_one_line_with_its_place(no_file: Path, by_opti
 )
 def test_what_cannot_be_done(words: list[str], says: str) -> None:
     result = run(*words)
-    assert (result.exit_code, result.stderr.startswith(says)) == (2, True), result.stderr
+    status = 78 if "/nowhere/keep.toml" in words else 2
+    assert (result.exit_code, result.stderr.startswith(says)) == (status, True), result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -127,3 +129,28 @@ def test_the_unit_file_runs_this_very_program(monkeypatch: pytest.MonkeyPatch, t
     assert f"\nExecStart={(tmp_path / 'usbferry').resolve()} keep --config /etc/usbferry/keep.toml\n" in text
     assert "\nExecReload=" in text
     assert text.endswith("WantedBy=multi-user.target\n")
+
+
+@pytest.mark.parametrize(("name", "written"), [("my.toml", "{}"), ("a b%i.toml", '"{}"')])
+def test_the_unit_file_has_the_rules_that_are_meant(name: str, written: str, tmp_path: Path) -> None:
+    text = run("--unit", "--config", str(tmp_path / name)).stdout
+    meant = written.format(str(tmp_path / name).replace("%", "%%"))
+    assert f" keep --config {meant}\n" in text
+    assert "/etc/usbferry/keep.toml" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--status", "usbip://lab"), "--status shows everything"),
+        (("--status", "--config", "x"), "--status shows everything"),
+        (("--status", "--unit"), "--status shows everything"),
+        (("--json",), "--json is for --status"),
+        (("--unit", "--json"), "--json is for --status"),
+        (("--unit", "usbip://lab"), "--unit is for a file of rules"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(words: tuple[str, ...], says: str) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(f"usbferry keep: {says}")

@@ -53,11 +53,11 @@ def main() -> None:
     """Carry USB devices across machines: any device, to any user of it."""
 
 
-def fail(text: str) -> NoReturn:
-    """End with one line for the user, or one for each of several candidates, and exit status 2."""
+def fail(text: str, status: int = 2) -> NoReturn:
+    """End with one line for the user, or one for each of several candidates, and an exit status."""
     for line in text.split("\n"):
         print(printable(line), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def printable(text: str) -> str:

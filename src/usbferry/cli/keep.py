@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -26,6 +26,9 @@ from . import fail, printable
 from .address import whole_address
 from .serve import on_signal, run
 
+_WRONG_FILE: Final = 78  # EX_CONFIG of sysexits.h, and of RestartPreventExitStatus= in the unit file
+_RULES: Final = "/etc/usbferry/keep.toml"  # in the unit file
+
 
 @click.command()
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
@@ -33,7 +36,7 @@ from .serve import on_signal, run
 @click.option("--relay", is_flag=True, help="For ADDRESS: through this process, which checks all of it.")
 @click.option("--status", is_flag=True, help="Show what is kept by those that run, and end.")
 @click.option("--json", "as_json", is_flag=True, help=f"With --status: print JSON, schema {SCHEMA}.")
-@click.option("--unit", is_flag=True, help="Print a unit file for systemd, and end.")
+@click.option("--unit", is_flag=True, help="Print a unit file for systemd, for --config if given, and end.")
 @click.option("-v", "--verbose", count=True, help="Say more; -vv: every transfer of relays.")
 def command(
     addresses: tuple[str, ...],
@@ -59,13 +62,25 @@ def command(
     It says a line for each event, stays in the foreground, and detaches everything on Ctrl-C or SIGTERM; SIGHUP reads
     the file again. A device that somebody detaches by hand is left alone until he attaches it again.
     """
+    if status and (addresses or config is not None or relay or unit):
+        fail("usbferry keep: --status shows everything that is kept: leave out the rest")
+    if as_json and not status:
+        fail("usbferry keep: --json is for --status")
+    if unit and (addresses or relay):
+        fail(
+            "usbferry keep: --unit is for a file of rules: leave out ADDRESS and --relay, and write them into the file"
+        )
     if status:
         _show(as_json)
     elif unit:
-        print(_unit(), end="")
+        print(_unit(config), end="")
     else:
         _configure_logging(verbose)
         _keep(addresses, config, relay)
+
+
+class _WrongFile(ValueError):
+    """The file of rules cannot be read, or has a mistake: to try again does not help, which systemd is to know."""
 
 
 def _configure_logging(verbose: int) -> None:
@@ -80,7 +95,13 @@ def _keep(addresses: tuple[str, ...], config: Path | None, relay: bool) -> None:
     def read() -> Rules:
         if addresses:
             return rules.from_addresses([whole_address(one) for one in addresses], relay=relay)
-        return rules.read(_file(config))
+        path = _file(config)
+        try:
+            return rules.read(path)
+        except ValueError as error:
+            raise _WrongFile(str(error)) from error
+        except OSError as error:
+            raise _WrongFile(f"{path}: {error.strerror or error}") from error
 
     if addresses and config is not None:
         fail("usbferry keep: either ADDRESS or --config: write the address into the file")
@@ -88,6 +109,8 @@ def _keep(addresses: tuple[str, ...], config: Path | None, relay: bool) -> None:
         found = read()
         Vhci().check()
         run(_run(found, read))
+    except _WrongFile as error:
+        fail(f"usbferry keep: {error}", _WRONG_FILE)
     except (DeviceError, ValueError) as error:
         fail(f"usbferry keep: {error}")
     except OSError as error:
@@ -162,8 +185,14 @@ def _line(one: dict[str, Any]) -> str:
     return "  ".join(word for word in words if word)
 
 
-def _unit() -> str:
-    """The unit file, with this very program in it."""
+def _unit(config: Path | None) -> str:
+    """The unit file, with this very program in it, and the file of rules that is meant."""
     program = Path(sys.argv[0]).resolve()
     text = files("usbferry").joinpath("local/usbferry-keep.service").read_text(encoding="utf-8")
-    return text.replace("ExecStart=usbferry ", f"ExecStart={program} ")
+    text = text.replace("ExecStart=usbferry ", f"ExecStart={program} ")
+    if config is None:
+        return text
+    path = config.absolute()
+    quoted = str(path).replace("%", "%%").replace("$", "$$").replace("\\", "\\\\").replace('"', '\\"')
+    written = quoted if str(path) == quoted and " " not in quoted else f'"{quoted}"'
+    return text.replace(f"--config {_RULES}", f"--config {written}").replace(f"in {_RULES};", f"in {path};")
