@@ -235,7 +235,7 @@ _NEEDED: Final = {"disk": {"size": "1M"}}  # for a device to be made, whatever e
 
 _NOTES: Final = {
     "dfu": """
-        It has two lives. The runtime is 1209:0002, the bootloader 1209:0003, each with descriptors of its own. A host's
+        It has two lives. The runtime is 1209:0005, the bootloader 1209:0003, each with descriptors of its own. A host's
         DFU_DETACH leads from one to the other, and the end of a download back. Each time it leaves the bus, and comes
         back a moment later. Interface strings are the flash's layout, which tools show. A bootloader that is idle stays
         one when it is reset, as those in read-only memory do.

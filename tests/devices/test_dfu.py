@@ -93,13 +93,13 @@ async def test_from_the_runtime_to_the_bootloader_and_back_with_new_firmware(tmp
     plugged = Plugged(Dfu(file=tmp_path / "fw.bin"))
     device = plugged.device
     await plugged.source.open("", ME)
-    assert (device.info.device.product_id, device.info.classes) == (2, ((0xFE, 1, 1),))
+    assert (device.info.device.product_id, device.info.classes) == (5, ((0xFE, 1, 1),))
     assert await do(device, Request.DETACH, 1000)
     assert await plugged.reclaimed() == (3, "Bootloader")
     assert device.info.classes == ((0xFE, 1, 2),)
     await download(device, FIRMWARE)
     assert await status(device) == (Status.OK, State.MANIFEST)
-    assert await plugged.reclaimed() == (2, "Device with DFU")
+    assert await plugged.reclaimed() == (5, "Device with DFU")
     assert (tmp_path / "fw.bin").read_bytes() == FIRMWARE
     assert device.flash.content.startswith(FIRMWARE)
     assert Dfu(file=tmp_path / "fw.bin").flash.content == device.flash.content
@@ -117,7 +117,7 @@ async def test_descriptors_and_strings_are_those_of_the_life():
     assert isinstance(layout, Completion)
     assert bytes(layout.data)[2:].decode("utf-16-le") == "@Flash /0x08000000/64*001Kg"
     assert await do(device, Request.DETACH)
-    assert await plugged.reclaimed() == (2, "Device with DFU")
+    assert await plugged.reclaimed() == (5, "Device with DFU")
     product = ask(device, Setup(0x80, 6, 0x0302, 0x0409, 255))
     assert isinstance(product, Completion)
     assert bytes(product.data)[2:].decode("utf-16-le") == "Device with DFU"
@@ -137,7 +137,7 @@ async def test_one_that_does_not_detach_waits_for_its_reset():
     await download(device, FIRMWARE)
     await until(lambda: is_in(device, State.MANIFEST_WAIT_RESET))
     assert await device.reset() is ResetOutcome.ANOTHER
-    assert await plugged.reclaimed() == (2, "Device with DFU")
+    assert await plugged.reclaimed() == (5, "Device with DFU")
     await plugged.source.close()
 
 
@@ -156,7 +156,7 @@ async def test_a_tolerant_one_goes_on_and_leaves_when_it_is_reset():
         await download(device, FIRMWARE)
         await until(lambda: is_in(device, State.IDLE))
     assert await device.reset() is ResetOutcome.ANOTHER
-    assert (await plugged.reclaimed())[0] == 2
+    assert (await plugged.reclaimed())[0] == 5
     await plugged.source.close()
 
 
@@ -170,7 +170,7 @@ async def test_a_host_that_goes_leaves_what_it_downloaded_in_whole():
     assert device.is_bootloader
 
     async def is_runtime() -> bool:
-        return [info.device.product_id for info in await plugged.source.list()] == [2]
+        return [info.device.product_id for info in await plugged.source.list()] == [5]
 
     await until(is_runtime)
     assert device.flash.content.startswith(FIRMWARE)

@@ -86,7 +86,7 @@ def test_python_escpos_prints(user, tmp_path):
 DETACH = program(
     """
     import time, usb.core
-    runtime = usb.core.find(idVendor=0x1209, idProduct=2)
+    runtime = usb.core.find(idVendor=0x1209, idProduct=5)
     before = (runtime.bus, runtime.address, runtime.product)
     runtime.ctrl_transfer(0x21, 0, 1000, 0)
     while (boot := usb.core.find(idVendor=0x1209, idProduct=3)) is None:
@@ -98,7 +98,7 @@ DETACH = program(
 RUNTIME = program(
     """
     import time, usb.core
-    while (runtime := usb.core.find(idVendor=0x1209, idProduct=2)) is None:
+    while (runtime := usb.core.find(idVendor=0x1209, idProduct=5)) is None:
         time.sleep(0.01)
     print(runtime.product)
     """
@@ -135,7 +135,7 @@ def test_pyfu_usb_lists_devices_that_are_not_dfuse_too(user, tmp_path):
         said = user.said("-m", "pyfu_usb", "-l", devices=(server.address,))
         assert said.count("64 pages of 1024 bytes") == 2
         assert "ID 1209:0003" in said
-        assert "ID 1209:0002" in said
+        assert "ID 1209:0005" in said
 
 
 USBTMC = program(

@@ -28,7 +28,7 @@ from .virtual import VirtualDevice, request
 
 log: Final = logging.getLogger(__name__)
 _VENDOR: Final = 0x1209
-_RUNTIME: Final = DeviceDescriptor(_VENDOR, 0x0002, release=0x0100)
+_RUNTIME: Final = DeviceDescriptor(_VENDOR, 0x0005, release=0x0100)
 _BOOTLOADER: Final = DeviceDescriptor(_VENDOR, 0x0003, release=0x0100)
 _FUNCTIONAL: Final = Struct("<BBBHHH")  # table 4.2
 _STATUS: Final = Struct("<B3sBB")  # §6.1.2
