@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 
+from usbferry.registry import open_source
 from usbferry.transports.link import Link
 from usbferry.transports.place import Place, parse
 
@@ -47,6 +49,26 @@ def test_places(address: str, place: Place, text: str) -> None:
 def test_what_is_no_place(address: str) -> None:
     with pytest.raises(ValueError, match="write it as usbredir://HOST:PORT or usbredir:///SOCKET-FILE"):
         parse(address, 4000)
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("host:port", "a port is a number up to 65535"),
+        ("host:65536", "a port is a number up to 65535"),
+        ("fe80::1", "an IPv6 address stands in brackets, as in [::1]:3240"),
+        ("::1/1-2", "an IPv6 address stands in brackets, as in [::1]:3240"),
+        ("[::1", "what is in brackets is an IPv6 address"),
+        ("[::1]:port", "a port is a number up to 65535"),
+    ],
+)
+def test_what_is_wrong_is_said_in_our_words(where: str, text: str) -> None:
+    """Python's were "Port could not be cast to integer value as ':1'"."""
+    for scheme in ("usbip", "ferry", "usbredir"):
+        with pytest.raises(
+            ValueError, match=rf"://{re.escape(where)}' is no address, write it as .*: {re.escape(text)}$"
+        ):
+            open_source(f"{scheme}://{where}")
 
 
 class Echo:

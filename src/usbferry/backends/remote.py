@@ -16,7 +16,7 @@ import os
 import re
 import socket
 from typing import Final, NamedTuple, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome, Source
 from ..devices.gate import DirectGate
@@ -24,6 +24,7 @@ from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..selector import Selector, described, select
 from ..transports import tcp
+from ..transports.place import split
 from ..usb import setup as requests
 from ..usb.descriptors import DescriptorError, parse_configuration, parse_device, parse_languages, parse_string
 from ..usb.info import DeviceInfo
@@ -322,11 +323,7 @@ class RemoteSource(Source):
     def __init__(self, address: str) -> None:
         self.address = address
         form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
-        try:
-            parts = urlsplit(address)
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"{address!r} is no address, write it as {form}: {error}") from None
+        parts, port = split(address, form)
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         try:

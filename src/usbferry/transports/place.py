@@ -9,7 +9,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from . import tcp, unix
 from .link import Link, User
@@ -51,15 +51,24 @@ class Place:
         return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
 
 
+def split(address: str, form: str) -> tuple[SplitResult, int | None]:
+    """The parts of an address and its port. Raises ValueError with a text for the user, of what `form` shows."""
+    host_and_port, why = address.partition("://")[2].partition("/")[0], "what is in brackets is an IPv6 address"
+    try:
+        parts = urlsplit(address)
+        why = "a port is a number up to 65535"
+        return parts, parts.port
+    except ValueError as error:  # its text is about Python
+        if host_and_port.count(":") > 1 and not set("[]") & set(host_and_port):
+            why = "an IPv6 address stands in brackets, as in [::1]:3240"
+        raise ValueError(f"{address!r} is no address, write it as {form}: {why}") from error
+
+
 def parse(address: str, default_port: int) -> Place:
     """The place in `SCHEME://...`. Raises ValueError with a text for the user."""
     scheme = address.partition(":")[0]
     form = f"{scheme}://HOST:PORT or {scheme}:///SOCKET-FILE"
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"{address!r} is no address, write it as {form}: {error}") from None
+    parts, port = split(address, form)
     query, is_file = parts.query, not parts.netloc
     if not address.startswith(f"{scheme}://") or parts.fragment or parts.username is not None:
         raise ValueError(f"{address!r} is no address, write it as {form}")
