@@ -83,15 +83,23 @@ def test_images_that_are_none(path, tmp_path):
         Image(tmp_path / "no" / "such" / "folder", size=512)
 
 
-@pytest.mark.parametrize(("readonly", "text"), [(False, "may not be opened, perhaps readonly=1"), (True, "opened$")])
-def test_an_image_that_may_not_be_opened(path, monkeypatch, readonly, text):
+@pytest.mark.parametrize(
+    ("readonly", "readable", "text"),
+    [
+        (False, True, "perhaps readonly=1 is what you want"),
+        (False, False, "let this user read and write it, or run this as root"),
+        (True, False, "let this user read it, or run this as root"),
+    ],
+)
+def test_an_image_that_may_not_be_opened(path, monkeypatch, readonly, readable, text):
     path.write_bytes(bytes(4096))
 
     def refuse(*arguments):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(DeviceError, match=text):
+    monkeypatch.setattr(os, "access", lambda path, mode: readable)
+    with pytest.raises(DeviceError, match=rf"may not be opened \(Permission denied\); {text}$"):
         Image(path, readonly=readonly)
 
 

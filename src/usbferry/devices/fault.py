@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ..device import Device
 from ..usb.transfer import Transfer
@@ -17,6 +17,7 @@ from ..usb.tree import Endpoint
 from ..usb.types import TransferType
 
 FOREVER: Final = float("inf")
+T = TypeVar("T")
 
 
 class Kind(Enum):
@@ -118,7 +119,7 @@ def parse(text: str) -> Fault:
         kind = Kind(name)
     except ValueError:
         raise ValueError(f"{name!r} is no fault; there are: {', '.join(k.value for k in Kind)}") from None
-    endpoint = _number(words.pop(0)) if words and "=" not in words[0] else None
+    endpoint = _value(kind, "endpoint", _number, words.pop(0)) if words and "=" not in words[0] else None
     values: dict[str, Any] = {}
     while words:
         word, equals, value = words.pop(0).partition("=")
@@ -127,11 +128,19 @@ def parse(text: str) -> Fault:
         if word == "become":
             rest = len(words) if value == "virtual" else 1
             value, words = ":".join([value, *(words[:rest] or [""])]), words[rest:]
-        values[word] = _VALUES[word](value)
+        values[word] = _value(kind, word, _VALUES[word], value)
     required = _REQUIRED.get(kind)
     if required is not None and required not in values:
         raise ValueError(f"{kind.value} needs {required}=")
     return Fault(kind, endpoint, **values)
+
+
+def _value(kind: Kind, word: str, convert: Callable[[str], T], text: str) -> T:
+    """Raises ValueError that says which word of which fault makes no sense."""
+    try:
+        return convert(text)
+    except ValueError as error:
+        raise ValueError(f"{kind.value}, {word}: {error}") from None
 
 
 def _number(text: str) -> int:

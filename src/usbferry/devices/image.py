@@ -58,9 +58,13 @@ class Image(Backing):
         except FileNotFoundError:
             remedy = "" if self.readonly else "; give a size, such as size=64M, to make it"
             raise DeviceError(f"{self.path} does not exist{remedy}") from None
-        except PermissionError:
-            remedy = "" if self.readonly else ", perhaps readonly=1 is what you want"
-            raise DeviceError(f"{self.path} may not be opened{remedy}") from None
+        except PermissionError as error:
+            remedy = "let this user read and write it, or run this as root"
+            if self.readonly:
+                remedy = "let this user read it, or run this as root"
+            elif os.access(self.path, os.R_OK):
+                remedy = "perhaps readonly=1 is what you want"
+            raise DeviceError(f"{self.path} may not be opened ({error.strerror}); {remedy}") from None
         except OSError as error:
             raise DeviceError(f"{self.path}: {error.strerror}") from error
         try:
