@@ -1,11 +1,25 @@
-"""What holds for all tests."""
+"""What all folders share: where the tests of libusb run, whose failed assertions show both sides, and garbage."""
 
 import gc
 
 import pytest
 
-# Their assertions show both sides when they fail. Named here, for any order in which folders are given.
-pytest.register_assert_rewrite("tests.protocols.usbip.wire")
+pytest.register_assert_rewrite("tests.protocols.usbip.wire")  # for any order in which folders are given
+
+from tests.umockdev.inside import (  # noqa: E402
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_runtest_logreport,
+    pytest_runtest_protocol,
+)
+
+__all__ = [
+    "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_logreport",
+    "pytest_runtest_protocol",
+]
 
 
 def pytest_collection_finish() -> None:

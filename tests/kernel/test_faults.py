@@ -13,6 +13,7 @@ from tests.kernel.steps import HOST, attach, detach, disk_of, importing, unexpec
 USBFS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'usbfs.py'}"
 EVENTS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'events.py'}"
 KEY_ENTER = 28
+LATE = "enqueue for inactive port"  # vhci_hcd says so of what is submitted between the loss and the disconnect
 
 
 def transfers(guest, attached, words):
@@ -92,7 +93,7 @@ def test_vanish_is_a_disconnect(guest, serve):
     refused = guest.run(usbip_attach(server.port, "1-1"))
     assert refused.rc
     assert "1-1 is gone: a fault asked for" in server.log()
-    assert unexpected(guest) == []
+    assert unexpected(guest, LATE) == []
 
 
 def test_vanish_and_return_with_the_same_name(guest, serve):
@@ -105,7 +106,7 @@ def test_vanish_and_return_with_the_same_name(guest, serve):
     wait_for(lambda: "is back" in server.log())
     with importing(guest, server.port, "1-1") as attached:
         assert transfers(guest, attached, "in:0x81:512") == ["512"]
-    assert unexpected(guest) == []
+    assert unexpected(guest, LATE) == []
 
 
 def test_return_as_another(guest, serve):
@@ -134,7 +135,7 @@ def test_return_as_another(guest, serve):
     found = re.findall(r"New USB device found, idVendor=(\w+), idProduct=(\w+)", guest.console())
     assert found[-3:-1] == [("0525", "a4a0"), ("1209", "0010")]
     assert found[-1] not in found[:-1]
-    assert unexpected(guest) == []
+    assert unexpected(guest, LATE) == []
 
 
 # -- class drivers ----------------------------------------------------------------------------------------------------

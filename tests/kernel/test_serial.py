@@ -28,7 +28,7 @@ TTY = "/dev/ttyACM0"
 SPEEDS = {"full": "12", "high": "480", "super": "5000"}  # as sysfs has them
 RAW = f"stty -F {TTY} raw -echo"
 # What the kernel says when a device leaves that is in use.
-LEAVING = (r"failed to set dtr/rts", r"urb \d+ failed submission with -19", r"sendmsg failed!, ret=-32")
+LEAVING = (r"failed to set dtr/rts", r"urb \d+ failed submission with -19", r"sendmsg failed!, ret=-(32|104)")
 NOISE = "vhci_device speed not set"  # vhci_hub_control says so of every full-speed device: it knows high and low
 
 
