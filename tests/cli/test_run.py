@@ -126,7 +126,7 @@ def test_an_environment_without_usbferry_is_no_obstacle(tmp_path):
     assert out(python, "-c", text) == "usbferry\n"
     hidden = {**run.environment(["virtual:zero"]), "USBFERRY_RUN_HOME": str(tmp_path)}  # as if in another user's home
     done = subprocess.run([python, "-c", USES], env=hidden, capture_output=True, text=True)
-    remedy = f"do: {python} -m pip install usbferry"
+    remedy = f"install it there too, or let this user read {tmp_path}"
     told = f"usbferry run: {python} cannot import usbferry (No module named 'usbferry'); {remedy}\n"
     assert (done.returncode, done.stderr) == (2, told)
 

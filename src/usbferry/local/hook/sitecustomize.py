@@ -33,7 +33,8 @@ def _backend() -> "Any":
     try:
         from usbferry.local.pyusb import Backend
     except ImportError as error:
-        _fail(f"{sys.executable} cannot import usbferry ({error}); do: {sys.executable} -m pip install usbferry")
+        home = os.environ["USBFERRY_RUN_HOME"]
+        _fail(f"{sys.executable} cannot import usbferry ({error}); install it there too, or let this user read {home}")
     return Backend(*json.loads(os.environ["USBFERRY_RUN_DEVICES"]))
 
 
