@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from .link import Link, User
@@ -16,6 +17,7 @@ KEEPALIVE_INTERVAL: Final = 2  # seconds
 KEEPALIVE_PROBES: Final = 3
 USER_TIMEOUT_MS: Final = 10_000
 BACKLOG: Final = 1024
+_TRIES: Final = 8  # to find a port that is free at every address
 
 
 def tune(sock: socket.socket) -> None:
@@ -44,10 +46,24 @@ class TcpLink(Link):
 async def listen(host: str, port: int, user: Callable[[], User]) -> asyncio.Server:
     """Accept connections on `host` ("" for every interface), each served by a new user.
 
-    Raises OSError when the address cannot be had.
+    Port 0 is a free one, the same for every address of the host. Raises OSError when the address cannot be had.
     """
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: TcpLink(user()), host or None, port, backlog=BACKLOG)
+
+    async def at(number: int) -> asyncio.Server:
+        return await loop.create_server(lambda: TcpLink(user()), host or None, number, backlog=BACKLOG)
+
+    server = await at(port)
+    for _ in range(_TRIES):
+        if len({sock.getsockname()[1] for sock in server.sockets}) == 1:
+            break
+        with socket.socket() as free:  # for each address the system has chosen another
+            free.bind(("", 0))
+            number = free.getsockname()[1]
+        with suppress(OSError):  # it is not free everywhere
+            server, other = await at(number), server
+            other.close()
+    return server
 
 
 async def connect(host: str, port: int, user: User, timeout: float = 10.0) -> Link:
