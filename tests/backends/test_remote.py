@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -350,27 +349,6 @@ async def test_nobody_listens_at_any_of_a_names_addresses() -> None:
     source = RemoteSource(f"usbip://localhost:{free_port()}")
     with pytest.raises(DeviceError, match=r"^no connection to localhost:\d+: Connection refused; is a server"):
         await source.list()
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (
-            ConnectionRefusedError(111, "Connect call failed ('::1', 9)"),
-            "Connection refused; is a server running there?",
-        ),
-        (
-            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 101] Connect call failed"),
-            "Connection refused; is a server running there?",
-        ),
-        (OSError(113, "Connect call failed ('192.0.2.1', 9)"), "No route to host"),
-        (socket.gaierror(8, "nodename nor servname provided"), "nodename nor servname provided"),
-        (OSError("could not get source address"), "could not get source address"),
-    ],
-)
-@pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
-def test_why_there_is_no_connection(error: OSError, text: str) -> None:
-    assert remote.reason(error) == text
 
 
 async def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from ..protocols.errors import ProtocolError
 from ..protocols.events import Claimed, Completed, Event, Refused
 from ..protocols.usbip.importer import Importer
 from ..transports import tcp
+from ..transports.reasons import reason
 from ..usb import setup as requests
 from ..usb.descriptors import DescriptorError, parse_device
 from ..usb.info import DeviceInfo
@@ -22,7 +23,7 @@ from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
 from .connection import refusal
-from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource, reason
+from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
 

@@ -12,9 +12,10 @@ from ..device import Busy, Claimant, Device, DeviceError, Source
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..transports.place import parse
+from ..transports.reasons import reason
 from ..usb.info import DeviceInfo
 from .connection import Connection
-from .remote import CONNECT_SECONDS, RemoteDevice, reason
+from .remote import CONNECT_SECONDS, RemoteDevice
 
 DEVICE_SECONDS: Final = 10.0  # for the server to say which device it has
 

@@ -10,11 +10,7 @@ there, odd isochronous packets, more in one transfer than a kernel can allocate.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
-import re
-import socket
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -25,6 +21,7 @@ from ..registry import PROTOCOLS, load_importer
 from ..selector import Selector, described, select
 from ..transports import tcp
 from ..transports.place import split
+from ..transports.reasons import reason
 from ..usb import setup as requests
 from ..usb.descriptors import DescriptorError, parse_configuration, parse_device, parse_languages, parse_string
 from ..usb.info import DeviceInfo
@@ -446,14 +443,3 @@ def _iso_refusal(transfer: Transfer, packets: list[IsoPacket] | None, longest: i
             return Status.INVALID
         total += packet.length
     return Status.INVALID if total > transfer.length else None  # one over another
-
-
-def reason(error: OSError) -> str:
-    """Why there is no connection. asyncio puts the addresses it tried where the reason should be."""
-    number = error.errno
-    if number is None and (found := re.search(r"\[Errno (\d+)\]", str(error))):
-        number = int(found[1])
-    if number is None or isinstance(error, socket.gaierror):  # its numbers are others
-        return error.strerror or str(error)
-    text = os.strerror(number)
-    return f"{text}; is a server running there?" if number == errno.ECONNREFUSED else text

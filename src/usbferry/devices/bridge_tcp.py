@@ -14,6 +14,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from ..device import DeviceError
+from ..transports.reasons import reason
 from ..transports.tcp import tune
 from .bridges import Bridge, BridgeOptions, notes
 
@@ -200,7 +201,7 @@ class Client(_Tcp):
                 _, connection = await loop.create_connection(lambda: _Connection(self), self.host, self.port)
             except OSError as error:
                 level = logging.WARNING if delay == FIRST_DELAY else logging.DEBUG  # said once
-                log.log(level, "%s: not connected, trying on: %s", self, error)
+                log.log(level, "%s: not connected, trying on: %s", self, reason(error))
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LAST_DELAY)
             else:
@@ -223,7 +224,7 @@ class Listener(_Tcp):
         try:
             self._server = await loop.create_server(lambda: _Connection(self), self.host or None, self.port)
         except OSError as error:
-            raise DeviceError(f"{self}: {error.strerror or error}") from error
+            raise DeviceError(f"{self}: {reason(error)}") from error
         self.port = self._server.sockets[0].getsockname()[1]
         notes.info("%s: listening", self)
 

@@ -15,6 +15,7 @@ from ..protocols.limits import DEFAULT_LIMITS, Limits
 from ..transports import tcp
 from ..transports.link import Link
 from ..transports.place import Place
+from ..transports.reasons import reason
 from .answers import Exporter
 from .catalog import Catalog, Offer
 from .pump import Pump
@@ -112,7 +113,7 @@ class Server:
                 if not isinstance(error, OSError):  # TimeoutError is one
                     raise
                 if wait == RETRY_SECONDS:
-                    log.warning("no connection to %s: %s; it is tried again", place, str(error) or "no answer")
+                    log.warning("no connection to %s, trying on: %s", place, reason(error))
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
             else:
                 log.info("connected to %s", place)

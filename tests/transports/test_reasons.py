@@ -1,0 +1,54 @@
+"""Why there is no connection, whatever asyncio makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+
+import pytest
+
+from usbferry.registry import load_exporter
+from usbferry.server.catalog import Catalog
+from usbferry.server.listen import serving
+from usbferry.transports.place import Place
+from usbferry.transports.reasons import reason
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            ConnectionRefusedError(111, "Connect call failed ('::1', 9)"),
+            "Connection refused; is a server running there?",
+        ),
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 101] Connect call failed"),
+            "Connection refused; is a server running there?",
+        ),
+        (OSError(113, "Connect call failed ('192.0.2.1', 9)"), "No route to host"),
+        (socket.gaierror(8, "nodename nor servname provided"), "nodename nor servname provided"),
+        (OSError("could not get source address"), "could not get source address"),
+        (TimeoutError(), "no answer"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
+def test_why_there_is_no_connection(error: OSError, text: str) -> None:
+    assert reason(error) == text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
+async def test_a_server_that_connects_says_it_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        place = Place(*nobody.getsockname())
+        async with serving(Catalog()) as server:
+            server.connect_to(place, load_exporter("usbip"))
+            for _ in range(1000):
+                if caplog.records:
+                    break
+                await asyncio.sleep(0.01)
+    assert caplog.records[0].levelno == logging.WARNING
+    said = caplog.records[0].getMessage()
+    assert said == f"no connection to {place}, trying on: Connection refused; is a server running there?"
