@@ -185,6 +185,31 @@ def test_a_missing_module_is_named_with_its_command(tmp_path):
             ask()
 
 
+@pytest.mark.parametrize(
+    ("dep", "system", "text"),
+    [
+        ("kernel/drivers/usb/usbip/vhci-hcd.ko.zst: kernel/x.ko\n", "ID=debian\n", "as root: modprobe vhci-hcd$"),
+        ("extra/vhci_hcd.ko:\n", "ID=fedora\n", "as root: modprobe vhci-hcd$"),
+        ("kernel/x.ko:\n", "NAME=Ubuntu\nID=ubuntu\n", r"as root: apt install linux-modules-extra-\S+$"),
+        (
+            "kernel/x.ko:\n",
+            "ID=arch\n",
+            "has no USB/IP client: it was built without vhci-hcd",
+        ),
+        (None, "ID=debian\n", "as root: modprobe vhci-hcd; there are no modules of Linux .* as in a container"),
+    ],
+)
+def test_a_module_that_does_not_exist_is_not_to_be_loaded(tmp_path, dep, system, text):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text(system)
+    if dep is not None:
+        modules = tmp_path / "lib/modules" / os.uname().release
+        modules.mkdir(parents=True)
+        (modules / "modules.dep").write_text(dep)
+    with pytest.raises(DeviceError, match=text):
+        Vhci(tmp_path).check()
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
 def test_who_is_not_root_is_told_so(kernel, stream, monkeypatch, code):
     def refuse(path: Path, words: str) -> None:

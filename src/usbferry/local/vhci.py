@@ -13,6 +13,7 @@ import asyncio
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,6 +68,7 @@ class Vhci:
     """The ports of this machine. `root` is where its file system begins; tests have one of their own."""
 
     def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
         self._per_file = 0  # rows of a status file, of which a controller has one; 0 before it is known
         self._platform = root / "sys/devices/platform"
         self._devices = root / "sys/bus/usb/devices"
@@ -81,7 +83,7 @@ class Vhci:
                 return self._platform / name
         if not sys.platform.startswith("linux"):
             raise DeviceError("only Linux has a kernel that devices can be attached to")
-        raise DeviceError(_LOAD)
+        raise DeviceError(_not_loaded(self._root))
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -269,6 +271,22 @@ def _explained(error: OSError, otherwise: str) -> DeviceError:
     if error.errno == errno.ENOENT:
         return DeviceError(_LOAD)
     return DeviceError(f"{otherwise}: {error.strerror}")
+
+
+def _not_loaded(root: Path) -> str:
+    """What to do where the module is not in the kernel: load it, if this kernel has it."""
+    release = os.uname().release
+    modules = root / "lib/modules" / release
+    if not (modules / "modules.dep").exists():
+        return f"{_LOAD}; there are no modules of Linux {release} here, as in a container: do it where they are"
+    if any((modules / "kernel/drivers/usb/usbip").glob("vhci[-_]hcd.ko*")):
+        return _LOAD
+    with suppress(OSError):
+        if re.search(r"[/ ]vhci[-_]hcd\.ko", (modules / "modules.dep").read_text(errors="replace")):
+            return _LOAD  # in a folder of its distribution
+        if re.search(r"^ID=\"?ubuntu", (root / "etc/os-release").read_text(errors="replace"), re.MULTILINE):
+            return f"this kernel's USB/IP client is not installed; as root: apt install linux-modules-extra-{release}"
+    return f"this kernel, Linux {release}, has no USB/IP client: it was built without vhci-hcd, or it is not installed"
 
 
 def _read(path: Path) -> str:
