@@ -154,6 +154,14 @@ def test_detach_takes_several_and_forgets_where_they_came_from(kernel):
     assert run("detach", "--all").output == "port 5 is free\n"
 
 
+def test_a_port_that_stays_taken_is_not_said_to_be_free(kernel, monkeypatch):
+    kernel.take(0)
+    monkeypatch.setattr(kernel, "_detach", lambda number: None)
+    monkeypatch.setattr("usbferry.local.vhci.FREE_SECONDS", 0.05)
+    done = run("detach", "0")
+    assert (done.exit_code, done.stdout) == (1, "")
+
+
 def describe(kernel, number: int, serial: str, interface_class: str) -> None:
     folder = kernel.root / "sys/bus/usb/devices" / kernel.ports[number].device
     (folder / "serial").write_text(serial + "\n")

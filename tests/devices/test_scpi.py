@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from usbferry.devices.oscilloscope import Oscilloscope
-from usbferry.devices.scpi import Event, Instrument, ScpiError, StatusByte, block, decimal, number, scpi
+from usbferry.devices.scpi import MAX_UNITS, Event, Instrument, ScpiError, StatusByte, block, decimal, number, scpi
 
 
 class Meter(Instrument):
@@ -177,3 +177,20 @@ def test_its_settings():
     assert (scope.running, scope.acquisitions) == (False, 2)
     scope.message(b"CHAN3:SCAL 1;CHAN1:DISP maybe;:WAV:POIN 1000000")
     assert errors(scope) == [-113, -224, -222]
+
+
+def test_a_message_asks_for_so_much_and_no_more():
+    """What one importer sends must not keep the devices of the others waiting."""
+    scope = Oscilloscope("x")
+    assert ask(scope, ";".join(["*TST?"] * (MAX_UNITS + 1))) == ";".join(["0"] * MAX_UNITS)
+    assert errors(scope) == [-223]
+    scope.message(b"CHAN" + b"1" * 5000 + b":SCAL 1")
+    assert errors(scope) == [-113], "no number is that long"
+
+
+def test_answers_are_bounded(monkeypatch):
+    monkeypatch.setattr("usbferry.devices.scpi.MAX_OUTPUT", 1000)
+    scope = Oscilloscope("x")
+    scope.message(b";".join([b":WAV:DATA?"] * 5))
+    assert len(scope.take(1 << 20)) < 3 * 1010
+    assert errors(scope) == [-225]

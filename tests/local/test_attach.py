@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
@@ -332,6 +334,22 @@ async def test_a_relay_for_a_full_kernel_gives_the_device_back(kernel):
         async with asyncio.TaskGroup() as tasks:
             await attach(source, "", tasks, vhci=kernel.vhci)
     assert isinstance(raised.value.exceptions[0], Busy)
+    assert not source.device.is_open
+    await source.close()
+
+
+@pytest.mark.parametrize("what", ["usbferry.local.relay.socket.socketpair", "usbferry.local.attach.select.epoll"])
+async def test_without_a_file_to_spare_the_device_is_given_back(kernel, monkeypatch, what):
+    def none_left(*arguments: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    source = VirtualSource("virtual:zero")
+    with monkeypatch.context() as scarce:
+        scarce.setattr(what, none_left)
+        with pytest.raises(ExceptionGroup) as raised:
+            async with asyncio.TaskGroup() as tasks:
+                await attach(source, "", tasks, vhci=kernel.vhci)
+    assert isinstance(raised.value.exceptions[0], OSError)
     assert not source.device.is_open
     await source.close()
 

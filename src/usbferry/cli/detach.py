@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import click
 
@@ -31,13 +32,15 @@ def command(devices: tuple[str, ...], everything: bool) -> None:
     if not devices and not everything:
         fail("usbferry detach: name a port, as `usbferry ports` shows them, or --all")
     try:
-        asyncio.run(_detach(devices, everything))
+        all_free = asyncio.run(_detach(devices, everything))
     except (DeviceError, ValueError) as error:
         fail(f"usbferry detach: {error}")
+    if not all_free:
+        sys.exit(1)
 
 
-async def _detach(devices: tuple[str, ...], everything: bool) -> None:
-    """All are told before one is waited for."""
+async def _detach(devices: tuple[str, ...], everything: bool) -> bool:
+    """All are told before one is waited for; whether all came free."""
     vhci = Vhci()
     vhci.check()
     if everything:
@@ -48,8 +51,12 @@ async def _detach(devices: tuple[str, ...], everything: bool) -> None:
     for port in ports:
         vhci.remove_record(port.number)  # before: it tells whoever watches the port that this is no accident
         vhci.detach(port.number)
+    all_free = True
     for port in ports:
-        await vhci.wait_free(port)
-        print(f"port {port.number} is free")
+        if await vhci.wait_free(port):
+            print(f"port {port.number} is free")
+        else:
+            all_free = False
     for command in dict.fromkeys(kept):
         print(printable(f"`usbferry keep` leaves it alone now; to resume: {command}"))
+    return all_free

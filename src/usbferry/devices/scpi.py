@@ -21,6 +21,8 @@ from collections.abc import Callable
 from enum import IntFlag
 from typing import Any, ClassVar, Final, TypeVar
 
+MAX_UNITS: Final = 64  # commands and queries of one message
+MAX_OUTPUT: Final = 1 << 20  # bytes of answers to one message, after which no more is asked
 _QUEUED: Final = 30  # errors kept; the last place is for the overflow, SCPI §21.8.1
 _ERRORS: Final = {
     0: "No error",
@@ -29,7 +31,9 @@ _ERRORS: Final = {
     -109: "Missing parameter",
     -113: "Undefined header",
     -222: "Data out of range",
+    -223: "Too much data",
     -224: "Illegal parameter value",
+    -225: "Out of memory",
     -350: "Queue overflow",
     -410: "Query INTERRUPTED",
     -420: "Query UNTERMINATED",
@@ -82,7 +86,7 @@ def _pattern(header: str) -> re.Pattern[str]:
     for part in re.split(r"(<n>|[A-Z]+[a-z]*)", header):
         short = part.rstrip("abcdefghijklmnopqrstuvwxyz")
         if part == "<n>":
-            parts.append("([0-9]*)")
+            parts.append("([0-9]{0,9})")
         elif short != part:
             parts.append(f"{short}(?:{part[len(short) :]})?")
         else:
@@ -115,9 +119,12 @@ class Instrument:
         if self.output:
             self.output = b""
             self.error(-410)
-        answers, path = [], ""
-        for unit in _units(data.decode("latin-1")):
+        answers, path, size = [], "", 0
+        for count, unit in enumerate(_units(data.decode("latin-1"))):
             header = unit.partition(" ")[0]
+            if count == MAX_UNITS or size > MAX_OUTPUT:  # the rest would keep all other devices waiting
+                self.error(-223 if count == MAX_UNITS else -225)
+                break
             try:
                 answer = self._carry_out(unit, path)
                 if ":" in header:
@@ -126,7 +133,8 @@ class Instrument:
                 self.error(error.code)
             else:
                 if answer is not None:
-                    answers.append(answer.encode("latin-1") if isinstance(answer, str) else answer)
+                    answers.append(answer.encode("latin-1", "replace") if isinstance(answer, str) else answer)
+                    size += len(answers[-1])
         if answers:
             self.output = b";".join(answers) + b"\n"
 

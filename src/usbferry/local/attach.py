@@ -70,7 +70,11 @@ class _Claimed(NamedTuple):
 
 async def _through_a_relay(source: Source, name: str, tasks: asyncio.TaskGroup) -> _Claimed:
     device = await source.open(name, Claimant("local", "kernel"))
-    relay = Relay(source.address, device)
+    try:
+        relay = Relay(source.address, device)
+    except BaseException:
+        await device.close()
+        raise
     tasks.create_task(relay.run())
     try:
         exported = await handover.claim_on(relay.theirs, NAME, "the relay")
@@ -84,11 +88,12 @@ async def _through_a_relay(source: Source, name: str, tasks: asyncio.TaskGroup) 
 async def _give(vhci: Vhci, source: Source, name: str, claimed: _Claimed) -> Attachment:
     """Give a connection to the kernel, and see what becomes of it."""
     devid, speed = claimed.exported.bus << 16 | claimed.exported.address, claimed.exported.speed
-    end = _End(claimed.connection)
+    end: _End | None = None
     try:
+        end = _End(claimed.connection)
         number = vhci.attach(claimed.connection.fileno(), devid, speed)
     except BaseException:
-        end.close()
+        end.close() if end is not None else claimed.connection.close()
         if claimed.relay is not None:
             claimed.relay.stop()
         raise

@@ -30,7 +30,7 @@ class Kernel:
 
     def existing(self, source: Source) -> dict[str, Adopted]:
         """What the kernel has of a USB/IP server, by its bus id there; of other sources nothing outlives its relay."""
-        if not isinstance(source, RemoteSource):
+        if not isinstance(source, RemoteSource) or source.scheme != "usbip":
             return {}
         server, found = (source.host, str(source.port)), {}
         for port in self._vhci.ports():

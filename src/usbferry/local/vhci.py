@@ -195,8 +195,8 @@ class Vhci:
             raise DeviceError(f"the kernel could not read the device in {ENUMERATE_SECONDS:g} s; `dmesg` says more")
         return port
 
-    async def wait_free(self, was: Port) -> None:
-        """Wait until `was` is attached no longer, and its device gone, whoever has the port then."""
+    async def wait_free(self, was: Port) -> bool:
+        """Wait until `was` is attached no longer, and its device gone; whether it came to that."""
 
         def is_over() -> bool:
             now = self.port(was.number)
@@ -209,6 +209,8 @@ class Vhci:
                 self.detach(was.number)
             if not await until(is_over, FREE_SECONDS):
                 log.warning("port %d is not free after %g s", was.number, FREE_SECONDS)
+                return False
+        return True
 
     # -- the records of the usbip tool --------------------------------------------------------------------------------
 

@@ -285,6 +285,9 @@ class LibusbDevice(Device):
             status = self._over or STATUSES.get(error.code, Status.FAILED)
             status = Status.STALL if status in (Status.INVALID, Status.FAILED, Status.BUSY) else status
             self._explain(error.code)
+        except Exception:
+            log.exception("%s: %s", self.info.name, setup)
+            status = Status.FAILED
         self._request = None
         self._look_up()
         settle(answer, Completion(status))

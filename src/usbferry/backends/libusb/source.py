@@ -173,9 +173,10 @@ class LibusbSource(Source):
         loop = asyncio.get_running_loop()
         give_up = loop.time() + RETURN_SECONDS
         while loop.time() < give_up:
-            there = await self._scan()
-            if any(one.name == plugged.name and one != plugged for one in there):
-                return True
+            with suppress(DeviceError):  # not to be read just now
+                there = await self._scan()
+                if any(one.name == plugged.name and one != plugged for one in there):
+                    return True
             await asyncio.sleep(0.1)
         return False
 
