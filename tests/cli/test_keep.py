@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,10 @@ def test_what_would_be_ignored_is_refused(words: tuple[str, ...], says: str) -> 
     result = run(*words)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith(f"usbferry keep: {says}")
+
+
+def test_a_unit_of_python_m_starts_python() -> None:
+    text = subprocess.run(
+        [sys.executable, "-m", "usbferry", "keep", "--unit"], capture_output=True, text=True, timeout=30
+    ).stdout
+    assert f"\nExecStart={sys.executable} -m usbferry keep " in text

@@ -57,14 +57,14 @@ async def _attach(address: str, relay: bool, lost: list[str]) -> None:
     """Attach, and stay for as long as that takes; `lost` is told how it ended where nobody wanted that."""
     stop = on_signal()
     source = open_source(address)
-    error: DeviceError | None = None
+    error: Exception | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             try:
                 with waiting(f"attaching {address}"):
                     name = source.name or choose(await source.list(), address).name
                     attachment = await attach(source, name, tasks, relay=relay)
-            except DeviceError as raised:
+            except (DeviceError, ValueError, OSError) as raised:
                 error = raised  # as it is, not in a group
             else:
                 _say(attachment)

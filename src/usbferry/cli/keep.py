@@ -187,7 +187,8 @@ def _line(one: dict[str, Any]) -> str:
 
 def _unit(config: Path | None) -> str:
     """The unit file, with this very program in it, and the file of rules that is meant."""
-    program = Path(sys.argv[0]).resolve()
+    started = Path(sys.argv[0]).resolve()  # by `python -m` it is a file that nothing can start
+    program = f"{sys.executable} -m usbferry" if started.name == "__main__.py" else started
     text = files("usbferry").joinpath("local/usbferry-keep.service").read_text(encoding="utf-8")
     text = text.replace("ExecStart=usbferry ", f"ExecStart={program} ")
     if config is None:

@@ -79,7 +79,8 @@ def _local() -> list[dict[str, Any]]:
 async def _plugged_in(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """This machine's USB devices, and which of them its servers share; nothing where there are none."""
     place = await _place("usb:", ["usb:"])
-    shared = {device["path"]: device for one in places for device in one["devices"]}
+    ours = [device for one in places for device in one["devices"] if device["source"].startswith("usb:")]
+    shared = {device["path"]: device for device in ours}  # another machine may have a device at the same path
     for device in place["devices"]:
         offered = shared.get(device["path"])
         device |= {"shared": offered is not None, "holder": offered["holder"] if offered else None}
@@ -93,6 +94,8 @@ def users_of(name: str) -> str:
     from ..backends.libusb import sysfs
 
     bus, address = sysfs.text(name, "busnum"), sysfs.text(name, "devnum")
+    if not (bus and address):
+        return "usbfs"  # it has left
     found = [f"{program} (process {pid})" for pid, program in sysfs.openers(sysfs.node(int(bus), int(address)))]
     return " and ".join(found) or "usbfs"
 
