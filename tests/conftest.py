@@ -4,7 +4,9 @@ import gc
 
 import pytest
 
-pytest.register_assert_rewrite("tests.protocols.usbip.wire")  # for any order in which folders are given
+pytest.register_assert_rewrite(
+    "tests.protocols.talk", "tests.protocols.usbip.wire"
+)  # for any order in which folders are given
 
 from tests.umockdev.inside import (  # noqa: E402
     pytest_collection_modifyitems,

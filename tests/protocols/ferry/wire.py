@@ -11,8 +11,9 @@ of the specification, so that a layout that is wrong in the same way at both end
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from tests.protocols import talk as base
 from usbferry.protocols.events import (
     AllocStreams,
     Cancel,
@@ -27,7 +28,7 @@ from usbferry.protocols.ferry.exporter import Exporter
 from usbferry.protocols.limits import DEFAULT_LIMITS, Limits
 from usbferry.usb import build
 from usbferry.usb.info import DeviceInfo
-from usbferry.usb.transfer import Completion, Transfer
+from usbferry.usb.transfer import Completion
 from usbferry.usb.tree import Configuration, DeviceDescriptor, Interface
 
 TOKEN, INSTANCE = b"0123456789abcdef", b"instance"
@@ -180,71 +181,17 @@ def _text(event: Event) -> str:
     return type(event).__name__.lower()
 
 
-class Talk:
-    """A target between a controller and a device, both played by the test."""
+class Talk(base.Talk):
+    """With a ferry target, which a controller talks to."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.exporter = Exporter(limits, 0.0, instance=INSTANCE, token=lambda: TOKEN)
+        super().__init__(Exporter(limits, 0.0, instance=INSTANCE, token=lambda: TOKEN), _text)
         self.limits = limits
-        self.now = 0.0
-        self.at_once: Callable[[Transfer], Completion | None] = lambda transfer: None  # a device that knows the answer
-        self.transfers: dict[int, Transfer] = {}
-        self.payloads: dict[int, bytes] = {}  # what the device was lent
-        self.held = b""
-        self._asked: list[str] = []
-
-    def says(self, *messages: bytes, step: int = 0) -> Talk:
-        """The controller sends; `step` bytes arrive at a time, or all."""
-        data = b"".join(messages)
-        size = step or len(data) or 1
-        for at in range(0, len(data) or 1, size):
-            self._arrive(data[at : at + size])
-        return self
-
-    def _arrive(self, data: bytes) -> None:
-        buffer = bytearray(self.held + data)
-        self.exporter.receive(memoryview(buffer), self.now)
-        try:
-            for event in self.exporter.events():
-                self._take(event)
-        finally:
-            self.held = bytes(buffer[self.exporter.consumed :])
-            buffer[:] = b"\xee" * len(buffer)  # it was lent, and is used again
-
-    def _take(self, event: Event) -> None:
-        self._asked.append(_text(event))
-        if isinstance(event, Submit):
-            self.transfers[event.tag] = event.transfer
-            self.payloads[event.tag] = bytes(event.transfer.data)
-            answer = self.at_once(event.transfer)
-            if answer is not None:
-                self.exporter.complete(event.tag, answer)
-
-    def asks(self, *events: str) -> Talk:
-        """What the pump was asked for since, all of it."""
-        asked, self._asked = self._asked, []
-        assert asked == list(events)
-        return self
 
     def does(self, tag: int, completion: Completion | None = None) -> Talk:
         """The device answers a transfer; then the pump looks whether there is more to do."""
-        self.exporter.complete(tag, completion or Completion())
-        if self.exporter.has_events:
-            self._arrive(b"")
-        return self
-
-    def hears(self, *messages: bytes) -> Talk:
-        """What the controller gets since, every byte."""
-        heard, self.exporter.outgoing = b"".join(self.exporter.outgoing), []
-        assert len(heard) == self.exporter.outgoing_bytes
-        self.exporter.outgoing_bytes = 0
-        assert heard == b"".join(messages)
-        return self
-
-    def waits(self, seconds: float) -> Talk:
-        self.now += seconds
-        self.exporter.tick(self.now)
-        return self
+        super().does(tag, completion or Completion())
+        return self.goes_on() if self.exporter.has_events else self
 
     def loses_transport(self) -> bool:
         """Whether the session waits for another."""

@@ -11,13 +11,13 @@ offsets of the kernel's packed structures, so that a layout that is wrong in the
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from tests.protocols import talk as base
 from usbferry.protocols.events import Cancel, Claim, Event, List, Reset, Submit
 from usbferry.protocols.limits import DEFAULT_LIMITS, Limits
 from usbferry.protocols.usbip.exporter import Exporter
 from usbferry.usb.info import DeviceInfo
-from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.tree import Configuration, DeviceDescriptor, Interface
 from usbferry.usb.types import Speed
 
@@ -128,74 +128,11 @@ def _text(event: Event) -> str:
     return type(event).__name__
 
 
-class Talk:
-    """An exporter between an importer and a device, both played by the test."""
+class Talk(base.Talk):
+    """With USB/IP's exporter."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.exporter = Exporter(limits, now=0.0)
-        self.now = 0.0
-        self.at_once: Callable[[Transfer], Completion | None] = lambda transfer: None  # a device that knows the answer
-        self.transfers: dict[int, Transfer] = {}  # tag -> what the device was asked for last under it
-        self.payloads: dict[int, bytes] = {}  # what it was lent
-        self._held = b""
-        self._asked: list[str] = []
-
-    def says(self, *messages: bytes, step: int = 0) -> Talk:
-        """The importer sends; `step` bytes arrive at a time, or all."""
-        data = b"".join(messages)
-        size = step or len(data) or 1
-        for at in range(0, len(data) or 1, size):
-            self._arrive(data[at : at + size])
-        return self
-
-    def _arrive(self, data: bytes) -> None:
-        buffer = bytearray(self._held + data)
-        self.exporter.receive(memoryview(buffer), self.now)
-        try:
-            for event in self.exporter.events():
-                self._take(event)
-        finally:
-            self._held = bytes(buffer[self.exporter.consumed :])
-            buffer[:] = b"\xee" * len(buffer)  # it was lent, and is used again
-
-    def _take(self, event: Event) -> None:
-        self._asked.append(_text(event))
-        if isinstance(event, Submit):
-            self.transfers[event.tag] = event.transfer
-            self.payloads[event.tag] = bytes(event.transfer.data)
-            answer = self.at_once(event.transfer)
-            if answer is not None:
-                self.exporter.complete(event.tag, answer)
-
-    def asks(self, *events: str) -> Talk:
-        """What the pump was asked for since, all of it."""
-        asked, self._asked = self._asked, []
-        assert asked == list(events)
-        return self
-
-    def does(self, tag: int, completion: Completion) -> Talk:
-        """The device answers a transfer."""
-        self.exporter.complete(tag, completion)
-        return self
-
-    def hears(self, *messages: bytes) -> Talk:
-        """What the importer gets since, every byte."""
-        heard, self.exporter.outgoing = b"".join(self.exporter.outgoing), []
-        assert len(heard) == self.exporter.outgoing_bytes
-        self.exporter.outgoing_bytes = 0
-        assert heard == b"".join(messages)
-        return self
-
-    def waits(self, seconds: float) -> Talk:
-        """Time passes."""
-        self.now += seconds
-        self.exporter.tick(self.now)
-        return self
-
-    @property
-    def unread(self) -> int:
-        """Bytes that arrived and were not consumed."""
-        return len(self._held)
+        super().__init__(Exporter(limits, now=0.0), _text)
 
 
 def imported(limits: Limits = DEFAULT_LIMITS, info: DeviceInfo = INFO) -> Talk:
