@@ -23,28 +23,26 @@ if __package__ in (None, ""):
 
 from fuzz import engine
 from fuzz.ferry_exporter import CUT
-from fuzz.importer import check, transfers
+from fuzz.importer import transfers
+from fuzz.playing import Player
 from tests.protocols.ferry.wire import FAILED, INFO, TOKEN, T, device, iso_reply, parts, reply, u32, version_reply
-from usbferry.protocols.errors import ProtocolError
-from usbferry.protocols.events import Changed, Claimed, Completed, Event, Left, Listed, Refused
+from usbferry.protocols.events import Changed, Claimed, Event, Left, Listed, Refused
 from usbferry.protocols.ferry.framing import MARKER, RECORD_BYTES
 from usbferry.protocols.ferry.importer import Importer
 from usbferry.protocols.ferry.states import Controller
 from usbferry.protocols.limits import Limits
-from usbferry.usb.transfer import Transfer
 
 LIMITS: Final = Limits(devices_listed=8, interfaces_listed=4)
 CLAIMED: Final = version_reply(T) + reply(T + 1, 0, TOKEN + device())
 
 
-class Played:
+class Played(Player):
     """One importer, set up as an input wants it."""
 
+    importer: Importer
+
     def __init__(self, question: int, flying: int, cancelled: int) -> None:
-        self.importer = Importer(LIMITS, resends=question > 127)
-        self.sent: dict[int, Transfer] = {}
-        self.held = bytearray()
-        self.told: list[str] = []
+        super().__init__(Importer(LIMITS, resends=question > 127))
         question &= 127
         if question == 1:
             self.importer.list_devices()
@@ -52,11 +50,7 @@ class Played:
             self.importer.claim("1-1")
         if question > 2:
             self.hear(CLAIMED)
-            chosen = [transfer for bit, transfer in enumerate(transfers()) if flying >> bit & 1]
-            self.sent = {self.importer.submit(transfer): transfer for transfer in chosen}
-            for tag in tuple(self.sent):
-                if cancelled >> tag - 1 & 1 and self.importer.cancel(tag) is not None:
-                    del self.sent[tag]
+            self.submit(transfers(), flying, cancelled)
 
     def change_transport(self) -> None:
         self.importer.disconnected(1.0)
@@ -65,29 +59,10 @@ class Played:
         self.held.clear()
         self.told.append("cut")
 
-    def hear(self, data: bytes) -> bool:
-        """Bytes arrive; whether the transport goes on."""
-        importer = self.importer
-        self.held += data
-        lent = bytearray(self.held)
-        importer.receive(memoryview(lent), 0.0)
-        try:
-            for event in importer.events():
-                self.told.append(self.check(event))
-        except ProtocolError as broken:
-            self.told.append(f"error: {broken}")
-            return False
-        finally:
-            lent[:] = b"\xee" * len(lent)
-        assert 0 <= importer.consumed <= len(self.held)
-        del self.held[: importer.consumed]
-        assert len(self.held) < importer.needed <= MARKER + RECORD_BYTES
-        assert importer.outgoing_bytes == sum(map(len, importer.outgoing))
-        return True
+    def check_needs(self, needed: int) -> None:
+        assert len(self.held) < needed <= MARKER + RECORD_BYTES
 
-    def check(self, event: Event) -> str:
-        if isinstance(event, Completed):
-            return f"{event.tag}: {check(self.sent.pop(event.tag), event.completion)}"
+    def tell(self, event: Event) -> str:
         if isinstance(event, Listed):
             assert len(event.devices) <= LIMITS.devices_listed
             assert all(len(info.interface_classes) <= LIMITS.interfaces_listed for info in event.devices)

@@ -21,8 +21,8 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fuzz import engine
-from usbferry.protocols.errors import ProtocolError
-from usbferry.protocols.events import Claimed, Completed, Event, Listed, Refused
+from fuzz.playing import Player
+from usbferry.protocols.events import Claimed, Event, Listed, Refused
 from usbferry.protocols.limits import Limits
 from usbferry.protocols.usbip.importer import Importer, State
 from usbferry.protocols.usbip.messages import (
@@ -36,8 +36,7 @@ from usbferry.protocols.usbip.messages import (
     RetUnlink,
 )
 from usbferry.usb.setup import get_descriptor
-from usbferry.usb.transfer import Completion, IsoPacket, Transfer
-from usbferry.usb.types import Status
+from usbferry.usb.transfer import IsoPacket, Transfer
 
 LIMITS: Final = Limits(devices_listed=8, interfaces_listed=4)
 
@@ -96,50 +95,27 @@ def seeds() -> list[bytes]:
     ]
 
 
-class Played:
+class Played(Player):
     """One importer, set up as an input wants it."""
 
+    importer: Importer
+
     def __init__(self, question: int, flying: int, cancelled: int) -> None:
-        self.importer = Importer(LIMITS)
-        self.sent: dict[int, Transfer] = {}
-        self.held = bytearray()
-        self.told: list[str] = []
+        super().__init__(Importer(LIMITS))
         if question == 1:
             self.importer.list_devices()
         elif question:
             self.importer.claim("1-1")
         if question > 2:
             self.hear(REPLY)
-            chosen = [transfer for bit, transfer in enumerate(transfers()) if flying >> bit & 1]
-            self.sent = {self.importer.submit(transfer): transfer for transfer in chosen}
-            for tag in tuple(self.sent):
-                if cancelled >> tag - 1 & 1:
-                    self.importer.cancel(tag)
+            self.submit(transfers(), flying, cancelled)
         self.said = self.importer.outgoing_bytes
 
-    def hear(self, data: bytes) -> bool:
-        """Bytes arrive; whether the connection goes on."""
-        importer = self.importer
-        self.held += data
-        importer.receive(memoryview(bytes(self.held)), 0.0)
-        try:
-            for event in importer.events():
-                self.told.append(self.check(event))
-        except ProtocolError as broken:
-            text = str(broken)
-            assert text
-            assert "\n" not in text
-            self.told.append(f"error: {text}")
-            return False
-        assert 0 <= importer.consumed <= len(self.held)
-        del self.held[: importer.consumed]
-        assert 0 < importer.needed <= max(LARGEST, DeviceRecord.SIZE + 4 * LIMITS.interfaces_listed + 12)
-        assert importer.needed > len(self.held) or importer.state is State.DONE, "it has what it needs, and waits"
-        return True
+    def check_needs(self, needed: int) -> None:
+        assert 0 < needed <= max(LARGEST, DeviceRecord.SIZE + 4 * LIMITS.interfaces_listed + 12)
+        assert needed > len(self.held) or self.importer.state is State.DONE, "it has what it needs, and waits"
 
-    def check(self, event: Event) -> str:
-        if isinstance(event, Completed):
-            return f"{event.tag}: {check(self.sent.pop(event.tag), event.completion)}"
+    def tell(self, event: Event) -> str:
         if isinstance(event, Listed):
             assert len(event.devices) <= LIMITS.devices_listed
             assert all(len(info.interface_classes) <= LIMITS.interfaces_listed for info in event.devices)
@@ -149,19 +125,6 @@ class Played:
             return repr(event.info)
         assert isinstance(event, Refused)
         return f"{event.reason} {event.text}"
-
-
-def check(transfer: Transfer, completion: Completion) -> str:
-    """A completion is what its user may count on, whatever the server said."""
-    assert isinstance(completion.status, Status)
-    assert 0 <= completion.actual <= transfer.length
-    assert len(completion.data) == (completion.actual if transfer.is_in else 0)
-    if completion.packets is not None:
-        asked = transfer.packets or []
-        assert [(p.offset, p.length) for p in completion.packets] == [(p.offset, p.length) for p in asked]
-        assert all(0 <= p.actual <= p.length and isinstance(p.status, Status) for p in completion.packets)
-        assert sum(p.actual for p in completion.packets) == completion.actual
-    return f"{completion} {bytes(completion.data).hex()} {completion.packets}"
 
 
 def run(data: bytes) -> None:

@@ -21,15 +21,14 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fuzz import engine
+from fuzz.playing import Player
 from tests.protocols.usbredir import wire
-from usbferry.protocols.errors import ProtocolError
-from usbferry.protocols.events import Claimed, Completed, Event, Left, Listed, Refused
+from usbferry.protocols.events import Claimed, Event, Left, Listed, Refused
 from usbferry.protocols.limits import Limits
 from usbferry.protocols.usbredir.importer import Importer
 from usbferry.protocols.usbredir.messages import Dialect
 from usbferry.usb.setup import get_descriptor
-from usbferry.usb.transfer import Completion, IsoPacket, Transfer
-from usbferry.usb.types import Status
+from usbferry.usb.transfer import IsoPacket, Transfer
 
 LIMITS: Final = Limits(transfer_bytes=4096)
 MOST: Final = 64 * 1024 + 100  # bytes of a message that may be waited for: a hello, a filter
@@ -49,15 +48,14 @@ def transfers() -> list[Transfer]:
     ]
 
 
-class Played:
+class Played(Player):
     """One importer, set up as an input wants it."""
+
+    importer: Importer
 
     def __init__(self, state: int, flying: int, cancelled: int) -> None:
         dialect = Dialect.DRAFT if state == 0x40 else Dialect.RELEASED
-        self.importer = Importer(LIMITS, dialect=dialect)
-        self.sent: dict[int, Transfer] = {}
-        self.held = bytearray()
-        self.told: list[str] = []
+        super().__init__(Importer(LIMITS, dialect=dialect))
         self.importer.claim("")
         if dialect is Dialect.DRAFT:
             self.hear(wire.hello((1,)) + wire.packet(8, 1, b"\0\1", long=False))
@@ -66,35 +64,13 @@ class Played:
         if state > 1 and dialect is Dialect.RELEASED:
             self.hear(wire.SETTINGS + wire.connect() + wire.packet(8, 1, b"\0\1"))
         if state > 1:
-            chosen = [transfer for bit, transfer in enumerate(transfers()) if flying >> bit & 1]
-            self.sent = {self.importer.submit(transfer): transfer for transfer in chosen}
-            for bit, tag in enumerate(tuple(self.sent)):
-                if cancelled >> bit & 1:
-                    self.importer.cancel(tag)
+            self.submit(transfers(), flying, cancelled)
             self.hear(b"")
 
-    def hear(self, data: bytes) -> bool:
-        """Bytes arrive; whether the connection goes on."""
-        importer = self.importer
-        self.held += data
-        importer.receive(memoryview(bytes(self.held)), 0.0)
-        try:
-            for event in importer.events():
-                self.told.append(self.check(event))
-        except ProtocolError as broken:
-            text = str(broken)
-            assert text
-            assert "\n" not in text
-            self.told.append(f"error: {text}")
-            return False
-        assert 0 <= importer.consumed <= len(self.held)
-        del self.held[: importer.consumed]
-        assert len(self.held) < importer.needed <= MOST + 64
-        return True
+    def check_needs(self, needed: int) -> None:
+        assert len(self.held) < needed <= MOST + 64
 
-    def check(self, event: Event) -> str:
-        if isinstance(event, Completed):
-            return f"{event.tag}: {check(self.sent.pop(event.tag), event.completion)}"
+    def tell(self, event: Event) -> str:
         if isinstance(event, Claimed):
             return repr(event.info)
         assert isinstance(event, Left | Listed | Refused)
@@ -105,19 +81,6 @@ class Played:
         for now in (1.0, 2.0, 3.0):
             self.importer.tick(now)
         self.hear(b"")
-
-
-def check(transfer: Transfer, completion: Completion) -> str:
-    """A completion is what its user may count on, whatever the exporter said."""
-    assert isinstance(completion.status, Status)
-    assert 0 <= completion.actual <= transfer.length
-    assert len(completion.data) == (completion.actual if transfer.is_in else 0)
-    if completion.packets:
-        asked = transfer.packets or []
-        assert [(p.offset, p.length) for p in completion.packets] == [(p.offset, p.length) for p in asked]
-        assert all(0 <= p.actual <= p.length and isinstance(p.status, Status) for p in completion.packets)
-        assert sum(p.actual for p in completion.packets) == completion.actual
-    return f"{completion} {bytes(completion.data).hex()} {completion.packets}"
 
 
 def run(data: bytes) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fuzz import engine
 
-HARNESSES = sorted(path.stem for path in Path(engine.__file__).parent.glob("*.py") if path.stem != "engine")
+HARNESSES = sorted(path.stem for path in Path(engine.__file__).parent.glob("*porter.py"))
 FRESH = 2000
 
 

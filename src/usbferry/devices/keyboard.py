@@ -22,8 +22,9 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
+from .driven import DrivenHid
 from .feed import Feed
-from .hid import BOOT, HidDevice
+from .hid import BOOT
 from .keys import LAST_MEDIA, MODIFIERS, is_media, usage_of
 from .layouts import LAYOUTS, Untypable
 from .reports import INPUT, OUTPUT, Page, application, array, padding, report, variables
@@ -52,7 +53,7 @@ class Leds(IntFlag):
 Keys = frozenset[int]
 
 
-class Keyboard(HidDevice[Keys]):
+class Keyboard(DrivenHid[Keys]):
     """`text` is typed to each host, from `delay` seconds after it began to read the keyboard.
 
     `pipe` is a FIFO, a file, or `-` for standard input, typed as it comes. `rate` is keys per second at most, 0 for as
@@ -108,8 +109,8 @@ class Keyboard(HidDevice[Keys]):
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"there is no layout {layout!r}; there are: {', '.join(LAYOUTS)}")
-        if not 0 <= delay < float("inf") or not 0 <= rate < float("inf"):
-            raise ValueError("delay and rate are 0 or more")
+        if not 0 <= rate < float("inf"):
+            raise ValueError("rate is 0 or more")
         self.layout = LAYOUTS[layout]
         self.country = self.layout.country
         self.speed = speed
@@ -124,14 +125,11 @@ class Keyboard(HidDevice[Keys]):
         self.leds = Leds.NONE
         self.leds_changed: Callable[[Leds], None] | None = None
         self._pause = 0.5 / rate if rate else 0.0  # pressing and releasing each take one
-        self.delay = delay
         self._text = text
         self._told: Keys = frozenset()  # what the host knows to be down
         self._down: Keys = frozenset()  # what is down once it has fetched the queue
-        self._pipe = pipe
-        self._feed: Feed | None = None
         self.layout.strokes(text)  # raises Untypable now rather than when a host is there
-        super().__init__(clock=clock)
+        super().__init__(pipe=pipe, delay=delay, clock=clock)
 
     # -- for people ---------------------------------------------------------------------------------------------------
 
@@ -214,23 +212,14 @@ class Keyboard(HidDevice[Keys]):
 
     # -- its life -----------------------------------------------------------------------------------------------------
 
-    async def plugged(self) -> None:
-        self._feed = Feed(self._pipe) if self._pipe else None
-
-    async def unplugged(self) -> None:
-        if self._feed is not None:
-            self._feed.close()
-
     async def opened(self) -> None:
         self.type(self._text)
         for usage in self._taps:
             self.tap(usage)
-        if self._feed is not None:
-            self._feed.rewind()
-            self.later(self._follow(self._feed))
+        await super().opened()
 
-    async def _follow(self, feed: Feed) -> None:
-        """Type what comes, each character when the one before is typed: the rest waits for the next host."""
+    async def follow(self, feed: Feed) -> None:
+        """Type what comes, each character when the one before is typed."""
         while (character := await feed.character()) is not None:
             try:
                 self.type(character)

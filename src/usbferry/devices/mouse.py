@@ -12,20 +12,17 @@ Boot mouse: HID 1.11 appendix B.2, in which there are three buttons and no wheel
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from struct import Struct
-from typing import Final
+from typing import ClassVar, Final
 
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
-from .feed import Feed
-from .hid import BOOT, HidDevice
+from .driven import DrivenHid, Verb, whole
+from .hid import BOOT
 from .reports import INPUT, Page, application, padding, physical, variables
 
-log: Final = logging.getLogger(__name__)
 BUTTONS: Final = {"left": 0x01, "right": 0x02, "middle": 0x04, "back": 0x08, "forward": 0x10}
 
 _REPORT: Final = Struct("<Bhhbb")  # buttons, x, y, wheel, horizontal wheel
@@ -46,7 +43,7 @@ class Motion:
     hwheel: int = 0
 
 
-class Mouse(HidDevice[Motion]):
+class Mouse(DrivenHid[Motion]):
     """`pipe` is a FIFO, a file, or `-` for standard input, with lines as the module has them.
 
     They are obeyed from `delay` seconds after a host began to read the mouse.
@@ -72,6 +69,13 @@ class Mouse(HidDevice[Motion]):
         ),
     )
 
+    verbs: ClassVar = {
+        "move": Verb(whole, whole),
+        "wheel": Verb(whole),
+        "hwheel": Verb(whole),
+        **dict.fromkeys(("click", "press", "release"), Verb(str, least=0)),
+    }
+
     def __init__(
         self,
         *,
@@ -81,16 +85,11 @@ class Mouse(HidDevice[Motion]):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        if not 0 <= delay < float("inf"):
-            raise ValueError("delay is 0 or more")
-        self.delay = delay
         self.speed = speed
         self.serial = serial
         self._told = 0  # the buttons that the host knows to be down
         self._down = 0  # those that are down once it has fetched the queue
-        super().__init__(clock=clock)
-        self._pipe = pipe
-        self._feed: Feed | None = None
+        super().__init__(pipe=pipe, delay=delay, clock=clock)
 
     # -- for people ---------------------------------------------------------------------------------------------------
 
@@ -121,21 +120,6 @@ class Mouse(HidDevice[Motion]):
         self.press(button)
         self.release(button)
 
-    def obey(self, line: str) -> None:
-        """Do what a line of the pipe says. Raises ValueError for one that makes no sense."""
-        words = line.partition("#")[0].split()
-        if not words:
-            return
-        verb, *values = words
-        kinds = _VERBS.get(verb)
-        if kinds is None:
-            raise ValueError(f"{verb!r} is none of {', '.join(_VERBS)}")
-        if verb in _CLICKS and not values:
-            values = ["left"]
-        if len(values) != len(kinds):
-            raise ValueError(f"{verb} takes {len(kinds)} word{'s' * (len(kinds) > 1)}, not {len(values)}")
-        getattr(self, verb)(*(kind(value) for kind, value in zip(kinds, values, strict=True)))
-
     def _queue_motion(self, **way: int) -> None:
         if any(abs(distance) > _LONGEST for distance in way.values()):
             raise ValueError(f"a way of more than {_LONGEST} at once")
@@ -158,47 +142,9 @@ class Mouse(HidDevice[Motion]):
 
     # -- its life -----------------------------------------------------------------------------------------------------
 
-    async def plugged(self) -> None:
-        self._feed = Feed(self._pipe) if self._pipe else None
-
-    async def unplugged(self) -> None:
-        if self._feed is not None:
-            self._feed.close()
-
-    async def opened(self) -> None:
-        if self._feed is not None:
-            self._feed.rewind()
-            self.later(self._follow(self._feed))
-
-    async def _follow(self, feed: Feed) -> None:
-        """Obey each line when the host has what the one before did: the rest waits for the next host."""
-        while (line := await feed.line()) is not None:
-            try:
-                self.obey(line)
-            except ValueError as error:
-                log.warning("%s: %r: %s", self.product, line, error)
-            else:
-                await self.flushed()
-
     async def closed(self) -> None:
         await super().closed()
         self._told = self._down = 0
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
-
-
-_CLICKS: Final = ("click", "press", "release")
-_VERBS: Final[dict[str, tuple[Callable[[str], object], ...]]] = {
-    "move": (_whole, _whole),
-    "wheel": (_whole,),
-    "hwheel": (_whole,),
-    **dict.fromkeys(_CLICKS, (str,)),
-}
 
 
 def _button(name: str) -> int:
