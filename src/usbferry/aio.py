@@ -69,7 +69,7 @@ async def open(address: str) -> Handle:
     """
     source = open_source(address)
     try:
-        name = source.name or choose(await source.list(), address).name
+        name = source.name or choose(await source.find(), address).name
         device = await source.open(name, Claimant("local"))
     except BaseException:
         await source.close()

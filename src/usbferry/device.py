@@ -21,6 +21,7 @@ Who keeps in step with a Source watches first and lists second, or loses what ha
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -182,6 +183,11 @@ class Source(ABC):
     """Which of the place's devices the address stands for; None is all."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What somebody who offers its devices should know, a line each; once it was listed."""
+        return ()
+
+    @property
     def place(self) -> str:
         """The address of all devices there are where these are: what stands before the selector."""
         return self.address
@@ -189,6 +195,13 @@ class Source(ABC):
     @abstractmethod
     async def list(self) -> list[DeviceInfo]:
         """The devices there now that the address stands for, held or not, in a stable order."""
+
+    async def find(self) -> builtins.list[DeviceInfo]:
+        """The same for who came for a device: where devices come by themselves, the first is waited for.
+
+        Raises DeviceError when none comes.
+        """
+        return await self.list()
 
     async def read(self, info: DeviceInfo) -> DeviceInfo:
         """All that can be known of a device that `list` gave: where that lacks strings, it is opened for a moment.

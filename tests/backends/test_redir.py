@@ -157,9 +157,35 @@ async def test_the_connection_that_listed_is_the_one_that_opens() -> None:
         [pump] = server.pumps
         device = await source.open(info.name, ME)
         assert server.pumps == {pump}
+        assert [one.name for one in await source.list()] == [info.name]  # it is there, whoever has it
         with pytest.raises(Busy):
-            await source.list()
+            await source.open(info.name, ME)
         await device.close()
+        await source.close()
+
+
+async def test_who_closes_the_device_leaves_it_to_the_next_on_the_connection() -> None:
+    """What waits ends, settings are as after plugging in, and a server that ends with its connection does not."""
+    async with served("virtual:zero") as (server, address):
+        source = open_source(address)
+        device = await source.open("", ME)
+        [pump] = server.pumps
+        await control(device, requests.set_interface(0, 1))
+        await control(device, Setup(0x02, 3, 0, 0x81))  # halted
+        waits = device.submit(Transfer(0x82, 4))
+        assert isinstance(waits, asyncio.Future)
+        await device.close()
+        assert waits.result().status == Status.SHUTDOWN
+        assert (await done(device, Transfer(0x81, 4))).status == Status.SHUTDOWN
+        again = await source.open("", ME)
+        assert server.pumps == {pump}
+        assert again.info.alternates == {}
+        assert (await control(again, Setup(0x81, 10, 0, 0, 1))).data == b"\0"
+        await use(again)
+        await again.close()
+        await again.close()
+        await source.close()
+        await until(lambda: not server.pumps)
 
 
 async def test_a_device_that_leaves_comes_back_on_the_connection() -> None:
@@ -181,9 +207,11 @@ async def test_nobody_listens() -> None:
         await open_source("usbredir://127.0.0.1:9").list()
 
 
-@pytest.mark.parametrize("address", ["usbredir://host/1-1", "usbredir://:4000"])
+@pytest.mark.parametrize(
+    "address", ["usbredir://host/1-1", "usbredir://:4000?device=1-1", "usbredir://", "usbredir:///"]
+)
 def test_what_is_no_source(address: str) -> None:
-    with pytest.raises(ValueError, match=r"write it as usbredir://HOST\[:PORT\]"):
+    with pytest.raises(ValueError, match="write it as usbredir://HOST"):
         open_source(address)
 
 

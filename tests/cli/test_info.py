@@ -1,10 +1,12 @@
 """`usbferry info`: the tree a person reads, and the JSON a program reads."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from tests.cli.served import served
 from usbferry.cli.info import SCHEMA, command
 from usbferry.usb.decode import decode
 
@@ -73,3 +75,11 @@ def test_a_descriptor_cut_short_is_read_as_far_as_it_goes():
     assert decode(3, 1, bytes.fromhex("04 21 11 01")) == ("HID", {"bcdHID": 0x0111})
     assert decode(3, 1, b"\x01") is None
     assert decode(0xFF, 0, bytes.fromhex("04 24 01 00")) is None
+
+
+def test_a_device_that_is_brought_is_waited_for(tmp_path: Path):
+    """Both commands as a user gives them, the one that listens first or last."""
+    file = tmp_path / "sock"
+    with served("virtual:zero", "--to", f"usbredir://{file}", runtime=tmp_path):
+        assert "0525:a4a0  usbferry Gadget Zero" in run(f"usbredir://{file}?listen")
+        assert "0525:a4a0  usbferry Gadget Zero" in run(f"usbredir://{file}?listen")  # it connects again

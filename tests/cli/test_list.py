@@ -228,7 +228,7 @@ def test_a_place_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     class Empty:
         name = ""
 
-        async def list(self) -> list[object]:
+        async def find(self) -> list[object]:
             return []
 
         async def close(self) -> None:

@@ -114,6 +114,23 @@ class Connection:
             self._link.close()
             await self._lost.wait()
 
+    def hand_on(self) -> Connection:
+        """End what is in flight with SHUTDOWN, and leave the link to another, which this returns: the next user's.
+
+        What is still answered of this one's transfers, nobody hears.
+        """
+        for tag in tuple(self._flying):
+            self.importer.cancel(tag)
+        self._end(Status.SHUTDOWN)
+        self._stop_timer()
+        other = self._successor()
+        if self._link is not None:
+            other._link, self._link = self._link, None
+            other._link.user = other
+        self._lost.set()
+        other._flush_soon()
+        return other
+
     # -- the link's user ----------------------------------------------------------------------------------------------
 
     @property
@@ -155,6 +172,9 @@ class Connection:
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _successor(self) -> Connection:
+        return Connection(self.importer, self.server)
 
     def _reason(self, error: Exception | None) -> str:
         """Why the link is lost, for people."""

@@ -1,23 +1,55 @@
 """`usbredir://HOST[:PORT]` and `usbredir:///SOCKET-FILE`: the device that a usbredir server has, such as usbredirect.
 
-A server has one device, and many end with their connection. So the one that finds the device is kept, and opening the
-device takes it.
+A server has one device, and many end with their connection. So the one that finds the device is kept, opening the
+device takes it, and closing the device gives it back: from then on it waits for the next user.
+
+`usbredir://:PORT`, and `?listen` behind any place, is the other way round: whoever has a device connects here, and
+again when the connection is lost. See `visitors`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from ..device import Busy, Claimant, Device, DeviceError, Source
+from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
-from ..transports.place import parse
+from ..transports.place import Place, parse
 from ..transports.reasons import reason
+from ..usb import setup as requests
 from ..usb.info import DeviceInfo
-from .connection import Connection
+from ..usb.setup import Setup
+from ..usb.transfer import Transfer
+from .connection import Connection, Importer
 from .remote import CONNECT_SECONDS, RemoteDevice
+from .visitors import Visitors
 
 DEVICE_SECONDS: Final = 10.0  # for the server to say which device it has
+VISIT_SECONDS: Final = 60.0  # for somebody to bring a device: a person may have to go there first
+
+
+class RedirDevice(RemoteDevice):
+    """A device whose connection outlives its user. `give_back` is told of the connection for the next one."""
+
+    def __init__(self, connection: Connection, info: DeviceInfo, give_back: Callable[[Connection], None]) -> None:
+        super().__init__(connection, info)
+        self._give_back: Callable[[Connection], None] | None = give_back
+
+    async def close(self) -> None:
+        """Cancel what is pending, and leave the device as a new user wants it: alternate settings first, then reset."""
+        give_back, self._give_back = self._give_back, None
+        connection = self._connection
+        if give_back is None or connection.over is not None:
+            await super().close()
+            return
+        successor = connection.hand_on()
+        changed = [requests.set_interface(interface, 0) for interface, now in self.info.alternates.items() if now]
+        for setup in (*changed, Setup(*requests.SET_PORT_FEATURE, requests.PORT_RESET)):
+            connection.importer.submit(Transfer(0, 0, b"", setup.pack()))
+        give_back(successor)
 
 
 class RedirSource(Source):
@@ -26,16 +58,47 @@ class RedirSource(Source):
     def __init__(self, address: str) -> None:
         self.address = address
         self._scheme = address.partition(":")[0]
-        self._place = parse(address, PROTOCOLS[self._scheme].port)
-        if self._place.name or not (self._place.host or self._place.path):
-            raise ValueError(f"{address!r} is no address, write it as {self._scheme}://HOST[:PORT] without a device")
-        self._kept: Connection | None = None
-        self._opened: Connection | None = None
+        self._place, listens = self._parse()
+        self._kept: Connection | None = None  # to who has the device, which nobody uses now
+        self._opened: Device | None = None
+        self._asking = asyncio.Lock()  # a connection takes one question at a time
+        self._watchers = Watchers()
+        self._visitors = Visitors(self._place, self._importer, self._watchers.tell) if listens else None
+
+    def _parse(self) -> tuple[Place, bool]:
+        bare, mark, option = self.address.partition("?")
+        place = parse(bare, PROTOCOLS[self._scheme].port)
+        if place.name or (mark and option != "listen"):
+            form = f"{self._scheme}://HOST[:PORT], or {self._scheme}://:PORT to be connected to"
+            raise ValueError(f"{self.address!r} is no address, write it as {form}, without a device")
+        return place, bool(mark) or not (place.host or place.path)
+
+    @property
+    def where(self) -> Place:
+        """The place. Where it is listened at, with the port that it really has."""
+        return self._visitors.place if self._visitors is not None else self._place
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self._visitors is None:
+            return ()
+        waits = f"waiting at {self._scheme}://{self.where} for who brings a device"
+        if self.where.is_of_this_machine:
+            return (waits,)
+        return waits, f"note: {self._scheme} has no passwords; whoever reaches this port can bring any device"
 
     async def list(self) -> list[DeviceInfo]:
-        """Raises DeviceError when there is no server, or it has no device now."""
-        if self._opened is not None and self._opened.over is None:
-            raise Busy(f"the device of {self._place} is in use here")
+        """Raises DeviceError when there is no server, or it has no device now; who brings devices may have none yet."""
+        if self._visitors is not None:
+            await self._visitors.listen()
+            here = self._visitors.here
+            return [here.info] if here is not None and here.info is not None else []
+        async with self._asking:
+            return await self._list()
+
+    async def _list(self) -> builtins.list[DeviceInfo]:
+        if self._opened is not None and not self._opened.gone.done():
+            return [self._opened.info]
         connection = await self._connection()
         try:
             answer: Listed = await connection.ask(connection.importer.list_devices, seconds=DEVICE_SECONDS)
@@ -45,6 +108,18 @@ class RedirSource(Source):
         self._kept = connection
         return answer.devices
 
+    async def find(self) -> builtins.list[DeviceInfo]:
+        found = await self.list()
+        if found or self._visitors is None:
+            return found
+        if not await self._visitors.wait(VISIT_SECONDS):
+            place, port = self.where, self.where.path or f"HOST:{self.where.port}"
+            if self._visitors.is_silent:
+                raise NotFound(f"who connected to {place} has offered no device within {VISIT_SECONDS:g} s")
+            how = f"usbredirect --to {port}, or usbferry serve ADDRESS --to {self._scheme}://{port}"
+            raise NotFound(f"nobody connected to {place} within {VISIT_SECONDS:g} s; where the device is, run: {how}")
+        return await self.list()
+
     async def read(self, info: DeviceInfo) -> DeviceInfo:
         if info.configurations:
             return info
@@ -52,34 +127,57 @@ class RedirSource(Source):
         await device.close()
         return device.info
 
+    def watch(self) -> AsyncIterator[Change]:
+        """Who comes and goes, where devices are brought; a server does not tell."""
+        return self._watchers.watch() if self._visitors is not None else super().watch()
+
     def at(self, name: str) -> str:
         return self.address  # there is no other
 
     async def open(self, name: str, claimant: Claimant) -> Device:
         """The device is the only one, whatever its name."""
+        async with self._asking:
+            if self._opened is not None and not self._opened.gone.done():
+                raise Busy(f"the device of {self.where} is in use here")
+            self._opened = device = await self._open(name)
+        return device
+
+    async def _open(self, name: str) -> RedirDevice:
         connection = await self._connection()
         try:
             answer: Claimed = await connection.ask(connection.importer.claim, name, seconds=DEVICE_SECONDS)
-            device = RemoteDevice(connection, answer.info)
+            device = RedirDevice(connection, answer.info, self._given_back)
             await device.prepare()
         except BaseException:
             await connection.close()
             raise
         connection.in_use = True
-        self._opened = connection
         return device
 
     async def close(self) -> None:
         kept, self._kept = self._kept, None
         if kept is not None:
             await kept.close()
+        if self._visitors is not None:
+            await self._visitors.close()
+        self._watchers.close()
+
+    def _given_back(self, connection: Connection) -> None:
+        self._opened = None
+        if self._visitors is None:
+            self._kept = connection
 
     async def _connection(self) -> Connection:
-        """The one that is kept, while it lives, or a new one."""
+        """The one that is there, while it lives, or a new one."""
+        if self._visitors is not None:
+            await self._visitors.listen()
+            if self._visitors.here is None:
+                raise NotFound(f"nobody has brought a device to {self.where}")
+            return self._visitors.here
         kept, self._kept = self._kept, None
         if kept is not None and kept.over is None:
             return kept
-        connection = Connection(load_importer(self._scheme)(), str(self._place))
+        connection = Connection(self._importer(), str(self._place))
         try:
             await self._place.connect(connection, CONNECT_SECONDS)
         except TimeoutError:
@@ -87,3 +185,7 @@ class RedirSource(Source):
         except OSError as error:
             raise DeviceError(f"no connection to {self._place}: {reason(error)}") from error
         return connection
+
+    def _importer(self) -> Importer:
+        importer: Importer = load_importer(self._scheme)()
+        return importer

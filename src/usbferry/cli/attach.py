@@ -62,7 +62,7 @@ async def _attach(address: str, relay: bool, lost: list[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
             try:
                 with waiting(f"attaching {address}"):
-                    name = source.name or choose(await source.list(), address).name
+                    name = source.name or choose(await source.find(), address).name
                     attachment = await attach(source, name, tasks, relay=relay)
             except (DeviceError, ValueError, OSError) as raised:
                 error = raised  # as it is, not in a group

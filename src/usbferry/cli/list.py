@@ -126,7 +126,7 @@ async def _place(address: str, silent: list[str]) -> dict[str, Any]:
         place["address"] = whole_address(address)
         source = open_source(place["address"])
         try:
-            for info in await source.list():
+            for info in await source.find():
                 place["devices"].append({"address": source.at(info.name), **state.describe(info)})
         finally:
             await source.close()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
-import os
-import socket
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +10,7 @@ from ..registry import PROTOCOLS, UnknownName, load_exporter
 from ..server.catalog import Catalog
 from ..server.listen import MakeExporter, Server
 from ..transports.place import Place, parse
+from ..transports.reasons import no_listening
 
 ONE_DEVICE = ("usbredir",)  # protocols that serve one device on a connection
 EVERY_DEVICE = ("ferry",)  # and that let who connects choose
@@ -58,7 +55,7 @@ class Outlet:
         except OSError as error:
             raise not_listening(error, str(self.place), self.option) from error
         notes = []
-        if any(place.host and not ipaddress.ip_address(place.host).is_loopback for place in places):
+        if not all(place.is_of_this_machine for place in places):
             notes.append(f"note: {self.protocol} has no passwords; whoever reaches this port can use the device")
         return notes, [f"{self.protocol}://{place}" for place in places]
 
@@ -79,16 +76,7 @@ class Outlet:
 
 def not_listening(error: OSError, where: str, option: str) -> DeviceError:
     """Why nobody can listen there, and what to do."""
-    reason = error.strerror or str(error)
-    if error.errno == errno.EADDRINUSE:
-        reason = f"the port is in use; choose another with {option}, 0 for any free one"
-    elif error.errno == errno.EACCES:
-        reason = f"ports below 1024 are the administrator's; choose another with {option}"
-    elif error.errno in (errno.EADDRNOTAVAIL, None):  # None is asyncio's, since Python 3.13
-        reason = "this machine has no such address"
-    elif not isinstance(error, socket.gaierror):
-        reason = os.strerror(error.errno)
-    return DeviceError(f"cannot listen on {where}: {reason}")
+    return DeviceError(f"cannot listen on {where}: {no_listening(error, f'choose another with {option}')}")
 
 
 def _there(names: list[str]) -> str:

@@ -81,6 +81,7 @@ def command(
       usbip://HOST/1-2                a device of another machine, passed on
       usbip://HOST/046d:*             those of it that a selector means
       usbredir://HOST:4000            what a usbredirect has there
+      usbredir://:4000                what a usbredirect brings, who connects
       ferry://HOST/1-2                a device of another usbferry
     `usbferry list` shows this machine's USB devices, the virtual ones and
     their options.
@@ -253,7 +254,10 @@ async def _offer(server: Server, address: str) -> list[str]:
     """Offer what is at an address, and what appears there; what to tell the user."""
     said = _as_written(address)
     with waiting(f"opening {said}"):
-        offers = await server.offer(open_source(address))
+        source = open_source(address)
+        offers = await server.offer(source)
+    if source.notes:
+        return [*[f"{offer.info}  ({address})" for offer in offers], *source.notes]
     if said != address:
         return [f"{offer.info}  ({said})" for offer in offers] or [f"note: there is no device for {said} now"]
     return [f"{offer.info}  ({address})" for offer in offers] or [f"note: there is no device at {address} now"]

@@ -166,6 +166,7 @@ class Bus:
         self._buses: dict[tuple[Source, int], int] = {}  # a server's bus -> its number here
         self._used: set[tuple[int, int]] = set()  # buses and addresses
         self._troubles: dict[Source, str] = {}  # what was said of a source last
+        self._asked: set[Source] = set()  # those that were waited for, if they are to be
         self._listing = asyncio.Lock()
         self._looking = asyncio.Semaphore(_LOOKS)
 
@@ -197,8 +198,9 @@ class Bus:
         return there
 
     async def _list(self, source: Source) -> list[DeviceInfo]:
+        asked, self._asked = self._asked, self._asked | {source}
         try:
-            infos = await source.list()
+            infos = await (source.list() if source in asked else source.find())
         except DeviceError as error:
             if isinstance(error, NotFound) and any(port.is_held for port in self._ports if port.source is source):
                 return []  # what is meant is held here, and a server does not tell of that

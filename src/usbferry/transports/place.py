@@ -6,6 +6,7 @@ Which device is meant there stands behind it, as `//HOST:PORT/1-2` or `///PATH?d
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,6 +40,16 @@ class Place:
         if self.path:
             return await unix.connect(self.path, user, timeout)
         return await tcp.connect(self.host, self.port, user, timeout)
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether nobody else can reach it; a name other than localhost may be anything."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def whole(self) -> str:

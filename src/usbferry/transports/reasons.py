@@ -1,4 +1,4 @@
-"""Why a connection could not be made, in words for people."""
+"""Why a connection could not be made, or a place not be listened at, in words for people."""
 
 from __future__ import annotations
 
@@ -17,3 +17,16 @@ def reason(error: OSError) -> str:
         return error.strerror or str(error) or "no answer"  # a TimeoutError is one without a word
     text = os.strerror(number)
     return f"{text}; is a server running there?" if number == errno.ECONNREFUSED else text
+
+
+def no_listening(error: OSError, another: str = "choose another") -> str:
+    """Why nobody can listen there, and what to do; `another` says how to choose another port."""
+    if error.errno == errno.EADDRINUSE:
+        return f"the port is in use; {another}, 0 for any free one"
+    if error.errno == errno.EACCES:
+        return f"ports below 1024 are the administrator's; {another}"
+    if error.errno in (errno.EADDRNOTAVAIL, None):  # None is asyncio's, since Python 3.13
+        return "this machine has no such address"
+    if isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from ...usb import setup as requests
@@ -517,7 +518,7 @@ class Importer:
         elif self._info is not None:
             self._claiming = 0
             self._info.configuration = completion.data[0] if completion.data else 0
-            self._own.append(Claimed(self._info))
+            self._own.append(Claimed(replace(self._info, alternates={})))  # one for each who claims it
 
     def _next(self) -> int:
         """The next number that is free: a parked read may be older than the last turn of the counter."""
