@@ -513,7 +513,6 @@ async def test_a_hub_is_not_shared_by_accident(bench, tmp_path) -> None:
         assert _names(tmp_path, server.address) == ["1-7"]
 
 
-@pytest.mark.flaky(reruns=1)  # failed once in a dozen runs; whether the guard or the mock was late is not known yet
 async def test_killed_with_a_device_it_is_given_back(bench, tmp_path) -> None:
     """Nobody is left to release what was claimed: the driver gets it back all the same."""
     bench.plug("1-1", "keyboard")

@@ -13,7 +13,9 @@ import collections
 import errno
 import json
 import os
+import select
 import signal
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -99,14 +101,22 @@ class Urb:
 
 
 class File:
-    """One open node: what it claimed, its URBs."""
+    """One open node: what it claimed, its URBs. `wire` is the socket by which umockdev has it, a duplicate of ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: socket.socket | None) -> None:
+        self.wire = wire
         self.claims: set[int] = set()
         self.pending: dict[int, Urb] = {}  # by the address of the program's struct
         self.done: collections.deque[Urb] = collections.deque()
         self.reaper: Any = None
         self.timer: asyncio.TimerHandle | None = None
+
+    def is_closed(self) -> bool:
+        """Whether its program closed it, or is no more."""
+        poll = select.poll()
+        if self.wire is not None:
+            poll.register(self.wire, 0)  # of a hang-up it tells unasked
+        return bool(poll.poll(0))
 
 
 class Node(UMockdev.IoctlBase):  # type: ignore[misc]
@@ -116,6 +126,7 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
         super().__init__()
         self.bench, self.name, self.device, self.address = bench, name, device, address
         self.files: dict[Any, File] = {}
+        self.wires: set[str] = set()  # the sockets that were looked at, as /proc names them
         self.counts: collections.Counter[str] = collections.Counter()
         self.drivers: dict[int, str] = {}
         self.shown: list[str] = []  # its interfaces in sysfs
@@ -127,7 +138,29 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
     # -- umockdev's side, in a thread of its own ----------------------------------------------------------------------
 
     def do_client_connected(self, client: Any) -> None:
-        self.bench.loop.call_soon_threadsafe(self._connected, client)
+        self.bench.loop.call_soon_threadsafe(self._connected, client, self._new_wire())
+
+    def _new_wire(self) -> socket.socket | None:
+        """The socket that was accepted this moment.
+
+        umockdev does not tell of a program that is killed while its ioctl is being answered: then it is never read from
+        again. So we have to see for ourselves.
+        """
+        end = f"/ioctl/dev/bus/usb/001/{self.address:03}"
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                link = os.readlink(f"/proc/self/fd/{name}")
+                if not link.startswith("socket:") or link in self.wires:
+                    continue
+                wire = socket.socket(fileno=os.dup(int(name)))
+            except OSError:
+                continue
+            self.wires.add(link)
+            is_ours = wire.family == socket.AF_UNIX and str(wire.getsockname()).endswith(end)
+            if is_ours and not wire.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return wire
+            wire.close()
+        return None
 
     def do_client_vanished(self, client: Any) -> None:
         self.bench.loop.call_soon_threadsafe(self._vanished, client)
@@ -138,13 +171,13 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
 
     # -- and from here on in ours -------------------------------------------------------------------------------------
 
-    def _connected(self, client: Any) -> None:
-        self.files[client] = File()
+    def _connected(self, client: Any, wire: socket.socket | None) -> None:
+        self.files[client] = File(wire)
 
     def prune(self) -> None:
         """Forget the files of programs that closed them, or are no more."""
-        for client in tuple(self.files):
-            if not client.get_connected():
+        for client, file in tuple(self.files.items()):
+            if file.is_closed() or not client.get_connected():
                 self._vanished(client)
 
     def _vanished(self, client: Any) -> None:
@@ -153,6 +186,8 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
             return
         if file.timer:
             file.timer.cancel()
+        if file.wire is not None:
+            file.wire.close()
         for urb in tuple(file.pending.values()):
             self.device.cancel(urb.transfer)
         for number in tuple(file.claims):
