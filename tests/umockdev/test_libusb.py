@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from tests.cli.served import served
 from tests.devices.host import control, isochronous, read, write
 from tests.umockdev import inside
 from tests.umockdev.testbed import Testbed, here
+from usbferry.backends.libusb import handle as libusb_handle
 from usbferry.backends.libusb import source as libusb_source
 from usbferry.device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome
 from usbferry.registry import open_source
@@ -234,6 +236,23 @@ async def test_a_future_that_its_caller_cancels_harms_nobody(bench, caplog) -> N
     assert caplog.records == []
 
 
+async def test_nobody_waits_for_the_kernel_to_let_go_of_a_transfer(bench, monkeypatch) -> None:
+    """It may take its time: what else there is goes on, and the struct lives until libusb has done with it."""
+    go, cancel = threading.Event(), libusb_handle._cancel
+    monkeypatch.setattr(libusb_handle, "_cancel", lambda transfers: go.wait(PATIENCE) and cancel(transfers))
+    bench.plug("1-1")
+    async with opened() as device:
+        reads = [read(0x82, 8) for _ in range(2)]
+        answers = [device.submit(one) for one in reads]
+        device.cancel(reads[0])
+        await ended(device.submit(write(0x02, b"came")))  # for the first, which nobody could cancel yet
+        assert bytes((await ended(answers[0])).data) == b"came"
+        device.cancel(reads[1])
+        assert not answers[1].done()
+        go.set()
+        assert (await ended(answers[1])).status == Status.CANCELLED
+
+
 async def test_many_in_flight(bench) -> None:
     bench.plug("1-1")
     async with opened() as device:
@@ -345,6 +364,84 @@ async def test_who_watches_hears_of_every_change(bench, monkeypatch) -> None:
             change = await anext(changes)
         assert (change.name, change.info) == ("1-4", None)
     await source.close()
+
+
+async def test_plugged_in_again_and_again_it_leaves_no_context_behind(bench) -> None:
+    """Where the kernel tells nothing a context knows only what was there before it: each time there is a new one."""
+    source = open_source("usb:0525:*?later")
+    for _ in range(4):
+        bench.plug("1-1")
+        await source.list()
+        device = await source.open("1-1", ME)
+        assert _event_threads() == 1
+        bench.do("unplug", name="1-1")
+        async with asyncio.timeout(PATIENCE):
+            await device.gone
+        await device.close()
+    await source.close()
+    assert _event_threads() == 0
+
+
+async def test_two_devices_of_contexts_of_their_own(bench) -> None:
+    """The older one goes on while its context is no longer the one in use."""
+    source = open_source("usb:")
+    bench.plug("1-1")
+    first = await source.open("1-1", ME)
+    bench.plug("1-2")
+    second = await source.open("1-2", ME)
+    for device in (first, second):
+        assert (await ended(device.submit(read(0x81, 8)))).status == Status.OK
+    assert _event_threads() == 2
+    await first.close()
+    assert _event_threads() == 1
+    assert (await ended(second.submit(read(0x81, 8)))).status == Status.OK
+    await source.close()
+    assert _event_threads() == 0
+
+
+async def test_closed_while_a_device_is_being_opened(bench, monkeypatch) -> None:
+    """Its context would end under it. Who asked for it is no more."""
+    begun, go, opened_ = threading.Event(), threading.Event(), libusb_source._opened
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert go.wait(PATIENCE)
+        return opened_(*arguments)
+
+    monkeypatch.setattr(libusb_source, "_opened", slow)
+    bench.plug("1-1", "keyboard")
+    source = open_source("usb:1-1")
+    opening = asyncio.get_running_loop().create_task(source.open("1-1", ME))
+    await until(begun.is_set)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    with pytest.raises(Busy):
+        await source.open("1-1", ME)
+    closing = asyncio.get_running_loop().create_task(source.close())
+    await asyncio.wait([closing], timeout=0.1)
+    assert (closing.done(), _event_threads()) == (False, 1)
+    go.set()
+    await closing
+    assert _event_threads() == 0
+    state = bench.state("1-1")
+    assert (state["open"], state["drivers"]) == (0, {"0": "usbhid"})
+
+
+async def test_who_is_cancelled_while_a_source_closes_hears_of_it(bench) -> None:
+    source = open_source("usb:")
+    source.watch()
+    await source.list()
+    closing = asyncio.get_running_loop().create_task(source.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await source.close()
+
+
+def _event_threads() -> int:
+    return sum(thread.name == "libusb events" for thread in threading.enumerate())
 
 
 async def test_a_device_is_told_by_ids_serial_and_port(bench) -> None:
@@ -526,6 +623,49 @@ async def test_killed_with_a_device_it_is_given_back(bench, tmp_path) -> None:
         await until(lambda: bench.state("1-1")["drivers"] == {"0": "usbhid"})
         await device.close()
         await source.close()
+
+
+async def test_a_second_importer_who_is_refused_takes_no_guard_away(bench, tmp_path) -> None:
+    """Two names for one device: whoever comes second finds it claimed. Killed then, its driver still gets it back."""
+    bench.plug("1-1", "keyboard")
+    with served("usb:1-1", "usb:class=keyboard", runtime=tmp_path) as server:
+        source = open_source(server.address)
+        first, second = [info.name for info in await source.list()]
+        device = await source.open(first, ME)
+        with pytest.raises(DeviceError):
+            await source.open(second, ME)
+        assert bench.state("1-1")["drivers"] == {}
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+        await until(lambda: bench.state("1-1")["drivers"] == {"0": "usbhid"})
+        await device.close()
+        await source.close()
+
+
+async def test_a_guard_that_died_is_followed_by_another(bench, tmp_path) -> None:
+    for name in ("1-1", "1-2"):
+        bench.plug(name, "keyboard")
+    with served("--force", "usb:class=keyboard", runtime=tmp_path) as server:
+        source = open_source(server.address)
+        devices = [await source.open("1-1", ME)]
+        guards = _children(server.process.pid)
+        assert len(guards) == 1
+        os.kill(guards[0], signal.SIGKILL)
+        await until(lambda: Path(f"/proc/{guards[0]}/stat").read_text().split()[2] == "Z")
+        devices.append(await source.open("1-2", ME))
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+        for name in ("1-1", "1-2"):
+            await until(lambda name=name: bench.state(name)["drivers"] == {"0": "usbhid"})
+        for device in devices:
+            await device.close()
+        await source.close()
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
 
 
 def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:

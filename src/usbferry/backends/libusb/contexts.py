@@ -39,6 +39,12 @@ async def borrow(stale: Lent | None = None) -> Lent:
     return lent
 
 
+def hold(lent: Lent) -> Lent:
+    """One user more of a context that somebody has."""
+    lent.users += 1
+    return lent
+
+
 async def give_back(lent: Lent) -> None:
     """One user less."""
     lent.users -= 1

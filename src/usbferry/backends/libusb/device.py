@@ -48,7 +48,7 @@ class LibusbDevice(Device):
         handle: Handle,
         plugged: Plugged,
         comes_back: Callable[[Plugged], Awaitable[bool]],
-        closed: Callable[[LibusbDevice], None],
+        closed: Callable[[LibusbDevice], Awaitable[None]],
     ) -> None:
         """`comes_back` tells whether another device is at its port now; `closed` hears that it was given back."""
         self.info = handle.info
@@ -72,6 +72,8 @@ class LibusbDevice(Device):
         self._told_memory = False
         self._is_resetting = False
         self._is_another = False  # something else is at its port since a reset
+        self._asking: set[asyncio.Future[None]] = set()  # threads that ask for the end of transfers
+        self.is_stuck = False  # some transfers never end: its handle, and what libusb keeps it in, stay for good
         self._look_up()
 
     # -- the seam -----------------------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ class LibusbDevice(Device):
     def cancel(self, transfer: Transfer) -> None:
         flight = self._flights.get(transfer)
         if flight is not None:
-            self._withdraw(flight)
+            self._withdraw([flight])
         elif not self._gate.cancel(transfer):
             self._withdraw_control(transfer)
 
@@ -131,7 +133,7 @@ class LibusbDevice(Device):
             return self._behind(transfer.endpoint, Completion(Status.INVALID), answer)
         flight = Flight(transfer, answer or self._loop.create_future())
         flight.prepare(self._handle.context, self._handle.pointer, kind, 0.0)
-        if transfer.flags & _ZERO_PACKET and kind is TransferType.BULK and not transfer.is_in:
+        if transfer.flags & _ZERO_PACKET and kind is not TransferType.ISOCHRONOUS and not transfer.is_in:
             flight.add_zero_packet()
         return self._launch(flight, transfer.endpoint, answer)
 
@@ -197,11 +199,20 @@ class LibusbDevice(Device):
         last.add_done_callback(ended)
         return later
 
-    def _withdraw(self, flight: Flight) -> None:
-        """Ask for its end. It may have ended this moment; then libusb says so, and its answer is on its way."""
-        if not flight.is_cancelled:
-            flight.is_cancelled = True
-            library().libusb_cancel_transfer(flight.pointer)
+    def _withdraw(self, flights: list[Flight]) -> None:
+        """Ask for their end. One may have ended this moment; then libusb says so, and its answer is on its way."""
+        fresh = [flight for flight in flights if not flight.is_cancelled]
+        if not fresh:
+            return
+        asking = self._handle.cancel([flight.ask() for flight in fresh])
+
+        def asked(asking: asyncio.Future[None]) -> None:
+            self._asking.discard(asking)
+            for flight in fresh:
+                flight.asked()
+
+        self._asking.add(asking)
+        asking.add_done_callback(asked)
 
     def _silence(self, touched: frozenset[int], verdict: Status) -> list[Future]:
         """Everything in flight on these endpoints is to end; what must be waited for."""
@@ -209,7 +220,7 @@ class LibusbDevice(Device):
         for flight in found:
             if not flight.is_cancelled:
                 flight.verdict = verdict
-            self._withdraw(flight)
+        self._withdraw(found)
         return [flight.future for flight in found]
 
     def _explain(self, code: int) -> None:
@@ -403,11 +414,14 @@ class LibusbDevice(Device):
         if self._tasks:
             await asyncio.wait(self._tasks)
         if late:  # to close the handle under a transfer crashes libusb
+            self.is_stuck = True
             log.error("%s stays open: %d transfers do not end", self.info.name, len(late))
         else:
+            if self._asking:
+                await asyncio.wait(self._asking)
             await self._handle.call(self._handle.end, self._found, is_here)
         self._handle.stop()
-        self._closed(self)
+        await self._closed(self)
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self._loop.create_task(work)

@@ -36,13 +36,26 @@ _ENDS: Final = {
 class Flight:
     """A transfer that is with libusb. `end` makes its answer; then the struct is freed."""
 
-    __slots__ = ("_buffer", "_moved", "_struct", "future", "is_cancelled", "pointer", "transfer", "verdict")
+    __slots__ = (
+        "_buffer",
+        "_is_asked",
+        "_is_over",
+        "_moved",
+        "_struct",
+        "future",
+        "is_cancelled",
+        "pointer",
+        "transfer",
+        "verdict",
+    )
 
     def __init__(self, transfer: Transfer, future: asyncio.Future[Completion]) -> None:
         self.transfer = transfer
         self.future = future
         self.verdict = Status.CANCELLED  # what a cancel means to who submitted it: that, or its endpoint went away
         self.is_cancelled = False  # asked once: libusb answers a second time with an error at best
+        self._is_asked = False  # a thread is about to ask libusb for its end, and needs the struct
+        self._is_over = False
 
     def prepare(self, context: Context, handle: Any, kind: int, timeout: float) -> None:
         """Fill the struct. `handle` is an opened libusb_device_handle, `timeout` seconds or 0."""
@@ -89,8 +102,21 @@ class Flight:
         """What the completion callback is called with."""
         return ctypes.addressof(self._struct)
 
+    def ask(self) -> Any:
+        """Its pointer, for who asks libusb to cancel it, and calls `asked` then."""
+        self.is_cancelled = self._is_asked = True
+        return self.pointer
+
+    def asked(self) -> None:
+        self._is_asked = False
+        if self._is_over:
+            self.free()
+
     def free(self) -> None:
-        library().libusb_free_transfer(self.pointer)
+        """Free the struct, now or when nobody needs it any more."""
+        self._is_over = True
+        if not self._is_asked:
+            library().libusb_free_transfer(self.pointer)
 
     def end(self) -> Completion:
         """The answer, from a struct that libusb has finished with."""

@@ -9,11 +9,13 @@ are, and which are no longer, and acts on what is left when its standard input e
 
 from __future__ import annotations
 
+import errno
 import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final
 
@@ -30,27 +32,20 @@ _process: subprocess.Popen[bytes] | None = None
 
 def claimed(node: str, number: int) -> None:
     """An interface that a kernel driver had is ours. Called before it is."""
-    global _process
     with _lock, suppress(OSError):  # without a guard it is as it is everywhere else
-        if _process is None:
-            command = [sys.executable, "-I", "-S", __file__]
-            quiet = subprocess.DEVNULL
-            _process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
-            )
         _claims.add((node, number))
-        _tell("+", node, number)
+        if _process is None or _process.poll() is not None:
+            _start()
+        else:
+            _tell("+", node, number)
 
 
-def released(node: str) -> None:
-    """A device's interfaces are given back, or it is gone. The guard goes with the last one."""
+def released(node: str, numbers: Collection[int]) -> None:
+    """These interfaces are given back, or gone. The guard goes with the last one of all devices."""
     global _process
     with _lock:
-        mine = {claim for claim in _claims if claim[0] == node}
-        if not mine:
-            return
-        _claims.difference_update(mine)
-        for _, number in mine:
+        for number in numbers:
+            _claims.discard((node, number))
             with suppress(OSError):
                 _tell("-", node, number)
         if not _claims and _process is not None:
@@ -58,11 +53,19 @@ def released(node: str) -> None:
             process.communicate()
 
 
+def _start() -> None:
+    """A guard that knows all that is claimed, the first or after one that died."""
+    global _process
+    command, quiet = [sys.executable, "-I", "-S", __file__], subprocess.DEVNULL
+    _process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+    for node, number in _claims:
+        _tell("+", node, number)
+
+
 def _tell(sign: str, node: str, number: int) -> None:
-    assert _process is not None
-    assert _process.stdin is not None
-    _process.stdin.write(f"{sign} {node} {number}\n".encode())
-    _process.stdin.flush()
+    if _process is not None and _process.stdin is not None:
+        _process.stdin.write(f"{sign} {node} {number}\n".encode())
+        _process.stdin.flush()
 
 
 def main() -> None:
@@ -88,9 +91,12 @@ def _give_back(node: str, numbers: set[int]) -> None:
         for number in sorted(numbers):
             give_up = time.monotonic() + _PATIENCE
             while time.monotonic() < give_up:
-                with suppress(BlockingIOError, OSError):
+                try:
                     fcntl.ioctl(file, _USBDEVFS_IOCTL, _IOCTL.pack(number, _USBDEVFS_CONNECT, 0))
                     break
+                except OSError as error:
+                    if error.errno != errno.EBUSY:  # the dead has it still
+                        break  # not in the configuration in force, or unplugged
                 time.sleep(0.05)
 
 

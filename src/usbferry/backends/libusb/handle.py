@@ -32,6 +32,7 @@ class Handle:
         self.info = info
         self.claimed: list[int] = []
         self._node = sysfs.node(info.bus, info.address)
+        self._guarded: set[int] = set()  # interfaces of ours that a driver is to have again
         self._device = device  # a reference of ours
         self.pointer = library().libusb_device_handle_p()
         try:
@@ -40,10 +41,19 @@ class Handle:
             library().libusb_unref_device(device)
             raise
         self._thread = ThreadPoolExecutor(1, f"libusb {info.name}")
+        self._canceller = ThreadPoolExecutor(1, f"libusb cancels {info.name}")
 
     def call(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """Run something that blocks, behind what was asked for before."""
         return asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    def cancel(self, transfers: Iterable[Any]) -> asyncio.Future[None]:
+        """Ask for the end of transfers, which are not freed before this ends; each may have ended by itself.
+
+        In a thread of its own: the kernel answers when the controller has let go, a frame or two later, and what the
+        other thread does may wait for seconds.
+        """
+        return asyncio.get_running_loop().run_in_executor(self._canceller, _cancel, tuple(transfers))
 
     def begin(self) -> None:
         """Make it ours, its settings known: the configuration in force or else its first, alternate settings 0."""
@@ -128,12 +138,13 @@ class Handle:
         """Let go of it as it is; what is claimed still goes back to its drivers."""
         self._release()
         library().libusb_close(self.pointer)
-        guard.released(self._node)
+        guard.released(self._node, self._guarded)
         library().libusb_unref_device(self._device)
 
     def stop(self) -> None:
-        """The thread ends with what it does now."""
+        """The threads end with what they do now."""
         self._thread.shutdown(wait=False)
+        self._canceller.shutdown(wait=False)
 
     def _has_alternates(self, number: int) -> bool:
         active = self.info.active
@@ -147,6 +158,7 @@ class Handle:
     def _claim(self) -> None:
         for number in sorted({interface.number for interface in self.info.interfaces} - set(self.claimed)):
             if sys.platform == "linux" and library().libusb_kernel_driver_active(self.pointer, number) == 1:
+                self._guarded.add(number)
                 guard.claimed(self._node, number)
             check(library().libusb_claim_interface(self.pointer, number))
             self.claimed.append(number)
@@ -156,3 +168,8 @@ class Handle:
             code = library().libusb_release_interface(self.pointer, self.claimed.pop())
             if code < 0 and code not in (NOT_FOUND, NO_DEVICE):
                 log.warning("%s: an interface is not let go: %s", self.info.name, LibraryError(code))
+
+
+def _cancel(transfers: tuple[Any, ...]) -> None:
+    for transfer in transfers:
+        library().libusb_cancel_transfer(transfer)

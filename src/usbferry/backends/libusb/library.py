@@ -127,7 +127,6 @@ class Context:
         self.pointer: Any = None  # libusb_context *
         self.listeners: set[Listener] = set()
         """Called with (event, bus, address) when a device arrived or left, as far as libusb learns of it."""
-        self.users = 0
         self.callback: Any = None  # for every transfer's struct
         self._loop = loop
         self._ended: deque[int] = deque()

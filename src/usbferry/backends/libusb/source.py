@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
-from ...device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers, Watching
+from ...device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Unavailable, Watchers, Watching
 from ...selector import Selector, described
 from ...usb.info import DeviceInfo
 from .. import options
-from .contexts import Lent, borrow, give_back
+from .contexts import Lent, borrow, give_back, hold
 from .device import LibusbDevice
 from .handle import Handle
 from .library import ACCESS, LEFT, NO_DEVICE, Context, LibraryError
@@ -28,6 +30,7 @@ SCAN_SECONDS: Final = 2.0  # between two scans, where nothing calls for one soon
 PERMISSION_SECONDS: Final = 5.0  # after it arrived, until when udev may still be about to give us a device
 PERMISSION_RETRY: Final = 0.25
 RETURN_SECONDS: Final = 3.0  # for a device that is another one after its reset
+T = TypeVar("T")
 
 
 class LibusbSource(Source):
@@ -54,7 +57,10 @@ class LibusbSource(Source):
         self._there: dict[Plugged, DeviceInfo] = {}  # at the last scan
         self._arrived: dict[Plugged, float] = {}  # when, where that was seen
         self._scanning = asyncio.Lock()
-        self._lent: list[Lent] = []  # the last one is in use; those before know nothing of what came later
+        self._lent: Lent | None = None  # whose hints we hear; a device holds the one that it was opened in
+        self._opening: dict[str, asyncio.Task[LibusbDevice]] = {}  # by name; each goes on when nobody waits for it
+        self._works: set[asyncio.Task[Any]] = set()  # what `close` waits for: those, and what undoes them
+        self._is_closed = False
         self._watchers = Watchers()
         self._watch: asyncio.Task[None] | None = None
         self._hint = asyncio.Event()
@@ -80,7 +86,7 @@ class LibusbSource(Source):
         give_up = asyncio.get_running_loop().time() + PERMISSION_SECONDS
         while True:
             plugged, info = await self._find(name)
-            if name in self._devices:
+            if name in self._devices or name in self._opening:
                 raise Busy(f"{name} is in use")
             try:
                 return await self._open(plugged, info)
@@ -96,18 +102,19 @@ class LibusbSource(Source):
         return self._watchers.watch()
 
     async def close(self) -> None:
+        self._is_closed = True
         self._watchers.close()
         if self._watch is not None:
             self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+            await asyncio.wait([self._watch])
             self._watch = None
+        while self._works:  # a context that ends under a device being opened takes the process with it
+            await asyncio.wait(self._works)
         for device in tuple(self._devices.values()):
             await device.close()
-        while self._lent:
-            lent = self._lent.pop()
-            lent.opening.result().listeners.discard(self._plugged)
-            await give_back(lent)
+        if self._lent is not None:
+            lent, self._lent = self._lent, None
+            await self._leave(lent)
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -149,7 +156,7 @@ class LibusbSource(Source):
 
     async def _keep_watching(self) -> None:
         with suppress(DeviceError):
-            await self._context()  # for its hints; scans do without
+            await give_back(await self._borrow())  # for its hints; scans do without
         while True:
             self._hint.clear()
             try:
@@ -183,32 +190,60 @@ class LibusbSource(Source):
     # -- opening ------------------------------------------------------------------------------------------------------
 
     async def _open(self, plugged: Plugged, info: DeviceInfo) -> LibusbDevice:
-        """Raises LibraryError and DeviceError."""
-        context = await self._context()
-        work = asyncio.get_running_loop().run_in_executor(None, _begin, context, plugged, info)
+        """Raises LibraryError and DeviceError. Nothing stays open when its caller is cancelled."""
+        if self._is_closed:
+            raise Unavailable("its source is closed")
+        opening = self._opening[plugged.name] = self._start(self._begin(plugged, info))
+        opening.add_done_callback(lambda _: self._opening.pop(plugged.name))
         try:
-            handle = await asyncio.shield(work)
+            return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            work.add_done_callback(_undo)
+            self._start(_undo(opening))
             raise
-        if handle is None:  # the context learns nothing from the kernel
-            await self._context(anew=True)
-            return await self._open(plugged, info)
-        device = LibusbDevice(handle, plugged, self._comes_back, self._closed)
+
+    async def _begin(self, plugged: Plugged, info: DeviceInfo) -> LibusbDevice:
+        loop, lent = asyncio.get_running_loop(), await self._borrow()
+        try:
+            handle = await loop.run_in_executor(None, _opened, lent.opening.result(), plugged, info)
+            if handle is None:  # the context learns nothing from the kernel, and is older than the device
+                older, lent = lent, await self._borrow(lent)
+                await give_back(older)
+                handle = await loop.run_in_executor(None, _opened, lent.opening.result(), plugged, info)
+            if handle is None:
+                raise LibraryError(NO_DEVICE)
+        except BaseException:
+            await give_back(lent)
+            raise
+        device = LibusbDevice(handle, plugged, self._comes_back, partial(self._closed, lent))
         self._devices[plugged.name] = device
         self._start_watching()  # for its end too: libusb may not hear of it
         return device
 
-    def _closed(self, device: LibusbDevice) -> None:
+    async def _closed(self, lent: Lent, device: LibusbDevice) -> None:
         if self._devices.get(device.plugged.name) is device:
             del self._devices[device.plugged.name]
+        if not device.is_stuck:
+            await give_back(lent)
 
-    async def _context(self, *, anew: bool = False) -> Context:
-        if anew or not self._lent:
-            lent = await borrow(self._lent[-1] if self._lent else None)
-            self._lent.append(lent)
+    async def _borrow(self, stale: Lent | None = None) -> Lent:
+        """The loop's context, not `stale`, for who gives it back; we listen to it too. Raises DeviceError."""
+        lent = await borrow(stale)
+        if lent is not self._lent:
+            if self._lent is not None:
+                self._start(self._leave(self._lent))
+            self._lent = hold(lent)
             lent.opening.result().listeners.add(self._plugged)
-        return self._lent[-1].opening.result()
+        return lent
+
+    async def _leave(self, lent: Lent) -> None:
+        lent.opening.result().listeners.discard(self._plugged)
+        await give_back(lent)
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
+        return task
 
 
 class _Options:
@@ -226,7 +261,7 @@ def _look() -> tuple[dict[Plugged, DeviceInfo], dict[str, str]]:
     return there, {name: reason for name, reason in reasons.items() if reason}
 
 
-def _begin(context: Context, plugged: Plugged, info: DeviceInfo) -> Handle | None:
+def _opened(context: Context, plugged: Plugged, info: DeviceInfo) -> Handle | None:
     """Open and claim a device; None when the context does not know it. Blocks. Raises LibraryError."""
     device = find(context.pointer, plugged)
     if device is None:
@@ -242,9 +277,8 @@ def _begin(context: Context, plugged: Plugged, info: DeviceInfo) -> Handle | Non
     return handle
 
 
-def _undo(work: asyncio.Future[Any]) -> None:
+async def _undo(opening: asyncio.Task[LibusbDevice]) -> None:
     """Nobody waits for it any more."""
-    if not work.cancelled() and work.exception() is None and work.result() is not None:
-        handle: Handle = work.result()
-        handle.call(handle.end, handle.info.configuration, True)
-        handle.stop()
+    await asyncio.wait([opening])
+    if opening.exception() is None:
+        await opening.result().close()
