@@ -27,7 +27,7 @@ from docs import specification
 from usbferry import aio, device, registry
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
-from usbferry.devices import fault, keyboard, keys, layouts, mouse, printer, serial
+from usbferry.devices import fault, gamepad, keyboard, keys, layouts, mouse, printer, serial, tablet, touch
 from usbferry.devices import virtual as base
 from usbferry.local import sync
 from usbferry.server import catalog, listen
@@ -171,6 +171,7 @@ _EVERY: Final = {
     "fault": "what it does wrong, see [faults](#faults); may be given several times",
     "delay": "seconds from the moment a host begins to read the device until it begins",
 }
+_LINES: Final = "a FIFO, a file, or `-` for standard input, with lines as below"
 _MEANINGS: Final = {
     "dfu": {
         "file": "the file that holds its firmware; made by the first download",
@@ -201,6 +202,7 @@ _MEANINGS: Final = {
         "buffer": "bytes held in each direction before the sender has to wait",
         "serial": "its serial number, by which pyftdi's URLs name it",
     },
+    "gamepad": {"pipe": _LINES},
     "keyboard": {
         "layout": f"the layout that the host is set to: {', '.join(layouts.LAYOUTS)}",
         "text": "typed to each host that attaches the keyboard",
@@ -210,7 +212,7 @@ _MEANINGS: Final = {
         "taps": "keys that are pressed and released after the text, by their names: `enter,f5,mute`",
         "interrupt_out": "the lights come over an endpoint of their own, rather than by control requests",
     },
-    "mouse": {"pipe": "a FIFO, a file, or `-` for standard input, with lines as below"},
+    "mouse": {"pipe": _LINES},
     "printer": {
         "to": "where prints go, see below; nothing is memory",
         "language": "what it understands: the CMD of its device id, by which systems choose a driver",
@@ -224,6 +226,17 @@ _MEANINGS: Final = {
         "input": "with `to=file:...`: a file whose content the host reads",
         "buffer": "bytes held in each direction before the sender has to wait",
         "association": "whether a descriptor joins the two interfaces; `no` leaves it to the device class",
+    },
+    "tablet": {
+        "pipe": _LINES,
+        "width": "its coordinates to the right, a hundred to the millimetre",
+        "height": "the same downwards",
+    },
+    "touch": {
+        "pipe": _LINES,
+        "width": "pixels to the right",
+        "height": "pixels downwards",
+        "fingers": "how many it tells apart, 10 at most",
     },
     "usbtmc": {
         "model": "its product name, and part of what `*IDN?` answers",
@@ -264,6 +277,22 @@ _NOTES: Final = {
         ```console
         $ usbferry serve virtual:ftdi
         $ usbferry serve 'virtual:ftdi?to=listen://127.0.0.1:7000&serial=FT0001'
+        ```
+        """,
+    "gamepad": f"""
+        Each line that comes from the pipe is one of these; `#` begins a comment:
+
+        | Line | |
+        | --- | --- |
+        | `tap a` | also `press` and `release`; buttons are {", ".join(gamepad.BUTTONS)} |
+        | `stick left 0.5 -1` | half way to the right, all the way up; the sticks are left and right |
+        | `trigger right 0.25` | a quarter of the way |
+        | `dpad up-left` | a way of {", ".join(gamepad.WAYS)}; without one it is let go |
+
+        Systems find its buttons and axes where Linux's gamepad specification has them. Its light is shown in the log.
+
+        ```console
+        $ usbferry serve 'virtual:gamepad?pipe=pad.fifo'
         ```
         """,
     "keyboard": """
@@ -324,6 +353,37 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:serial?to=pty&link=port'
         $ usbferry serve 'virtual:serial?to=listen://127.0.0.1:7000'
         $ usbferry serve 'virtual:serial?to=file:out.log&input=in.txt'
+        ```
+        """,
+    "tablet": """
+        Each line that comes from the pipe is one of these; `#` begins a comment:
+
+        | Line | |
+        | --- | --- |
+        | `hover 1000 2000` | the pen is above a place; as a pointer it needs no more |
+        | `draw 1000 2000 0.5` | it touches there, with half the pressure |
+        | `erase 1000 2000` | its other end does |
+        | `tilt 30 -10` | it leans, in degrees, to the right and away from the user |
+        | `press barrel` | also `release`; the other button is `second` |
+        | `away` | it is out of reach |
+
+        ```console
+        $ usbferry serve 'virtual:tablet?pipe=pen.fifo'
+        ```
+        """,
+    "touch": """
+        Each line that comes from the pipe is one of these; `#` begins a comment:
+
+        | Line | |
+        | --- | --- |
+        | `tap 960 540` | on a pixel |
+        | `swipe 100 900 100 100` | from one pixel to another, in twenty steps |
+        | `down 0 100 100` | finger 0 touches a pixel, and stays |
+        | `move 0 120 100` | it moves there |
+        | `up 0` | it is lifted |
+
+        ```console
+        $ usbferry serve 'virtual:touch?width=1280&height=800&pipe=fingers.fifo'
         ```
         """,
     "usbtmc": """
@@ -451,8 +511,11 @@ _FOR_HANDLERS: Final = ("clock", "kick", "halt", "later", "vanish")
 _PEOPLE: Final = {
     keyboard.Keyboard: "type press release tap flushed",
     printer.Printer: "paper status",
+    gamepad.Gamepad: "press release tap stick trigger dpad obey flushed",
     mouse.Mouse: "move wheel hwheel click press release obey flushed",
     serial.Serial: "signals",
+    tablet.Tablet: "hover draw erase tilt press release away obey flushed",
+    touch.Touch: "down move up tap swipe obey flushed",
 }
 
 

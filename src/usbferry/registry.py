@@ -44,10 +44,13 @@ DEVICES: Final[dict[str, str]] = {
     "dfu": "usbferry.devices.dfu:Dfu",
     "disk": "usbferry.devices.disk:Disk",
     "ftdi": "usbferry.devices.ftdi:Ftdi",
+    "gamepad": "usbferry.devices.gamepad:Gamepad",
     "keyboard": "usbferry.devices.keyboard:Keyboard",
     "mouse": "usbferry.devices.mouse:Mouse",
     "printer": "usbferry.devices.printer:Printer",
     "serial": "usbferry.devices.serial:Serial",
+    "tablet": "usbferry.devices.tablet:Tablet",
+    "touch": "usbferry.devices.touch:Touch",
     "usbtmc": "usbferry.devices.usbtmc:Usbtmc",
     "zero": "usbferry.devices.zero:Zero",
 }

@@ -16,7 +16,8 @@ from usbferry.devices.layouts import LAYOUTS
 EVENTS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'events.py'}"
 KEY_ENTER, BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA = 28, 0x110, 0x111, 0x112, 0x113, 0x114
 KEY_LEFTCTRL, KEY_MUTE, KEY_VOLUMEDOWN, KEY_VOLUMEUP = 29, 113, 114, 115
-EV_KEY, EV_REL = 1, 2
+BTN_STYLUS2 = 0x14C
+EV_KEY, EV_REL, EV_ABS = 1, 2, 3
 REL_X, REL_Y, REL_HWHEEL, REL_WHEEL = 0, 1, 6, 8
 SYN_DROPPED = (0, 3, 0)
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("drivers")
 
 @pytest.fixture(scope="module")
 def drivers(guest):
-    guest.run("modprobe -a vhci-hcd usbhid hid-generic evdev").ok()
+    guest.run("modprobe -a vhci-hcd usbhid hid-generic hid-multitouch evdev").ok()
 
 
 @pytest.fixture
@@ -204,6 +205,81 @@ def test_movements_buttons_and_wheels_arrive(guest, serve, fifo, speed):
     ]
     order = [(kind, code) for kind, code, _ in events if (kind, code) in ((EV_KEY, BTN_RIGHT), (EV_REL, REL_X))]
     assert order[-3:] == [(EV_KEY, BTN_RIGHT), (EV_REL, REL_X), (EV_KEY, BTN_RIGHT)]
+    assert unexpected(guest) == []
+
+
+# -- gamepad, touch screen, tablet ------------------------------------------------------------------------------------
+
+BTN_SOUTH, BTN_THUMBR, BTN_TOUCH, BTN_TOOL_PEN, BTN_TOOL_RUBBER, BTN_STYLUS = 0x130, 0x13E, 0x14A, 0x140, 0x141, 0x14B
+ABS_X, ABS_Y, ABS_Z, ABS_RX, ABS_RY, ABS_RZ, ABS_HAT0X, ABS_HAT0Y = 0, 1, 2, 3, 4, 5, 0x10, 0x11
+ABS_PRESSURE, ABS_TILT_X, ABS_TILT_Y = 0x18, 0x1A, 0x1B
+ABS_MT_SLOT, ABS_MT_POSITION_X, ABS_MT_POSITION_Y, ABS_MT_TRACKING_ID = 0x2F, 0x35, 0x36, 0x39
+
+
+def told(guest, server, fifo, until, lines):
+    """(type, code, value) of each event that these lines make, until a key is released."""
+    with importing(guest, server.port, "1-1") as attached:
+        reader = Reader(guest, f"{attached.device} until={until}")
+        fifo.write_text(lines)
+        return [event[1:] for event in reader.events() if event[1] in (EV_KEY, EV_ABS)]
+
+
+def test_a_gamepad_is_where_games_look_for_it(guest, serve, fifo):
+    server = serve(f"virtual:gamepad?pipe={fifo}&delay=0", "-v")
+    guest.mark()
+    lines = (
+        "tap a\nstick left 0.5 -1\nstick right -1 1\ntrigger left 1\ntrigger right 0.5\ndpad up-left\ndpad\ntap rs\n"
+    )
+    events = told(guest, server, fifo, BTN_THUMBR, lines)
+    assert [event[1:] for event in events if event[0] == EV_KEY] == [
+        (button, value) for button in (BTN_SOUTH, BTN_THUMBR) for value in (1, 0)
+    ]
+    assert [event[1:] for event in events if event[0] == EV_ABS] == [
+        *((ABS_X, 16384), (ABS_Y, -32767), (ABS_RX, -32767), (ABS_RY, 32767)),
+        *((ABS_Z, 255), (ABS_RZ, 128)),
+        *((ABS_HAT0X, -1), (ABS_HAT0Y, -1), (ABS_HAT0X, 0), (ABS_HAT0Y, 0)),
+    ]
+    with importing(guest, server.port, "1-1") as attached:
+        Reader(guest, f"{attached.device} led=8:1").step.wait().ok()  # LED_MISC
+        wait_for(lambda: "Gamepad: light on" in server.log())
+    assert unexpected(guest, FULL_SPEED) == []
+
+
+def test_fingers_arrive_each_in_its_slot(guest, serve, fifo):
+    server = serve(f"virtual:touch?pipe={fifo}&delay=0&width=1280&height=800")
+    guest.mark()
+    lines = "down 0 100 200\ndown 1 1279 799\nmove 1 640 400\nup 0\nup 1\n"
+    events = told(guest, server, fifo, BTN_TOUCH, lines)
+    slots, slot = {0: [], 1: []}, 0
+    for _, code, value in (event for event in events if event[0] == EV_ABS):
+        if code == ABS_MT_SLOT:
+            slot = value
+        elif code in (ABS_MT_POSITION_X, ABS_MT_POSITION_Y):
+            slots[slot].append(value)
+        elif code == ABS_MT_TRACKING_ID:
+            slots[slot].append("down" if value >= 0 else "up")
+    assert slots == {0: ["down", 100, 200, "up"], 1: ["down", 1279, 799, 640, 400, "up"]}
+    assert unexpected(guest, FULL_SPEED) == []
+
+
+def test_a_pen_draws_and_erases(guest, serve, fifo):
+    server = serve(f"virtual:tablet?pipe={fifo}&delay=0&speed=high")
+    guest.mark()
+    lines = (
+        "hover 1000 2000\ndraw 1000 2000 1\ntilt 30 -10\npress barrel\nrelease barrel\naway\n"
+        "erase 29699 20999 0.5\naway\nhover 5 5\npress second\nrelease second\n"
+    )
+    events = told(guest, server, fifo, BTN_STYLUS2, lines)
+    pressed = [event[1:] for event in events if event[0] == EV_KEY]
+    assert pressed == [
+        *((BTN_TOOL_PEN, 1), (BTN_TOUCH, 1), (BTN_STYLUS, 1), (BTN_STYLUS, 0)),
+        *((BTN_TOUCH, 0), (BTN_TOOL_PEN, 0)),
+        *((BTN_TOOL_RUBBER, 1), (BTN_TOUCH, 1), (BTN_TOUCH, 0), (BTN_TOOL_RUBBER, 0)),
+        *((BTN_TOOL_PEN, 1), (BTN_STYLUS2, 1), (BTN_STYLUS2, 0)),
+    ]
+    moved = [event[1:] for event in events if event[0] == EV_ABS]
+    assert moved[:5] == [(ABS_X, 1000), (ABS_Y, 2000), (ABS_PRESSURE, 4095), (ABS_TILT_X, 30), (ABS_TILT_Y, -10)]
+    assert {(ABS_X, 29699), (ABS_Y, 20999), (ABS_PRESSURE, 2048)} <= set(moved[5:])
     assert unexpected(guest) == []
 
 

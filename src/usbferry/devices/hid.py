@@ -29,6 +29,7 @@ REPORT: Final = 0x22  # of the report descriptor
 # The first half of wValue in GET_REPORT and SET_REPORT, §7.2.1
 INPUT_REPORT: Final = 1
 OUTPUT_REPORT: Final = 2
+FEATURE_REPORT: Final = 3
 
 BOOT, REPORT_PROTOCOL = 0, 1  # wValue of SET_PROTOCOL, §7.2.6
 IN, OUT = 0x81, 0x01  # the endpoints
@@ -107,6 +108,10 @@ class HidDevice(VirtualDevice, Generic[T]):
 
     def current_output(self) -> bytes:
         """The output report in force, for a host that asks. Raises Stall."""
+        raise Stall
+
+    def feature(self, report_id: int) -> bytes:
+        """A feature report, for a host that asks. Raises Stall where there is none."""
         raise Stall
 
     # -- the queue ----------------------------------------------------------------------------------------------------
@@ -201,6 +206,8 @@ class HidDevice(VirtualDevice, Generic[T]):
             return self.report_of(setup.value & 0xFF)
         if setup.value >> 8 == OUTPUT_REPORT:
             return self.current_output()
+        if setup.value >> 8 == FEATURE_REPORT:
+            return self.feature(setup.value & 0xFF)
         raise Stall
 
     @request(_SET, 0x09)

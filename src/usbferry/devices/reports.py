@@ -23,6 +23,7 @@ class Page(IntEnum):
     LED = 0x08
     BUTTON = 0x09
     CONSUMER = 0x0C
+    DIGITIZER = 0x0D
 
 
 class Item(IntEnum):
@@ -36,6 +37,10 @@ class Item(IntEnum):
     USAGE_PAGE = 0x04
     LOGICAL_MINIMUM = 0x14
     LOGICAL_MAXIMUM = 0x24
+    PHYSICAL_MINIMUM = 0x34
+    PHYSICAL_MAXIMUM = 0x44
+    UNIT_EXPONENT = 0x54
+    UNIT = 0x64
     REPORT_SIZE = 0x74
     REPORT_ID = 0x84
     REPORT_COUNT = 0x94
@@ -52,9 +57,10 @@ FEATURE: Final = Item.FEATURE
 CONSTANT: Final = 0x01
 VARIABLE: Final = 0x02
 RELATIVE: Final = 0x04
+NULL_STATE: Final = 0x40
 
-_PHYSICAL, _APPLICATION = 0x00, 0x01
-_SIGNED: Final = {Item.LOGICAL_MINIMUM, Item.LOGICAL_MAXIMUM}
+_PHYSICAL, _APPLICATION, _LOGICAL = 0x00, 0x01, 0x02
+_SIGNED: Final = {Item.LOGICAL_MINIMUM, Item.LOGICAL_MAXIMUM, Item.PHYSICAL_MINIMUM, Item.PHYSICAL_MAXIMUM}
 
 
 def item(tag: Item, value: int) -> bytes:
@@ -79,20 +85,39 @@ def physical(page: int, usage: int, *fields: bytes) -> bytes:
     return _collection(_PHYSICAL, page, usage, fields)
 
 
+def logical(page: int, usage: int, *fields: bytes) -> bytes:
+    """Fields that belong together, such as those of one finger."""
+    return _collection(_LOGICAL, page, usage, fields)
+
+
+def measured(unit: int, exponent: int, high: int, *fields: bytes) -> bytes:
+    """Fields whose largest value is `high` units of 10 to the `exponent`, §6.2.2.7; what follows them has no unit."""
+    before = (Item.PHYSICAL_MAXIMUM, high), (Item.UNIT_EXPONENT, exponent & 0x0F), (Item.UNIT, unit)
+    after = (Item.PHYSICAL_MAXIMUM, 0), (Item.UNIT_EXPONENT, 0), (Item.UNIT, 0)
+    return b"".join([item(Item.PHYSICAL_MINIMUM, 0), *(item(*one) for one in before), *fields]) + b"".join(
+        item(*one) for one in after
+    )
+
+
 def report(number: int) -> bytes:
     """The fields that follow belong to the report with this id."""
     return item(Item.REPORT_ID, number)
 
 
 def variables(
-    kind: Item, page: int, usages: Sequence[int], *, low: int = 0, high: int = 1, bits: int = 1, relative: bool = False
+    kind: Item,
+    page: int,
+    usages: Sequence[int],
+    *,
+    low: int = 0,
+    high: int = 1,
+    bits: int = 1,
+    relative: bool = False,
+    null: bool = False,
 ) -> bytes:
-    """A field of `bits` for each usage, holding its value between `low` and `high`."""
-    return (
-        _usages(page, usages)
-        + _values(low, high, bits, len(usages))
-        + item(kind, VARIABLE | (RELATIVE if relative else 0))
-    )
+    """A field of `bits` for each usage, holding its value between `low` and `high`; with `null` any other is none."""
+    flags = VARIABLE | (RELATIVE if relative else 0) | (NULL_STATE if null else 0)
+    return _usages(page, usages) + _values(low, high, bits, len(usages)) + item(kind, flags)
 
 
 def array(kind: Item, page: int, usages: range, *, count: int, bits: int = 8) -> bytes:
