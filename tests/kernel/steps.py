@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from tests.kernel.guest import CHECKOUT, Guest, Step
 
 HOST = "10.0.2.2"  # the host's loopback, seen from a guest
 USBTEST = CHECKOUT / "tests" / "kernel" / "usbtest.py"
+ATTACH_ALL = f"{shlex.quote(sys.executable)} {shlex.quote(str(CHECKOUT / 'tests' / 'kernel' / 'attach_all.py'))}"
 TRAFFIC = CHECKOUT / "tests" / "kernel" / "traffic.py"
 
 # The kernel's client says what it has imported in status files, a row for each port:

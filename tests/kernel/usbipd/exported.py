@@ -1,18 +1,14 @@
-"""Devices that a guest exports with the kernel's own server, usbipd: QEMU's, and how a test talks to them.
-
-QEMU's serial port and smart card reader end in sockets of a folder on the host, where a test is the far side.
-"""
+"""Devices that a guest exports with the kernel's own server, usbipd: QEMU's, and how a test talks to them."""
 
 import asyncio
 import os
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.kernel.emulated import NET
 from tests.kernel.guest import Guest
-from usbferry import aio
 from usbferry.device import Device
 from usbferry.usb.setup import Setup
 from usbferry.usb.transfer import Completion, Transfer
@@ -21,12 +17,6 @@ from usbferry.usb.types import Status
 PORT = 3240
 DEVICES = 10  # not counting QEMU's hub, which it adds for more than its controller has ports
 DISK_BYTES = 8 << 20
-NET = "10.0.7"  # of the adapter; QEMU is .2 there
-DISK, AUDIO, SERIAL, CARDS, FILES, NETWORK = (
-    "46f4:0001", "46f4:0002", "0403:6001", "08e6:4433", "46f4:0004", "0525:a4a2",
-)  # fmt: skip
-KEYBOARD, MOUSE, TABLET = "QEMU USB Keyboard", "QEMU USB Mouse", "QEMU USB Tablet"  # one vendor and product for all
-
 # The kernel says so at error level whenever an importer closes.
 CLOSED = r"^usbip-host \S+: recv a header, 0$"
 
@@ -126,70 +116,3 @@ async def scsi(device: Device, command: bytes, length: int, data: bytes = b"") -
 
 def inquiry(device: Device) -> Awaitable[bytes]:
     return scsi(device, bytes([0x12, 0, 0, 0, 36, 0]), 36)
-
-
-async def mtp(camera: aio.Handle, numbers: Iterator[int], code: int, *values: int) -> bytes:
-    """One operation of a camera or phone: the data it brings.
-
-    Source: USB Still Image Capture 1.0 §7 for the containers, ISO 15740 §10 for the operations.
-    """
-    number = next(numbers)
-    request = struct.pack(f"<IHHI{len(values)}I", 12 + 4 * len(values), 1, code, number, *values)
-    await camera.write(0x02, request, timeout=20)
-    answer = await camera.read(0x81, 1 << 20, timeout=20)
-    data = b""
-    if answer[4:6] == b"\2\0":  # a data block comes before the response
-        assert struct.unpack_from("<IHHI", answer) == (len(answer), 2, code, number)
-        data, answer = answer[12:], await camera.read(0x81, 512, timeout=20)
-    assert struct.unpack_from("<HHI", answer, 4) == (3, 0x2001, number)  # OK
-    return data
-
-
-# -- far sides ---------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def far_side(path: Path) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """The other end of one of QEMU's sockets."""
-    reader, writer = await asyncio.open_unix_connection(path)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-class Card:
-    """A smart card that answers each command with another one's bytes, put into QEMU's reader over its socket.
-
-    Source: QEMU docs/ccid.txt; libcacard vscard_common.h. Type, reader and length, big endian; then the body.
-    """
-
-    INIT, READER_ADD, ATR, APDU = 1, 3, 5, 7
-    ATR_BYTES = bytes.fromhex("3b6800005573626665727279")  # T=0, eight historical bytes: "Usbferry"
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self.put(writer.write)
-
-    @classmethod
-    def put(cls, write: Callable[[bytes], object]) -> None:
-        """Put it into the reader: then it has an ATR."""
-        write(cls._message(cls.INIT, b"VSCD" + struct.pack(">II", 2, 0)))
-        write(cls._message(cls.READER_ADD, b"card"))
-        write(cls._message(cls.ATR, cls.ATR_BYTES))
-
-    @staticmethod
-    def _message(kind: int, body: bytes) -> bytes:
-        return struct.pack(">III", kind, 0, len(body)) + body
-
-    async def serve(self, commands: Iterable[tuple[bytes, bytes]]) -> None:
-        """Answer these commands, which must come in this order."""
-        for command, answer in commands:
-            while True:
-                kind, _, length = struct.unpack(">III", await self._reader.readexactly(12))
-                body = await self._reader.readexactly(length)
-                if kind == self.APDU:
-                    break
-            assert body == command
-            self._writer.write(self._message(self.APDU, answer))

@@ -5,9 +5,8 @@ Each is the one function of a device of its own. The guest's other sides: $SHARE
 """
 
 import os
-import time
 
-from tests.kernel.guest import Guest, Step
+from tests.kernel.guest import Guest
 
 PORT = 3241  # usbip-host's server has the usual one
 DISK_BYTES = 2 << 20
@@ -61,12 +60,3 @@ def export(guest: Guest) -> dict[str, str]:
         until usbip --tcp-port {PORT} list -r 127.0.0.1 &>/dev/null; do sleep 0.1; done
     """).ok()
     return {name: f"usbip-vudc.{number}" for number, name in enumerate(GADGETS)}
-
-
-def said(step: Step, word: str, limit: float = 20) -> None:
-    """Wait until a step in the guest has printed a word."""
-    deadline = time.monotonic() + limit
-    while word not in step.output():
-        assert time.monotonic() < deadline, step.output()
-        assert not step.is_over(), step.wait()
-        time.sleep(0.02)

@@ -19,32 +19,23 @@ from typing import Any
 import pytest
 
 import usbferry
-from tests.kernel.guest import Guest
-from tests.kernel.steps import unexpected
-from tests.kernel.usbipd.exported import (
+from tests.kernel.emulated import (
     AUDIO,
     CARDS,
-    CLOSED,
-    DEVICES,
     DISK,
-    DISK_BYTES,
     FILES,
     KEYBOARD,
     MOUSE,
     NETWORK,
-    PORT,
     SERIAL,
     TABLET,
     Card,
-    Known,
-    control,
-    ended,
     far_side,
-    inquiry,
     mtp,
-    named,
-    scsi,
 )
+from tests.kernel.guest import Guest
+from tests.kernel.steps import unexpected
+from tests.kernel.usbipd.exported import CLOSED, DEVICES, DISK_BYTES, PORT, Known, control, ended, inquiry, named, scsi
 from usbferry import aio
 from usbferry.backends import remote
 from usbferry.backends.remote import RemoteSource

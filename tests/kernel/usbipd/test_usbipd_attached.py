@@ -3,45 +3,43 @@
 On the way there is the kernel's server, and for some a relay of ours; the tests are at the far sides of the devices.
 """
 
-import hashlib
 import os
 import re
 import shlex
-import socket
-import struct
 import sys
-import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from tests.kernel.guest import CHECKOUT, Guest, Step
-from tests.kernel.steps import unexpected
-from tests.kernel.usbipd import exported
-from tests.kernel.usbipd import gadgets as gadgets_made
-from tests.kernel.usbipd.exported import (
+from tests.kernel.emulated import (
     AUDIO,
     CARDS,
     DISK,
+    EVENTS,
     FILES,
     KEYBOARD,
+    MODULES,
     MOUSE,
-    NET,
     NETWORK,
     SERIAL,
     TABLET,
-    Card,
-    Known,
-    named,
+    bring_network_up,
+    driver_of,
+    events,
+    has_the_bytes,
+    passes_bytes,
+    plays_sound,
+    said,
+    shows_its_card,
 )
-from tests.kernel.usbipd.gadgets import PORT, said
+from tests.kernel.guest import Guest
+from tests.kernel.steps import ATTACH_ALL, unexpected
+from tests.kernel.usbipd import exported
+from tests.kernel.usbipd import gadgets as gadgets_made
+from tests.kernel.usbipd.exported import Known, named
+from tests.kernel.usbipd.gadgets import PORT
 
 PYTHON = shlex.quote(sys.executable)
-ATTACH = f"{PYTHON} {shlex.quote(str(CHECKOUT / 'tests' / 'kernel' / 'usbipd' / 'attach_all.py'))}"
-EVENTS = "/usr/bin/python3 -I -S tests/kernel/events.py"
-# By name, for there is no udev in the guest.
-DRIVERS = "usb-storage sd_mod usbhid hid-generic evdev ftdi_sio snd-usb-audio cdc_ether cdc_acm usblp"
 # What has no driver in the kernel waits for a program.
 BOUND = {
     DISK: "usb-storage", KEYBOARD: "usbhid", MOUSE: "usbhid", TABLET: "usbhid", SERIAL: "ftdi_sio",
@@ -71,14 +69,14 @@ def address(known: dict[str, Known], gadgets: dict[str, str]) -> Callable[[str],
 @pytest.fixture(scope="module")
 def attached(guest: Guest, address: Callable[[str], str]) -> dict[str, str]:
     """All of them, each one's name on the importing bus."""
-    guest.run(f"modprobe -a vhci-hcd {DRIVERS}").ok()
+    guest.run(f"modprobe -a vhci-hcd {MODULES} cdc_acm usblp").ok()
     # Nobody shall find the devices that are exported instead.
     guest.run("for bus in 001 002; do mount -t tmpfs none /dev/bus/usb/$bus; done").ok()
     addresses = {address(what): what for what in BOUND if what != DISK}
     output = guest.run(
         f"""
         {PYTHON} -m usbferry attach usbip://127.0.0.1/{DISK} >$SHARED/disk &
-        {ATTACH} {" ".join(addresses)} && wait $! && cat $SHARED/disk
+        {ATTACH_ALL} {" ".join(addresses)} && wait $! && cat $SHARED/disk
         """,
         150,
     ).ok()
@@ -92,59 +90,6 @@ def attached(guest: Guest, address: Callable[[str], str]) -> dict[str, str]:
     wait = (f"until [ -e {driver_of(devices[what])} ]; do sleep 0.1; done" for what, driver in BOUND.items() if driver)
     guest.run("\n".join(wait), 60).ok()
     return devices
-
-
-def driver_of(device: str) -> str:
-    return f"/sys/bus/usb/devices/{device}:1.0/driver"
-
-
-def disk_path(device: str) -> str:
-    """Shell that waits for an attached disk and sets $disk."""
-    folder = f"/sys/bus/usb/devices/{device}/*/host*/target*/*/block"
-    wait = f"until disk=$(echo {folder}/sd*) && [ -e $disk/size ] && [ $(cat $disk/size) != 0 ]; do sleep 0.05; done"
-    return f"{wait}; disk=/dev/${{disk##*/}}\n"
-
-
-def has_the_bytes(guest: Guest, device: str, image: Path) -> bool:
-    read = guest.run(disk_path(device) + "sha256sum <$disk", 60).ok()
-    return read.split()[0] == hashlib.sha256(image.read_bytes()).hexdigest()
-
-
-def passes_bytes(guest: Guest, files: Path, device: str) -> bool:
-    """Both ways between the guest's port of QEMU's adapter and the host's socket."""
-    there, back = os.urandom(2000), os.urandom(2000)
-    (guest.shared / "there").write_bytes(there)
-    with socket.socket(socket.AF_UNIX) as far:
-        far.settimeout(20)
-        far.connect(str(files / "serial"))
-        step = guest.start(f"""
-            until port=$(echo /sys/bus/usb/devices/{device}/*/ttyUSB*) && [ -e $port ]; do sleep 0.05; done
-            exec 3<>/dev/${{port##*/}}
-            stty -F /dev/${{port##*/}} 115200 raw -echo
-            echo raw
-            cat $SHARED/there >&3 &
-            head -c {len(back)} <&3 >$SHARED/back
-            wait
-        """)
-        said(step, "raw")
-        far.sendall(back)
-        got = b""
-        while len(got) < len(there):
-            got += far.recv(4096) or b"its end"
-        step.wait().ok()
-    return got == there and (guest.shared / "back").read_bytes() == back
-
-
-def events(guest: Guest, step: Step, doings: Iterable[tuple[Callable[[], object], str]]) -> list[str]:
-    """What the guest's input devices say of things that are done until it is heard of, one after the other."""
-    said(step, "ready")
-    for do, word in doings:
-        deadline = time.monotonic() + 20
-        while word not in step.output():
-            assert time.monotonic() < deadline, f"no {word!r} in {step.output()}"
-            do()
-            time.sleep(0.2)
-    return step.wait().ok().splitlines()
 
 
 def test_each_device_has_its_own_driver(guest, attached):
@@ -185,7 +130,7 @@ def test_keys_and_pointers_are_seen(guest, attached):
 
 
 def test_serial_ports_pass_bytes_both_ways(guest, attached, files):
-    assert passes_bytes(guest, files, attached[SERIAL])
+    assert passes_bytes(guest, attached[SERIAL], files / "serial")
     sent = os.urandom(1000)
     (guest.shared / "sent").write_bytes(sent)
     guest.run(f"""
@@ -200,44 +145,15 @@ def test_serial_ports_pass_bytes_both_ways(guest, attached, files):
 
 
 def test_sound_is_played(guest, attached, files):
-    """By ALSA, at full volume, and so bit for bit; QEMU keeps the last of it for itself."""
-    samples = b"".join(struct.pack("<hh", -i, i) for i in range(1, 48 * 300))
-    (guest.shared / "sound").write_bytes(samples + bytes(48 * 4 * 100))
-    guest.run(
-        "amixer -q -c 0 sset 'Audio Output Volume Control' 256 && "
-        "aplay -q -D hw:0,0 -t raw -f S16_LE -r 48000 -c 2 $SHARED/sound"
-    ).ok()
-    deadline = time.monotonic() + 20
-    while samples not in (files / "wav").read_bytes():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert plays_sound(guest, attached[AUDIO], files / "wav")
 
 
 def test_a_network_is_there(guest, attached):
-    """The neighbour's address is known when it has answered."""
-    guest.run(f"""
-        cd /sys/bus/usb/devices/{attached[NETWORK]}:?.0/net/* && interface=${{PWD##*/}}
-        ip addr add {NET}.15/24 dev $interface && ip link set $interface up
-        until ip neigh show dev $interface | grep "^{NET}.2 lladdr"; do
-            echo >/dev/udp/{NET}.2/9
-            sleep 0.2
-        done
-    """).ok()
+    bring_network_up(guest, attached[NETWORK])
 
 
 def test_a_card_is_seen_by_the_readers_driver(guest, attached, files):
-    """libccid's, by way of pcscd and usbfs: the kernel has none."""
-    bus = guest.run(f"cat /sys/bus/usb/devices/{attached[CARDS]}/busnum /sys/bus/usb/devices/{attached[CARDS]}/devnum")
-    node = "/dev/bus/usb/{:03}/{:03}".format(*map(int, bus.ok().split()))
-    with socket.socket(socket.AF_UNIX) as far:
-        far.connect(str(files / "card"))
-        Card.put(far.sendall)
-        step = guest.start("mkdir -p /run/pcscd; echo process $$; exec pcscd --foreground --debug", 90)
-        found = " ".join(f"{byte:02X}" for byte in Card.ATR_BYTES)
-        said(step, f"Card ATR: {found}", 60)
-        assert node in step.output()
-        guest.run(f"kill {step.output().split()[1]}").ok()
-        step.wait()
+    assert shows_its_card(guest, attached[CARDS], files / "card")
 
 
 def test_a_page_is_printed(guest, attached):
@@ -255,13 +171,13 @@ def test_detached_and_attached_again_through_relays(guest, attached, address, fi
     """Now each transfer of the kernel's goes through our exporter and our importer."""
     again = {address(what): what for what in (DISK, KEYBOARD, SERIAL, "storage")}
     guest.run(f"{PYTHON} -m usbferry detach {' '.join(again)}").ok()
-    relays = guest.start(f"exec {ATTACH} relay {' '.join(again)}", 100)
+    relays = guest.start(f"exec {ATTACH_ALL} relay {' '.join(again)}", 100)
     for where in again:
         said(relays, where, 60)
     devices = {again[line.split()[0]]: line.split()[1] for line in relays.output().splitlines()}
     assert has_the_bytes(guest, devices[DISK], files / "disk")
     assert has_the_bytes(guest, devices["storage"], guest.shared / "lun")
-    assert passes_bytes(guest, files, devices[SERIAL])
+    assert passes_bytes(guest, devices[SERIAL], files / "serial")
     keyboard = devices[KEYBOARD]
     step = guest.start(f"{EVENTS} {keyboard} until=28", 90)
     events(guest, step, [(lambda: guest.monitor("sendkey ret"), f"{keyboard} 1 28 0")])
