@@ -249,6 +249,34 @@ async def test_detached_by_a_tool_it_was_a_person(kernel, relay):
         assert await attachment.gone() == DETACHED
 
 
+@pytest.mark.parametrize("address", ["virtual:zero", "usbip"])
+async def test_a_relay_that_the_kernel_drops_is_not_taken_for_a_person(kernel, address):
+    """The kernel ends a connection over an answer it does not like, or for want of memory: nobody wished for that."""
+    async with hand_server() as server:
+        where, name = (server.address, "1-1") if address == "usbip" else (address, "")
+        async with attached(kernel, where, name, relay=True) as attachment:
+            kernel.drop(0)
+            ended = await attachment.gone()
+            assert (ended.by_hand, ended.reason) == (False, "the kernel dropped it; `dmesg` may say why")
+            assert not kernel.vhci.has_record(0)
+            assert kernel.ports[0].state == FREE
+
+
+async def test_a_virtual_one_detached_by_a_tool_was_a_person(kernel):
+    async with attached(kernel, "virtual:zero", "", relay=True) as attachment:
+        assert kernel.vhci.has_record(0)
+        kernel.vhci.remove_record(0)
+        kernel.vhci.detach(0)
+        assert await attachment.gone() == DETACHED
+
+
+async def test_without_a_record_it_counts_as_detached(kernel):
+    (kernel.root / "var").write_text("in the way")
+    async with attached(kernel, "virtual:zero", "") as attachment:
+        kernel.drop(0)
+        assert await attachment.gone() == DETACHED
+
+
 async def test_detached_twice_and_after_its_end(kernel):
     async with hand_server() as server, attached(kernel, server.address) as attachment:
         await asyncio.gather(attachment.detach(), attachment.detach(), attachment.gone())

@@ -524,6 +524,17 @@ async def test_one_that_cannot_be_asked_is_asked_again_later(s: Scene) -> None:
     await s.has()
 
 
+@scene(listed("1-1", BOARD), wants=("serial=AB1",), lab=Telling)
+async def test_one_that_cannot_be_asked_is_asked_again_though_nothing_is_told(s: Scene) -> None:
+    await asyncio.sleep(60)
+    assert 20 < len(s.lab.reads) < 70
+    s.lab.serials = {"1-1": "AB1"}
+    await s.has()
+    looks = len(s.lab.looks)
+    await asyncio.sleep(600)
+    assert len(s.lab.looks) == looks, "it is polled"
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 

@@ -219,3 +219,17 @@ async def test_a_server_restarts_and_a_person_detaches(files: FileKernel) -> Non
             files.vhci.detach(0)
             await said.has(f"is left alone; to resume: usbferry attach usbip://{host}:{port}/1-1")
             assert said[-1].startswith(f"usbip://{host}:{port}/0525:*: 1-1 0525:a4a0 ")
+
+
+async def test_a_ferry_server_tells_what_appears_and_is_not_polled(files: FileKernel) -> None:
+    """Only looks that follow news: the next one by the clock would be in an hour."""
+    async with serving(Catalog()) as server:
+        [(host, port)] = await server.listen("127.0.0.1", 0, load_exporter("ferry"))
+        wanted = rules.from_addresses([f"ferry://{host}:{port}/0525:*"])._replace(every=3600.0)
+        async with keeping(files, wanted) as said:
+            await said.has("not there yet")
+            await server.offer(open_source("virtual:zero"))
+            await said.has("0525:a4a0 usbferry Gadget Zero attached to port 0")
+            server.catalog.list()[0].source.device.vanish("unplugged", away=0.1)  # type: ignore[attr-defined]
+            await said.has("is lost: the device has left the server; looking for it")
+            await said.has("attached to port 0", 2)

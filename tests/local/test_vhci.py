@@ -276,6 +276,15 @@ def test_records_are_those_of_the_usbip_tool(kernel, tmp_path):
     assert kernel.vhci.read_record(7) is None
 
 
+def test_what_comes_from_no_usbip_server_has_a_record_without_an_address(kernel, tmp_path):
+    """The usbip tool takes a record for three words: of one it says "unknown host"."""
+    assert kernel.vhci.write_record(7, None)
+    assert len((tmp_path / "var/run/vhci_hcd/port7").read_text().split()) == 1
+    assert (kernel.vhci.has_record(7), kernel.vhci.read_record(7)) == (True, None)
+    kernel.vhci.remove_record(7)
+    assert not kernel.vhci.has_record(7)
+
+
 def test_a_record_that_is_none_counts_for_nothing(kernel, tmp_path):
     kernel.vhci.write_record(1, Record("h", "1", "1-1"))
     (tmp_path / "var/run/vhci_hcd/port1").write_text("two words\n")

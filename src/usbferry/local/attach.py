@@ -126,8 +126,7 @@ class Attachment:
         self._detaching = False
         self._ended: Ended | None = None
         vhci.remove_record(port)  # an old one may have stayed
-        if record is not None and not vhci.write_record(port, record):
-            self._record = None
+        self._is_recorded = vhci.write_record(port, record)
         if self._relay is not None:
             self._note = Note(vhci, port, address, self._relay.counts)
             end.over.add_done_callback(self._relay_ended)
@@ -155,7 +154,7 @@ class Attachment:
             await self._vhci.wait_free(self._row)
             if self._relay is not None:
                 await self._relay.closed.wait()
-            if self._record is not None and self._vhci.read_record(self.port) == self._record:
+            if self._is_recorded and self._vhci.read_record(self.port) == self._record:
                 self._vhci.remove_record(self.port)
             self._ended = ended
         return self._ended
@@ -189,13 +188,17 @@ class Attachment:
         self._relay.stop()
 
     def _why(self) -> Ended:
-        """A connection that ends with its record was lost; who detaches by a tool, the usbip one too, removes that."""
-        device = self._relay.device if self._relay is not None else None
-        if device is not None and device.gone.done():
-            return Ended(device.gone.result(), False)
-        if device is None and self._record is not None and self._vhci.read_record(self.port) is not None:
-            return Ended(f"the connection to {self._record.host} was closed", False)
-        return DETACHED
+        """A connection that ends with its record was lost; who detaches by a tool, the usbip one too, removes that.
+
+        Without a record, on a full disk, it counts as detached: nobody should have to fight a keeper for a port.
+        """
+        if self._relay is not None and self._relay.device.gone.done():
+            return Ended(self._relay.device.gone.result(), False)
+        if not (self._is_recorded and self._vhci.has_record(self.port)):
+            return DETACHED
+        if self._relay is not None or self._record is None:
+            return Ended("the kernel dropped it; `dmesg` may say why", False)
+        return Ended(f"the connection to {self._record.host} was closed", False)
 
 
 class _End:

@@ -8,7 +8,7 @@
 
 USB/IP has no event for a device that appears: a place is looked at every few seconds, by one connection however many
 rules it has, and more often for a while after it lost a device: a bootloader may be there for a second only. A source
-that tells of changes is looked at when it does. A slot belongs to its bus id, and its device is whatever wanted one
+that tells of changes, such as a ferry server, is looked at when it does. A slot belongs to its bus id, and its device is whatever wanted one
 enumerates there: a board and its bootloader are one.
 
 It knows the kernel as an `Attacher` alone, and time as the event loop's.
@@ -207,6 +207,7 @@ class Place:
         if self._failures:
             return backoff(self._failures - 1)
         tries = [s.not_before - now for s in self._slots.values() if not s.is_active and s.not_before > now]
+        tries += [not_before - now for _, read, not_before in self._read.values() if not read and not_before > now]
         if not self._has_events:
             every = HUNT_SECONDS if now < self._hunts_until else self._keeper.every
             tries.append(every * random.uniform(0.9, 1.1))

@@ -36,6 +36,7 @@ FREE_SECONDS: Final = 20.0  # for it to let go of one
 _POLL_SECONDS: Final = 0.01  # a status file cannot be waited for
 _POLL_SECONDS_AT_MOST: Final = 0.2  # the longer it takes, the less often it is looked at
 _LOAD: Final = "this kernel's USB/IP client is not loaded; as root: modprobe vhci-hcd"
+_RELAYED: Final = "usbferry-relay"  # as a record: one word where the tool wants three, so that it shows no address
 _NOT_ROOT: Final = "the kernel lets only root attach and detach devices: run it with sudo"
 
 
@@ -214,15 +215,23 @@ class Vhci:
 
     # -- the records of the usbip tool --------------------------------------------------------------------------------
 
-    def write_record(self, number: int, record: Record) -> bool:
-        """Say where the device on a port comes from, to `usbip port` and to us; whether it could be written."""
+    def write_record(self, number: int, record: Record | None) -> bool:
+        """Say where the device on a port comes from, to `usbip port` and to us; whether it could be written.
+
+        None is a place that is no USB/IP server: the tool says "unknown host" of it, as of a port without a record,
+        and removes the record all the same when somebody detaches with it.
+        """
         try:
             self._records.mkdir(mode=0o755, parents=True, exist_ok=True)
-            (self._records / f"port{number}").write_text(" ".join(record) + "\n")
+            (self._records / f"port{number}").write_text((" ".join(record) if record else _RELAYED) + "\n")
         except OSError as error:
             log.warning("where port %d comes from cannot be noted: %s", number, error)
             return False
         return True
+
+    def has_record(self, number: int) -> bool:
+        """Whether there is one, whatever it says."""
+        return (self._records / f"port{number}").exists()
 
     def read_record(self, number: int) -> Record | None:
         try:
