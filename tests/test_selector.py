@@ -244,6 +244,6 @@ def test_several_are_an_error_with_a_line_for_each() -> None:
         choose(twins, "046d:*")
     lines = str(caught.value).split("\n")
     assert lines[0] == "046d:* stands for 22 devices; name one by its bus id, such as port=1-1"
-    assert lines[1:3] == [f"  1-{n} 046d:c52b Acme, Inc. USB Receiver serial AB12" for n in (1, 2)]
+    assert lines[1:3] == [f"  1-{n} 046d:c52b Acme, Inc. USB Receiver serial AB12 (keyboard, disk)" for n in (1, 2)]
     assert lines[-1] == "  and 2 more"
     assert len(lines) == 22

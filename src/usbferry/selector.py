@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from .device import DeviceError, NotFound
-from .usb.classes import NAMES
+from .usb.classes import NAMES, class_name
 from .usb.info import DeviceInfo
 
 if TYPE_CHECKING:
@@ -216,10 +216,19 @@ def choose(found: Sequence[DeviceInfo], where: str) -> DeviceInfo:
 
 
 def described(info: DeviceInfo) -> str:
-    """A candidate in one line: its bus id, ids, names and serial number."""
+    """A candidate in one line: its bus id, ids, names, serial number and classes, as far as they are known."""
     words = [info.name, f"{info.device.vendor_id:04x}:{info.device.product_id:04x}", info.manufacturer, info.product]
     words += [f"serial {info.serial}"] if info.serial else []
+    classes = ", ".join(dict.fromkeys(map(class_name, info.classes)))
+    words += [f"({classes})"] if classes else []
     return " ".join(" ".join(words).split())
+
+
+def listed(infos: Iterable[DeviceInfo], none: str = "none") -> str:
+    """Candidates in one line, for errors."""
+    found = [described(info) for info in infos]
+    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return (", ".join(found[:_LISTED]) or none) + more
 
 
 def _is_like(text: str, glob: str) -> bool:

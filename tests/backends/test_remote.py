@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,8 +26,8 @@ from tests.backends.hand import (
     ret_submit,
 )
 from usbferry import aio
-from usbferry.backends import pieces, remote
-from usbferry.backends.connection import Connection
+from usbferry.backends import connection, pieces, remote
+from usbferry.backends.connection import Connection, Silent
 from usbferry.backends.remote import RemoteDevice, RemoteSource
 from usbferry.device import Busy, Claimant, DeviceError, NotFound, ResetOutcome, Unavailable
 from usbferry.devices.zero import Zero
@@ -242,7 +243,7 @@ async def test_a_busy_one_is_left_alone_and_named() -> None:
         [_, held] = server.catalog.list()
         holder = held.holder
         assert await names(f"{address}/serial=AB*") == ["1-1"]
-        text = r"lists no device 'serial=AB%202'; it has: 1-1 0525:a4a0, 1-2 0525:a4a0; not asked: 1-2 at .*uses it$"
+        text = r"lists no device 'serial=AB%202'; it has: 1-1 0525:a4a0 \(.*\), 1-2 0525:a4a0 \(.*\); not asked: 1-2 at .*uses it$"
         await fails(RemoteSource(f"{address}/serial=AB%202").list(), text, NotFound)
         assert held.holder is holder
 
@@ -256,7 +257,7 @@ async def test_a_device_that_became_another_is_given_back() -> None:
     """The list is older than the claim: somebody may have plugged something else into that port."""
     async with several(ONE, TWO) as (server, address):
         source = RemoteSource(f"{address}/serial=AB%202")
-        await fails(source.open("1-1", ME), "1-1 0525:a4a0 .* serial AB 1 is no longer serial=AB%202", NotFound)
+        await fails(source.open("1-1", ME), "1-1 0525:a4a0 .* serial AB 1 .* is no longer serial=AB%202", NotFound)
         await all_free(server)
         device = await source.open("1-2", ME)
         assert device.info.serial == "AB 2"
@@ -271,7 +272,7 @@ async def test_a_handle_by_selector_and_what_it_could_mean() -> None:
             await aio.open(f"{address}/0525:a4a0,serial=AB*")
         head, *candidates = str(caught.value).split("\n")
         assert head.endswith("/0525:a4a0,serial=AB* stands for 2 devices; name one by its bus id, such as port=1-1")
-        assert candidates == [f"  1-{n} 0525:a4a0 usbferry Gadget Zero serial AB {n}" for n in (1, 2)]
+        assert candidates == [f"  1-{n} 0525:a4a0 usbferry Gadget Zero serial AB {n} (vendor specific)" for n in (1, 2)]
 
 
 async def test_where_each_of_several_is() -> None:
@@ -373,8 +374,79 @@ async def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "LIST_SECONDS", 0.02)
     monkeypatch.setattr(remote, "CLAIM_SECONDS", 0.02)
     async with bad_server(says()) as address:
-        await fails(RemoteSource(address).list(), "did not answer within 0.02 s")
-        await fails(RemoteSource(address).open("1-1", ME), "did not answer within 0.02 s")
+        await fails(RemoteSource(address).list(), r"did not answer within 0.02 s; does it speak USB/IP\?$", Silent)
+        await fails(RemoteSource(address).open("1-1", ME), "did not answer within 0.02 s", Silent)
+
+
+class Slow:
+    """A server that takes its time over an import; to lists it says what it is told to."""
+
+    def __init__(self, listing: Script) -> None:
+        self.listing = listing
+        self.asked: list[bytes] = []
+        self.may_import = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        code = (await reader.readexactly(8))[2:4]
+        self.asked.append(code)
+        if code == b"\x80\x05":
+            await self.listing(reader, writer)
+            self.may_import.set()
+        else:
+            await reader.readexactly(32)
+            await self.may_import.wait()
+            writer.write(op(3, status=2))
+            await reader.read()
+
+
+@pytest.mark.parametrize("listing", [then_closes(says(op(5) + bytes(4))), then_closes(says())], ids=["lists", "closes"])
+async def test_who_takes_long_over_an_import_is_asked_for_its_list_and_waited_for(
+    listing: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """usbipd-win restarts a driver first, and some servers have one connection only: silence alone says nothing."""
+    monkeypatch.setattr(connection, "DOUBT_SECONDS", 0.02)
+    server = Slow(listing)
+    async with bad_server(server) as address:
+        await fails(RemoteSource(address).try_open("1-1", ME), "somebody else uses it", Busy)
+        assert server.asked == [b"\x80\x03", b"\x80\x05"]
+
+
+async def test_who_is_silent_over_an_import_and_a_list_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DOUBT_SECONDS", 0.02)
+    monkeypatch.setattr(remote, "LIST_SECONDS", 0.02)
+    async with bad_server(says()) as address:
+        await fails(RemoteSource(address).open("1-1", ME), r"did not answer within 0.02 s; does it speak", Silent)
+
+
+@pytest.mark.parametrize("scheme", ["usbip", "ferry", "usbredir"])
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", ", it says 'SSH-2.0-OpenSSH_9.2'"),
+        (b"220\n", ", it says '220'"),
+        (b"\xff" * 4, ""),
+    ],
+)
+async def test_another_kind_of_server_is_named_at_once(scheme: str, said: bytes, words: str) -> None:
+    """Few bytes of it are enough, and all that is said of them is what people can read."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        await reader.read()
+
+    title = "USB/IP" if scheme == "usbip" else scheme
+    async with bad_server(script) as address:
+        source = open_source(address.replace("usbip", scheme))
+        for ask in (source.list(), source.open("1-1", ME)):
+            await fails(ask, rf": it does not speak {title}{re.escape(words)}; is the port right\?$")
+        await source.close()
+
+
+async def test_a_usbredir_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DOUBT_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "GREETING_SECONDS", 0.02)
+    async with bad_server(says()) as address:
+        await fails(open_source(address.replace("usbip", "usbredir")).list(), "did not answer within 0.02 s", Silent)
 
 
 async def test_a_list_that_trickles_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +461,7 @@ async def test_a_list_that_trickles_for_ever(monkeypatch: pytest.MonkeyPatch) ->
                 await asyncio.wait_for(reader.readexactly(1000), 0.01)
 
     async with bad_server(trickle) as address:
-        await fails(RemoteSource(address).list(), "did not answer within 0.05 s")
+        await fails(RemoteSource(address).list(), "did not answer within 0.05 s$", Silent)
 
 
 LIST_ANSWERS = {
@@ -397,7 +469,10 @@ LIST_ANSWERS = {
     "resets": (then_resets(says(after=8)), "127.0.0.1:[0-9]+: Connection reset by peer$"),
     "hangs up in the middle": (then_closes(says(op(5)[:5], after=8)), "the connection was closed"),
     "another version": (says(op(5, version=0x0110), after=8), "speaks version 0x0110, known is 0x0111"),
-    "no USB/IP": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n", after=8), "speaks version 0x4854"),
+    "no USB/IP": (
+        says(b"HTTP/1.1 400 Bad Request\r\n\r\n", after=8),
+        "does not speak USB/IP, it says 'HTTP/1.1 400 Bad Request'; is the port right",
+    ),
     "another answer": (says(op(3), after=8), "answer 0x0003, expected was 0x0005"),
     "refuses": (says(op(5, 1), after=8), "does not list its devices, it gave status 1"),
     "2**32 - 1 devices": (says(op(5) + b"\xff\xff\xff\xff", after=8), "list of 4294967295 devices, the limit is 4096"),
@@ -417,26 +492,26 @@ async def test_a_list_that_fails(case: str) -> None:
 async def test_a_server_that_speaks_before_it_is_asked(hung_up: bool) -> None:
     class FakeLink:
         def abort(self) -> None:
-            asyncio.get_running_loop().call_soon(connection.lost, None)
+            asyncio.get_running_loop().call_soon(made.lost, None)
 
         def write(self, pieces: object, size: int) -> None:
             pass
 
-    connection = Connection(load_importer("usbip")(), "there:3240")
-    connection.opened(FakeLink())  # type: ignore[arg-type]
-    connection.received(memoryview(b"220 ready"))
+    made = Connection(load_importer("usbip")(), "there:3240")
+    made.opened(FakeLink())  # type: ignore[arg-type]
+    made.received(memoryview(b"\1\x11 ready"))
     if hung_up:
         await turns()
     with pytest.raises(DeviceError, match=r"^there:3240: it broke usbip: the server spoke before it was asked$"):
-        await connection.ask(connection.importer.claim, "1-1", seconds=5)
-    assert connection.gone.done()
+        await made.ask(made.importer.claim, "1-1", seconds=5)
+    assert made.gone.done()
 
 
 async def test_a_server_that_hangs_up_before_it_is_asked() -> None:
-    connection = Connection(load_importer("usbip")(), "there:3240")
-    connection.lost(None)
+    made = Connection(load_importer("usbip")(), "there:3240")
+    made.lost(None)
     with pytest.raises(DeviceError, match=r"^there:3240: the connection was closed$"):
-        await connection.ask(connection.importer.list_devices, seconds=5)
+        await made.ask(made.importer.list_devices, seconds=5)
 
 
 CLAIM_ANSWERS = {
@@ -468,9 +543,23 @@ async def test_an_import_that_fails(case: str) -> None:
         (77, DeviceError, "status 77"),
     ],
 )
-async def test_an_import_that_is_refused(status: int, kind: type[DeviceError], text: str) -> None:
+async def test_an_import_that_is_refused(
+    status: int, kind: type[DeviceError], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "LIST_SECONDS", 0.02)  # what else there is, this one does not say
     async with bad_server(says(op(3, status), after=40)) as address:
         await fails(RemoteSource(address).open("1-1", ME), text, kind)
+
+
+async def test_a_device_that_is_not_there_comes_with_those_that_are() -> None:
+    """The list is asked for then, and only then."""
+    async with serving(Catalog()) as server:
+        await server.offer(open_source("virtual:zero"))
+        await server.offer(open_source("virtual:keyboard"))
+        [(host, port)] = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
+        source = RemoteSource(f"usbip://{host}:{port}")
+        text = r"9-9 at .*: the server has no such device; it has: 1-1 0525:a4a0 \(vendor specific\), 1-2 1209:0001 \(keyboard\)"
+        await fails(source.open("9-9", ME), text, NotFound)
 
 
 @pytest.mark.parametrize("name", ["", "a" * 32, "\udc80"])
@@ -522,7 +611,9 @@ async def test_our_own_server_tells_busy_from_unknown(monkeypatch: pytest.Monkey
     monkeypatch.setattr(remote, "BUSY_SECONDS", 0.0)
     async with zero_server() as (_, address), opened(address):
         await fails(RemoteSource(address).open("1-1", ME), r"^1-1 at 127.0.0.1:\d+: somebody else uses it$", Busy)
-        await fails(RemoteSource(address).open("7-7", ME), r"^7-7 at .*: the server has no such device$", NotFound)
+        await fails(
+            RemoteSource(address).open("7-7", ME), r"^7-7 at .*: the server has no such device; it has: 1-1 ", NotFound
+        )
 
 
 # --- reading the descriptors ------------------------------------------------------------------------------------------

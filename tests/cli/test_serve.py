@@ -180,7 +180,7 @@ def test_a_broken_server_at_the_other_end_is_one_line() -> None:
         where = f"127.0.0.1:{server.getsockname()[1]}"
         text = refused(f"usbip://{where}", "--listen", "127.0.0.1:0")
         thread.join()
-    assert text == f"{where}: it broke usbip: the server speaks version 0x4854, known is 0x0111"
+    assert text == f"{where}: it does not speak USB/IP, it says 'HTTP/1.1 400 Bad Request'; is the port right?"
 
 
 # --- a server from its first line to its end --------------------------------------------------------------------------

@@ -222,9 +222,11 @@ def test_a_device_in_use_is_busy_until_it_is_closed(served, monkeypatch):
 
 
 def test_an_address_of_several_devices_must_name_one(served):
-    with pytest.raises(DeviceError, match=r"stands for 2 devices; name one .*\n  1-1 0525:a4a0\n  1-2 "):
+    with pytest.raises(
+        DeviceError, match=r"stands for 2 devices; name one .*\n  1-1 0525:a4a0 \(vendor specific\)\n  1-2 "
+    ):
         usbferry.open(served.address)
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="it has: 1-1 0525:a4a0"):
         usbferry.open(f"{served.address}/7-7")
 
 

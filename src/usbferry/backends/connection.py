@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol
 
 from ..device import Busy, DeviceError, NotFound, Unavailable
-from ..protocols.errors import ProtocolError
+from ..protocols.errors import ProtocolError, Stranger
 from ..protocols.events import Claimed, Completed, Event, Left, Listed, Refusal, Refused
 from ..transports.link import Link
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.types import Status
 
 log: Final = logging.getLogger(__name__)
+DOUBT_SECONDS: Final = 2.0  # without a byte from the server, after which it is doubted
+GREETING_SECONDS: Final = 5.0  # for the first byte of a server that speaks first
+_TITLES: Final = {"usbip": "USB/IP"}  # of protocols, for people; the others go by their names
+_SHOWN: Final = 40  # characters of what a stranger says
 _ERRORS: Final = {Refusal.BUSY: Busy, Refusal.NOT_FOUND: NotFound, Refusal.UNAVAILABLE: Unavailable}
+
+
+class Silent(DeviceError):
+    """A server did not answer in time."""
 
 
 class Importer(Protocol):
     """What a connection wants of its protocol's importer; `protocols.usbip.importer` says what each part means."""
 
     protocol: str
+    opening: bytes
     consumed: int
     needed: int
     outgoing: list[Buffer]
@@ -60,14 +69,20 @@ class Connection:
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None  # the importer's
         self._lost = asyncio.Event()
+        self._heard = False  # the server has said something
 
     @property
     def reason(self) -> str:
         """Why it ended, for people."""
         return self.gone.result() if self.gone.done() else "the connection was closed"
 
-    async def ask(self, question: Any, *arguments: str, seconds: float) -> Any:
-        """Put a question of the importer's and wait for its answer. Raises DeviceError, or what the question does."""
+    async def ask(
+        self, question: Any, *arguments: str, seconds: float, doubt: Callable[[], Awaitable[None]] | None = None
+    ) -> Any:
+        """Put a question of the importer's and wait for its answer. Raises DeviceError, or what the question does.
+
+        While not a byte has come, `doubt` may find out whether this is a server at all, and raise DeviceError.
+        """
         if self.over is not None:  # it was hung up on us, or spoke out of turn
             raise DeviceError(f"{self.server}: {self.reason}")
         question(*arguments)
@@ -76,9 +91,27 @@ class Connection:
         self._flush()
         try:
             async with asyncio.timeout(seconds):
+                if doubt is not None and not self._heard:
+                    await asyncio.wait([self._answer], timeout=DOUBT_SECONDS)
+                    if not self._heard:
+                        await settle(self._answer, doubt)
                 return await self._answer
         except TimeoutError:
-            raise DeviceError(f"{self.server} did not answer within {seconds:g} s") from None
+            raise self.silent(seconds) from None
+        finally:
+            self._answer.cancel()
+
+    async def greeting(self) -> None:
+        """The doubt over a server that speaks first: wait for it some more. Raises DeviceError."""
+        assert self._answer is not None
+        await asyncio.wait([self._answer], timeout=GREETING_SECONDS - DOUBT_SECONDS)
+        if not self._heard:
+            raise self.silent(GREETING_SECONDS)
+
+    def silent(self, seconds: float) -> Silent:
+        """The error of a server that has not answered for so long."""
+        asked = "" if self._heard else f"; does it speak {_title(self.importer)}?"
+        return Silent(f"{self.server} did not answer within {seconds:g} s{asked}")
 
     def submit(
         self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None
@@ -145,6 +178,9 @@ class Connection:
         importer = self.importer
         importer.receive(view, self._loop.time())
         try:
+            if not self._heard:
+                check_opening(importer, view)
+                self._heard = True
             for event in importer.events():
                 if isinstance(event, Completed):
                     self._completed(event.tag, event.completion)
@@ -168,7 +204,8 @@ class Connection:
         self._stop_timer()
         self._leave(reason)
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(DeviceError(f"{self.server}: {reason}"))
+            silently = "" if self._heard or self._error is not None or error is not None else " without an answer"
+            self._answer.set_exception(DeviceError(f"{self.server}: {reason}{silently}"))
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -178,6 +215,8 @@ class Connection:
 
     def _reason(self, error: Exception | None) -> str:
         """Why the link is lost, for people."""
+        if isinstance(self._error, Stranger):
+            return str(self._error)
         if self._error is not None:
             return f"it broke {self.importer.protocol}: {self._error}"
         text = "" if error is None else (isinstance(error, OSError) and error.strerror) or str(error)
@@ -246,6 +285,33 @@ class Connection:
         self._timer = None
         self.importer.tick(self._loop.time())
         self._flush()
+
+
+async def settle(answer: asyncio.Future[Any], doubt: Callable[[], Awaitable[None]]) -> None:
+    """Let `doubt` raise DeviceError, unless there is an answer when it does."""
+    try:
+        if not answer.done():
+            await doubt()
+    except DeviceError:
+        if not answer.done():
+            raise
+
+
+def check_opening(importer: Importer, view: memoryview) -> None:
+    """Raises Stranger for the first bytes of what is no server of the importer's protocol, with its words if any.
+
+    A wrong port number is the most likely reason: many other servers begin with a line of text.
+    """
+    said = bytes(view[:_SHOWN])
+    if importer.opening.startswith(said[: len(importer.opening)]):
+        return
+    line = said.decode("latin-1").splitlines()[0] if said[:1].isalnum() else ""
+    words = f", it says {line!r}" if len(line) > 2 and line.isprintable() else ""
+    raise Stranger(f"it does not speak {_title(importer)}{words}; is the port right?")
+
+
+def _title(importer: Importer) -> str:
+    return _TITLES.get(importer.protocol, importer.protocol)
 
 
 def refusal(event: Refused, about: str) -> DeviceError:

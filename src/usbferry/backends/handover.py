@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from ..device import Busy, DeviceError, NotFound
-from ..protocols.errors import ProtocolError
+from ..protocols.errors import ProtocolError, Stranger
 from ..protocols.events import Claimed, Completed, Event, Refused
-from ..protocols.usbip.importer import Importer
+from ..protocols.usbip.importer import Importer, State
 from ..transports import tcp
 from ..transports.reasons import reason
 from ..usb import setup as requests
@@ -22,7 +22,7 @@ from ..usb.info import DeviceInfo
 from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
-from .connection import refusal
+from .connection import DOUBT_SECONDS, check_opening, refusal, settle
 from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
@@ -40,20 +40,27 @@ async def claim(source: RemoteSource, name: str) -> tuple[socket.socket, DeviceI
         except Busy:
             await asyncio.sleep(wait)
             wait *= 2
+        except NotFound as error:
+            raise await source.with_others(error) from None
     return await _claim_once(source, name)
 
 
 async def _claim_once(source: RemoteSource, name: str) -> tuple[socket.socket, DeviceInfo]:
     connected = await _connect(source)
     try:
-        return connected, await claim_on(connected, name, source.where)
+        return connected, await claim_on(connected, name, source.where, source.doubt)
     except BaseException:
         connected.close()
         raise
 
 
-async def claim_on(connected: socket.socket, name: str, server: str) -> DeviceInfo:
-    """Import `name` on a connected socket that does not block; `server` is its name in messages. Raises DeviceError."""
+async def claim_on(
+    connected: socket.socket, name: str, server: str, doubt: Callable[[], Awaitable[None]] | None = None
+) -> DeviceInfo:
+    """Import `name` on a connected socket that does not block; `server` is its name in messages. Raises DeviceError.
+
+    `doubt` is that of `Connection.ask`.
+    """
     importer = Importer()
     try:
         importer.claim(name)
@@ -62,7 +69,7 @@ async def claim_on(connected: socket.socket, name: str, server: str) -> DeviceIn
     about = f"{name} at {server}"
     try:
         async with asyncio.timeout(CLAIM_SECONDS):
-            event = await _answer(connected, importer)
+            event = await _first_answer(connected, importer, doubt)
             if isinstance(event, Refused):
                 raise refusal(event, about)
             assert isinstance(event, Claimed)
@@ -71,10 +78,26 @@ async def claim_on(connected: socket.socket, name: str, server: str) -> DeviceIn
             return event.info
     except TimeoutError:
         raise DeviceError(f"{server} did not answer within {CLAIM_SECONDS:g} s") from None
+    except Stranger as error:
+        raise DeviceError(f"{server}: {error}") from error
     except ProtocolError as error:
         raise DeviceError(f"{server}: it broke usbip: {error}") from error
     except OSError as error:
         raise DeviceError(f"{server}: {error.strerror or error}") from error
+
+
+async def _first_answer(
+    connected: socket.socket, importer: Importer, doubt: Callable[[], Awaitable[None]] | None
+) -> Event:
+    answering = asyncio.get_running_loop().create_task(_answer(connected, importer))
+    try:
+        if doubt is not None:
+            await asyncio.wait([answering], timeout=DOUBT_SECONDS)
+            await settle(answering, doubt)
+        return await answering
+    finally:
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
 
 
 async def _answer(connected: socket.socket, importer: Importer) -> Event:
@@ -86,8 +109,12 @@ async def _answer(connected: socket.socket, importer: Importer) -> Event:
     while True:
         got = await loop.sock_recv(connected, importer.needed - len(held))
         if not got:
-            raise ConnectionError("the connection was closed")
+            raise ConnectionError(
+                "the connection was closed" if held else "the connection was closed without an answer"
+            )
         held += got
+        if importer.state is State.CLAIMING:
+            check_opening(importer, memoryview(held))
         importer.receive(memoryview(held), 0.0)
         for event in importer.events():
             return event

@@ -101,7 +101,8 @@ class RedirSource(Source):
             return [self._opened.info]
         connection = await self._connection()
         try:
-            answer: Listed = await connection.ask(connection.importer.list_devices, seconds=DEVICE_SECONDS)
+            question = connection.importer.list_devices
+            answer: Listed = await connection.ask(question, seconds=DEVICE_SECONDS, doubt=connection.greeting)
         except BaseException:
             await connection.close()
             raise
@@ -145,7 +146,8 @@ class RedirSource(Source):
     async def _open(self, name: str) -> RedirDevice:
         connection = await self._connection()
         try:
-            answer: Claimed = await connection.ask(connection.importer.claim, name, seconds=DEVICE_SECONDS)
+            question = connection.importer.claim
+            answer: Claimed = await connection.ask(question, name, seconds=DEVICE_SECONDS, doubt=connection.greeting)
             device = RedirDevice(connection, answer.info, self._given_back)
             await device.prepare()
         except BaseException:

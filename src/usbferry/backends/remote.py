@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from ..device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome
 from ..devices.gate import DirectGate
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
-from ..selector import Selector, described, select
+from ..selector import Selector, described, listed, select
 from ..transports import tcp
 from ..transports.place import split
 from ..transports.reasons import reason
@@ -29,12 +30,12 @@ from ..usb.setup import Setup
 from ..usb.transfer import Completion, IsoPacket, Transfer
 from ..usb.tree import Configuration, DescriptorType, Endpoint
 from ..usb.types import Speed, Status, TransferType
-from .connection import Connection
+from .connection import Connection, Silent
 from .pieces import PIECE, Pieces
 
 log: Final = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 10.0
-LIST_SECONDS: Final = 10.0
+LIST_SECONDS: Final = 5.0  # a list takes no server longer than a moment
 CLAIM_SECONDS: Final = 30.0  # usbipd-win restarts a driver over it
 PREPARE_SECONDS: Final = 30.0  # for reading all the descriptors of a device
 CONTROL_SECONDS: Final = 5.0  # for one request of these; USB 2.0 §9.2.6.1 allows as much
@@ -340,17 +341,43 @@ class RemoteSource(Source):
 
     async def list(self) -> list[DeviceInfo]:
         """Raises NotFound when the address names or describes a device that is not there."""
+        devices = await self._listed()
+        found, unread = await select(self, self.selector, devices)
+        if self.selector.terms and not found:
+            unknown = f"; not asked: {', '.join(map(str, unread))}" if unread else ""
+            raise NotFound(
+                f"{self.where} lists no device {str(self.selector)!r}; it has: {listed(devices, 'none that is free')}{unknown}"
+            )
+        return found
+
+    async def _listed(self) -> Sequence[DeviceInfo]:
+        """All that the server lists."""
         connection = await self._connect()
         try:
             answer: Listed = await connection.ask(connection.importer.list_devices, seconds=LIST_SECONDS)
         finally:
             await connection.close()
-        found, unread = await select(self, self.selector, answer.devices)
-        if self.selector.terms and not found:
-            there = ", ".join(map(described, answer.devices[:20])) or "none that is free"
-            unknown = f"; not asked: {', '.join(map(str, unread))}" if unread else ""
-            raise NotFound(f"{self.where} lists no device {str(self.selector)!r}; it has: {there}{unknown}")
-        return found
+        return answer.devices
+
+    async def doubt(self) -> None:
+        """Raise DeviceError if this is no server: one that is silent over a claim.
+
+        An import may take long, a list takes none of them long. Only one that is silent over both is given up, for some
+        have a single connection and refuse a second one.
+        """
+        try:
+            await self._listed()
+        except Silent:
+            raise
+        except DeviceError as error:
+            log.debug("%s is silent, and does not list: %s", self.where, error)
+
+    async def with_others(self, error: NotFound) -> NotFound:
+        """An error over a device that the server does not have, with what it has."""
+        try:
+            return NotFound(f"{error}; it has: {listed(await self._listed(), 'none that is free')}")
+        except DeviceError:
+            return error
 
     async def read(self, info: DeviceInfo) -> DeviceInfo:
         """By an import that ends at once. The server takes the device from its own driver for it, and resets it."""
@@ -393,12 +420,16 @@ class RemoteSource(Source):
     async def _open(self, name: str) -> RemoteDevice:
         connection = await self._connect()
         try:
-            answer: Claimed = await connection.ask(connection.importer.claim, name, seconds=CLAIM_SECONDS)
+            question = connection.importer.claim
+            answer: Claimed = await connection.ask(question, name, seconds=CLAIM_SECONDS, doubt=self.doubt)
             device = RemoteDevice(connection, answer.info)
             await device.prepare()
         except ValueError as error:
             await connection.close()
             raise NotFound(f"{self.where}: {error}") from error
+        except NotFound as error:
+            await connection.close()
+            raise await self.with_others(error) from None
         except BaseException:
             await connection.close()
             raise

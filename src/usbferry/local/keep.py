@@ -8,8 +8,8 @@
 
 USB/IP has no event for a device that appears: a place is looked at every few seconds, by one connection however many
 rules it has, and more often for a while after it lost a device: a bootloader may be there for a second only. A source
-that tells of changes, such as a ferry server, is looked at when it does. A slot belongs to its bus id, and its device is whatever wanted one
-enumerates there: a board and its bootloader are one.
+that tells of changes, such as a ferry server, is looked at when it does. A slot belongs to its bus id, and its device
+is whatever wanted one enumerates there: a board and its bootloader are one.
 
 It knows the kernel as an `Attacher` alone, and time as the event loop's.
 """

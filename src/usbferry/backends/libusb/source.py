@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ...device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Unavailable, Watchers, Watching
-from ...selector import Selector, described
+from ...selector import Selector, listed
 from ...usb.info import DeviceInfo
 from .. import options
 from .contexts import Lent, borrow, give_back, hold
@@ -72,8 +72,7 @@ class LibusbSource(Source):
         there = await self._scan()
         found = [info for info in there.values() if self.selector.matches(info)]
         if self.selector.terms and not found and not self._options.later:
-            others = ", ".join(described(info) for info in tuple(there.values())[:20]) or "none"
-            raise NotFound(f"this machine has no USB device {str(self.selector)!r}; it has: {others}")
+            raise NotFound(f"this machine has no USB device {str(self.selector)!r}; it has: {listed(there.values())}")
         return found
 
     def at(self, name: str) -> str:
@@ -119,10 +118,11 @@ class LibusbSource(Source):
     # -- what is there ------------------------------------------------------------------------------------------------
 
     async def _find(self, name: str) -> tuple[Plugged, DeviceInfo]:
-        for plugged, info in (await self._scan()).items():
+        there = await self._scan()
+        for plugged, info in there.items():
             if plugged.name == name and self.selector.matches(info):
                 return plugged, info
-        raise NotFound(f"{name} is not there now")
+        raise NotFound(f"{name} is not there now; this machine has: {listed(there.values())}")
 
     async def _scan(self) -> dict[Plugged, DeviceInfo]:
         """What is there now. Who watches hears what that changes. Raises DeviceError."""

@@ -62,6 +62,7 @@ class Importer:
     """A controller, from its first transport to its last."""
 
     protocol = "ferry"
+    opening = b"\0"  # what all that a target says begins with: no record is longer than 16 MiB
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, resends: bool = False) -> None:
         self.state = Controller.IDLE

@@ -72,6 +72,7 @@ class Importer:
     """One USB/IP connection, seen from the side that uses the device."""
 
     protocol = "usbip"
+    opening = VERSION.to_bytes(2, "big")[:1]  # what all that a server says begins with; older versions are told apart
     largest = 0x7FFFFFFF  # bytes of a transfer in one message
     has_events = False  # only what is read makes any
 
