@@ -345,9 +345,8 @@ class RemoteSource(Source):
         found, unread = await select(self, self.selector, devices)
         if self.selector.terms and not found:
             unknown = f"; not asked: {', '.join(map(str, unread))}" if unread else ""
-            raise NotFound(
-                f"{self.where} lists no device {str(self.selector)!r}; it has: {listed(devices, 'none that is free')}{unknown}"
-            )
+            there = listed(devices, "none that is free")
+            raise NotFound(f"{self.where} lists no device {str(self.selector)!r}; it has: {there}{unknown}")
         return found
 
     async def _listed(self) -> Sequence[DeviceInfo]:
