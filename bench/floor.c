@@ -1,6 +1,7 @@
 // floor: the least work that a USB/IP server can do, and so what the others are measured against.
 //
 //     floor            listens on a free port of 127.0.0.1 and says which
+//     floor usbredir   speaks usbredir instead: it has one device, for one importer at a time
 //
 // It grants an import of any name, one importer at a time, then answers each submit with success: as many zeros as were
 // asked for, or as many bytes taken as came. It knows no unlink and no error. Like any good server it answers all that
@@ -9,6 +10,7 @@
 // Clients that want to know what they talk to before they talk are told of a device with a bulk endpoint each way.
 
 #include "usbip.h"
+#include "usbredir.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -98,9 +100,99 @@ static ssize_t answer(int fd, size_t held)
     return write_all(fd, answers, queued) ? (ssize_t)at : -1;
 }
 
-static void serve(int fd)
+// -- usbredir ---------------------------------------------------------------------------------------------------------
+
+// The hello, and the same device: its infos, by endpoint place, and that it is connected.
+static bool offer(int fd)
 {
-    if (!grant_import(fd))
+    struct hello ours = our_hello(), theirs;
+    if (!write_all(fd, &ours, sizeof ours) || !read_all(fd, &theirs, sizeof theirs) || theirs.length != ours.length)
+        return false;
+    struct __attribute__((packed)) {
+        struct packet head;
+        uint32_t count;
+        uint8_t interface[32], class[32], subclass[32], protocol[32];
+    } interfaces = {{INTERFACE_INFO, 132, 0}, .count = 1, .class = {0xff}};
+    struct __attribute__((packed)) {
+        struct packet head;
+        uint8_t type[32], interval[32], interface[32];
+        uint16_t max_packet_size[32];
+        uint32_t max_streams[32];
+    } endpoints = {{EP_INFO, 288, 0}, .max_packet_size = {[1] = 512, [17] = 512}};
+    memset(endpoints.type, 255, sizeof endpoints.type);  // none
+    endpoints.type[0] = endpoints.type[16] = 0;          // control
+    endpoints.type[1] = endpoints.type[17] = 2;          // bulk
+    struct __attribute__((packed)) {
+        struct packet head;
+        uint8_t speed, class, subclass, protocol;
+        uint16_t vendor, product, release;
+    } device = {{DEVICE_CONNECT, 10, 0}, .speed = 2, .vendor = 0x1209, .product = 0x0001, .release = 0x0100};
+    return write_all(fd, &interfaces, sizeof interfaces) && write_all(fd, &endpoints, sizeof endpoints) &&
+           write_all(fd, &device, sizeof device);
+}
+
+// Puts the answer to one packet at `to`, of whose data zeros are there already; how many bytes it is.
+static size_t answer_packet(const unsigned char *packet, unsigned char *to)
+{
+    struct bulk_packet bulk;
+    struct control_packet control;
+    memcpy(&bulk, packet, sizeof bulk);
+    memcpy(&control, packet, sizeof control);
+    if (bulk.head.type == BULK_PACKET) {
+        uint32_t data = bulk.endpoint & 0x80 ? bulk.length | (uint32_t)bulk.length_high << 16 : 0;
+        bulk.head.length = sizeof bulk - PACKET_BYTES + data;
+        memcpy(to, &bulk, sizeof bulk);
+        return sizeof bulk + data;
+    }
+    if (bulk.head.type == CONTROL_PACKET) {
+        uint32_t data = 0;
+        if (control.endpoint & 0x80) {
+            uint8_t setup[4] = {control.request_type, control.request, control.value & 0xff, control.value >> 8};
+            data = control.length = describe(setup, to + sizeof control, control.length);
+        }
+        control.head.length = sizeof control - PACKET_BYTES + data;
+        memcpy(to, &control, sizeof control);
+        return sizeof control + data;
+    }
+    if (bulk.head.type != SET_CONFIGURATION && bulk.head.type != GET_CONFIGURATION)
+        return 0;
+    struct packet status = {CONFIGURATION_STATUS, 2, bulk.head.id};
+    memcpy(to, &status, sizeof status);
+    memcpy(to + sizeof status, (uint8_t[]){0, 1}, 2);
+    return sizeof status + 2;
+}
+
+// As `answer`.
+static ssize_t answer_packets(int fd, size_t held)
+{
+    size_t at = 0, queued = 0;
+    while (held - at >= sizeof(struct packet)) {
+        struct bulk_packet packet = {0};
+        memcpy(&packet, received + at, held - at < sizeof packet ? held - at : sizeof packet);
+        size_t whole = sizeof(struct packet) + packet.head.length;
+        size_t most = sizeof packet + 0x10000 + (packet.length | (size_t)packet.length_high << 16);
+        if (whole > RECEIVE_BYTES || (packet.head.type == BULK_PACKET && most > SEND_BYTES))
+            return -1;
+        if (held - at < whole)
+            break;
+        if (packet.head.type != BULK_PACKET)
+            most = sizeof packet + 0x10000;
+        if (queued + most > SEND_BYTES) {
+            if (!write_all(fd, answers, queued))
+                return -1;
+            queued = 0;
+        }
+        queued += answer_packet(received + at, answers + queued);
+        at += whole;
+    }
+    return write_all(fd, answers, queued) ? (ssize_t)at : -1;
+}
+
+// -- connections ------------------------------------------------------------------------------------------------------
+
+static void serve(int fd, bool redir)
+{
+    if (!(redir ? offer(fd) : grant_import(fd)))
         return;
     size_t held = 0;
     for (;;) {
@@ -108,7 +200,7 @@ static void serve(int fd)
         if (got <= 0)
             return;
         held += got;
-        ssize_t done = answer(fd, held);
+        ssize_t done = redir ? answer_packets(fd, held) : answer(fd, held);
         if (done < 0)
             return;
         held -= done;
@@ -116,8 +208,9 @@ static void serve(int fd)
     }
 }
 
-int main(void)
+int main(int count, char **words)
 {
+    bool redir = count == 2 && strcmp(words[1], "usbredir") == 0;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     int listening = socket(AF_INET, SOCK_STREAM, 0);
@@ -136,7 +229,7 @@ int main(void)
         if (fd < 0)
             continue;
         no_delay(fd);
-        serve(fd);
+        serve(fd, redir);
         close(fd);
     }
 }

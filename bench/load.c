@@ -1,4 +1,4 @@
-// load: imports one device over USB/IP, keeps it busy, checks every answer, and says how fast they came.
+// load: imports one device over USB/IP or usbredir, keeps it busy, checks every answer, and says how fast they came.
 //
 //     load PORT BUSID in ENDPOINT LENGTH DEPTH SECONDS           bulk reads
 //     load PORT BUSID out ENDPOINT LENGTH DEPTH SECONDS          bulk writes
@@ -6,14 +6,16 @@
 //     load PORT BUSID disk IN_ENDPOINT OUT_ENDPOINT LENGTH SECONDS
 //                                                                READ(10) of a mass-storage device, one at a time
 //
-// The server is on 127.0.0.1. DEPTH transfers are in flight at any time. Prints one line of JSON. A wrong answer
+// The server is on 127.0.0.1. The BUSID "usbredir" is the one device of a server of that protocol. DEPTH transfers are in flight at any time. Prints one line of JSON. A wrong answer
 // ends it with a line on stderr and exit status 1, for a server that answers wrongly is not fast:
 //
-//   - each submit is answered exactly once, with RET_SUBMIT, its own seqnum, status 0 and all its bytes;
+//   - each submit is answered exactly once, with RET_SUBMIT or the same packet, its own seqnum, status 0 and all its
+//     bytes;
 //   - nothing else comes, not even after the last answer;
 //   - a mass-storage command ends with a CSW that has its tag, status 0 and no residue.
 
 #include "usbip.h"
+#include "usbredir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,6 +38,18 @@ enum {
 
 static int fd;
 static uint32_t devid;  // as it goes on the wire
+
+struct answer {
+    uint64_t seqnum;
+    uint32_t done;  // bytes
+};
+
+// What is different from one protocol to the other, once there is a device.
+struct protocol {
+    size_t header_bytes;  // of each submit and of each answer, before its data
+    void (*number)(unsigned char *submit, uint32_t seqnum);
+    struct answer (*look_at)(const unsigned char *header, bool in);  // ends the program over anything but a success
+};
 
 static _Noreturn void fail(const char *format, ...)
 {
@@ -105,7 +119,7 @@ static void report(void)
 
 // -- the import -------------------------------------------------------------------------------------------------------
 
-static void import(int port, const char *busid)
+static void reach(int port)
 {
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -115,7 +129,11 @@ static void import(int port, const char *busid)
     no_delay(fd);
     struct timeval patience = {.tv_sec = STALLED_MS / 1000};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+}
 
+static void import(int port, const char *busid)
+{
+    reach(port);
     struct import_request request = {.head = {.version = htons(VERSION), .code = htons(REQ_IMPORT)}};
     snprintf(request.busid, sizeof request.busid, "%s", busid);
     struct import_reply reply;
@@ -163,11 +181,96 @@ static uint32_t bytes_done(const struct header *reply)
     return ntohl(reply->length);
 }
 
+static void number_submit(unsigned char *submit, uint32_t seqnum)
+{
+    memcpy(submit + offsetof(struct header, seqnum), &(uint32_t){htonl(seqnum)}, sizeof seqnum);
+}
+
+static struct answer look_at_reply(const unsigned char *header, bool in)
+{
+    (void)in;
+    struct header reply;
+    memcpy(&reply, header, sizeof reply);
+    uint32_t done = bytes_done(&reply);
+    return (struct answer){ntohl(reply.seqnum), done};
+}
+
+static const struct protocol usbip = {sizeof(struct header), number_submit, look_at_reply};
+
+// -- usbredir ---------------------------------------------------------------------------------------------------------
+
+// Waits for the device that the server has: infos come first, then it is connected.
+static void join(int port)
+{
+    reach(port);
+    struct hello ours = our_hello(), theirs;
+    if (!write_all(fd, &ours, sizeof ours) || !read_all(fd, &theirs, sizeof theirs))
+        fail("no hello");
+    if (theirs.type != HELLO || theirs.length != ours.length || (theirs.capabilities & CAPABILITIES) != CAPABILITIES)
+        fail("a hello of type %u, %u bytes, capabilities %#x", theirs.type, theirs.length, theirs.capabilities);
+    struct packet head;
+    char body[512];
+    do {
+        if (!read_all(fd, &head, sizeof head) || head.length > sizeof body || !read_all(fd, body, head.length))
+            fail("no device");
+    } while (head.type != DEVICE_CONNECT);
+}
+
+static struct bulk_packet bulk(uint8_t endpoint, uint32_t length, uint32_t data)
+{
+    return (struct bulk_packet){
+        .head = {BULK_PACKET, sizeof(struct bulk_packet) - PACKET_BYTES + data, 0},
+        .endpoint = endpoint,
+        .length = length & 0xffff,
+        .length_high = length >> 16,
+    };
+}
+
+static struct control_packet get_descriptor(uint16_t length)
+{
+    return (struct control_packet){
+        .head = {CONTROL_PACKET, sizeof(struct control_packet) - PACKET_BYTES, 0},
+        .endpoint = 0x80,
+        .request = 6,
+        .request_type = 0x80,
+        .value = 0x0100,
+        .length = length,
+    };
+}
+
+static void number_packet(unsigned char *submit, uint32_t seqnum)
+{
+    memcpy(submit + offsetof(struct packet, id), &(uint64_t){seqnum}, sizeof(uint64_t));
+}
+
+static struct answer look_at_packet(const unsigned char *header, bool in)
+{
+    struct bulk_packet reply;
+    struct control_packet control;
+    memcpy(&reply, header, sizeof reply);
+    memcpy(&control, header, sizeof control);
+    bool is_control = reply.head.type == CONTROL_PACKET;
+    if (!is_control && reply.head.type != BULK_PACKET)
+        fail("a packet of type %u, id %llu", reply.head.type, (unsigned long long)reply.head.id);
+    uint8_t status = is_control ? control.status : reply.status;
+    if (status != 0)
+        fail("status %u, id %llu", status, (unsigned long long)reply.head.id);
+    uint32_t done = is_control ? control.length : reply.length | (uint32_t)reply.length_high << 16;
+    uint32_t body = sizeof reply - PACKET_BYTES + (in ? done : 0);
+    if (reply.head.length != body)
+        fail("%u bytes in a packet of %u bytes done, id %llu", reply.head.length, done,
+             (unsigned long long)reply.head.id);
+    return (struct answer){reply.head.id, done};
+}
+
+static const struct protocol usbredir = {sizeof(struct bulk_packet), number_packet, look_at_packet};
+
 // -- many in flight ---------------------------------------------------------------------------------------------------
 
 // Requests leave from a ring of DEPTH images, one behind the other, that differ in nothing but the seqnum: submit
 // number n, counted from 0, has image n % depth and seqnum n + 1. Its image is used again once it is answered.
 struct flight {
+    const struct protocol *protocol;
     bool in, may_be_short;
     uint32_t length, depth;
     size_t image_bytes, ring_bytes;
@@ -180,16 +283,17 @@ struct flight {
     size_t held, capacity;
 };
 
-static void prepare(struct flight *f, const struct header *request)
+static void prepare(struct flight *f, const void *request)
 {
-    f->image_bytes = sizeof *request + (f->in ? 0 : f->length);
+    size_t header = f->protocol->header_bytes;
+    f->image_bytes = header + (f->in ? 0 : f->length);
     f->ring_bytes = f->image_bytes * f->depth;
     f->ring = allocate(f->depth, f->image_bytes);
     for (uint32_t i = 0; i < f->depth; i++)
-        memcpy(f->ring + i * f->image_bytes, request, sizeof *request);
+        memcpy(f->ring + i * f->image_bytes, request, header);
     f->seqnum_in_flight = allocate(f->depth, sizeof *f->seqnum_in_flight);
     f->since = allocate(f->depth, sizeof *f->since);
-    size_t two = 2 * (sizeof *request + (f->in ? f->length : 0));
+    size_t two = 2 * (header + (f->in ? f->length : 0));
     f->capacity = two > RECEIVE_BYTES ? two : RECEIVE_BYTES;
     f->received = allocate(1, f->capacity);
 }
@@ -201,8 +305,7 @@ static void queue(struct flight *f, double time)
         if (f->seqnum_in_flight[image] != 0)
             return;
         uint32_t seqnum = ++f->sent;
-        unsigned char *request = f->ring + image * f->image_bytes;
-        memcpy(request + offsetof(struct header, seqnum), &(uint32_t){htonl(seqnum)}, sizeof seqnum);
+        f->protocol->number(f->ring + image * f->image_bytes, seqnum);
         f->seqnum_in_flight[image] = seqnum;
         f->since[image] = time;
         f->queued += f->image_bytes;
@@ -226,16 +329,17 @@ static void write_some(struct flight *f)
         left_early(f);
 }
 
-static void take(struct flight *f, uint32_t seqnum, uint32_t done, double time)
+static void take(struct flight *f, struct answer answer, double time)
 {
+    unsigned long long seqnum = answer.seqnum;
     size_t image = (seqnum - 1) % f->depth;
     if (seqnum == 0 || f->seqnum_in_flight[image] != seqnum)
-        fail("seqnum %u is not in flight", seqnum);
-    if (done != f->length && !(f->may_be_short && done < f->length))
-        fail("%u bytes done of %u, seqnum %u", done, f->length, seqnum);
+        fail("seqnum %llu is not in flight", seqnum);
+    if (answer.done != f->length && !(f->may_be_short && answer.done < f->length))
+        fail("%u bytes done of %u, seqnum %llu", answer.done, f->length, seqnum);
     f->seqnum_in_flight[image] = 0;
     f->answered++;
-    note(time - f->since[image], done);
+    note(time - f->since[image], answer.done);
 }
 
 static void read_some(struct flight *f)
@@ -248,17 +352,15 @@ static void read_some(struct flight *f)
     f->held += got;
 
     double time = now();
-    size_t at = 0;
-    while (f->held - at >= sizeof(struct header)) {
-        struct header reply;
-        memcpy(&reply, f->received + at, sizeof reply);
-        uint32_t done = bytes_done(&reply);
-        if (done > f->length)
-            fail("%u bytes done of %u, seqnum %u", done, f->length, ntohl(reply.seqnum));
-        size_t size = sizeof reply + (f->in ? done : 0);
+    size_t at = 0, header = f->protocol->header_bytes;
+    while (f->held - at >= header) {
+        struct answer answer = f->protocol->look_at(f->received + at, f->in);
+        if (answer.done > f->length)
+            fail("%u bytes done of %u, seqnum %llu", answer.done, f->length, (unsigned long long)answer.seqnum);
+        size_t size = header + (f->in ? answer.done : 0);
         if (f->held - at < size)
             break;
-        take(f, ntohl(reply.seqnum), done, time);
+        take(f, answer, time);
         at += size;
     }
     f->held -= at;
@@ -409,18 +511,29 @@ int main(int count, char **words)
         numbers[i] = strtoul(words[4 + i], NULL, 0);
     double seconds = atof(words[7]);
     signal(SIGPIPE, SIG_IGN);
-    import(atoi(words[1]), words[2]);
+    bool redir = strcmp(words[2], "usbredir") == 0;
+    if (redir && disk)
+        fail("disks are read over USB/IP alone");
+    redir ? join(atoi(words[1])) : import(atoi(words[1]), words[2]);
 
     if (disk) {
         read_disk(&(struct disk){.in = numbers[0], .out = numbers[1]}, numbers[2], seconds);
     } else {
         bool control = strcmp(mode, "control") == 0;
         struct flight f = {
-            .in = strcmp(mode, "out") != 0, .may_be_short = control, .length = numbers[1], .depth = numbers[2]};
+            .protocol = redir ? &usbredir : &usbip,
+            .in = strcmp(mode, "out") != 0,
+            .may_be_short = control,
+            .length = numbers[1],
+            .depth = numbers[2],
+        };
         struct header request = submit(f.in ? DIRECTION_IN : DIRECTION_OUT, numbers[0], f.length);
         if (control)
             memcpy(request.setup, (uint8_t[]){0x80, 6, 0, 1, 0, 0, f.length, f.length >> 8}, sizeof request.setup);
-        prepare(&f, &request);
+        struct bulk_packet packet = bulk(numbers[0] | (f.in ? 0x80 : 0), f.length, f.in ? 0 : f.length);
+        struct control_packet descriptor = get_descriptor(f.length);
+        const void *of_redir = control ? (const void *)&descriptor : &packet;
+        prepare(&f, redir ? of_redir : &request);
         keep_in_flight(&f, seconds);
     }
     leave();

@@ -35,8 +35,9 @@ _LONG: Final = Header.STRUCT
 _MAX_HELLO: Final = Hello.SIZE + 64 * 1024  # capability words by the thousand are let pass, and cost nothing
 _MAX_FILTER: Final = 64 * 1024  # bytes of rules
 _BULK: Final = int(Type.BULK_PACKET)
-_LONG_BULK: Final = BulkPacket.STRUCT
 _SHORT_BULK: Final = Struct("<BBHI")
+LONG_BULK: Final = Struct("<" + "".join((*Header.FORMATS.values(), *BulkPacket.FORMATS.values())))
+"""A bulk packet but for its data where ids have 64 bits and lengths 32, header and layout in one."""
 _DATA: Final = Type.CONTROL_PACKET  # from here on packets carry data
 _RECEIVING: Final = frozenset(
     (
@@ -108,7 +109,8 @@ class Codec:
         self._side = side
         self._ours = sensible(capabilities & dialect.capabilities, dialect)
         self._admit = admit
-        self._has_long_bulk = False
+        self.has_long_bulk = False  # whether bulk packets are as LONG_BULK has them
+        self._has_long_lengths = False
         self._header = _SHORT
         self._forms: dict[int, _Form] = {}
         self._readable: dict[int, _Readable] = {}  # what the peer may send now
@@ -180,7 +182,8 @@ class Codec:
     def _settle(self, hello: Hello, in_force: frozenset[Capability]) -> None:
         self.peer_version = hello.version.split(b"\0", 1)[0].decode("utf-8", "replace")
         self.greeted, self.in_force = True, in_force
-        self._has_long_bulk = Capability.BULK_LENGTH_32_BITS in in_force
+        self._has_long_lengths = Capability.BULK_LENGTH_32_BITS in in_force
+        self.has_long_bulk = self._has_long_lengths and Capability.IDS_64_BITS in in_force
         self._header = _LONG if Capability.IDS_64_BITS in in_force else _SHORT
         self.needed = self._header.size
         for kind, row in self.dialect.rows.items():
@@ -244,8 +247,11 @@ class Codec:
         carries = (endpoint >= 0x80) == (self._side is Sender.EXPORTER)
         if data != (length if carries else 0) or length > MAX_TRANSFER:
             raise ValueError(f"{data} bytes of data with {length} on endpoint {endpoint:02x}")
-        if self._has_long_bulk:
-            body = _LONG_BULK.pack(endpoint, status, length & 0xFFFF, stream_id, length >> 16)
+        if self.has_long_bulk:
+            size = BulkPacket.SIZE + data
+            return LONG_BULK.pack(_BULK, size, id, endpoint, status, length & 0xFFFF, stream_id, length >> 16)
+        if self._has_long_lengths:
+            body = BulkPacket.STRUCT.pack(endpoint, status, length & 0xFFFF, stream_id, length >> 16)
         elif length <= 0xFFFF:
             body = _SHORT_BULK.pack(endpoint, status, length, stream_id)
         else:

@@ -97,7 +97,7 @@ class Exporter:
         self._resets: dict[int, int] = {}  # tag -> id
         self._own: deque[Event] = deque()  # events that no packet asked for
         self._settings = Settings(self.say, self._codec.has)
-        self._transfers = Transfers(self._codec, self._settings, limits, self._tags, self._put)
+        self._transfers = Transfers(self, self._codec, self._settings, limits, self._tags)
         self._runner = Runner(self, self._settings, limits, iso_seconds, self._tags, self._own)
         self._is_watching = self._may_claim = False
         self._is_acknowledged = self._is_released = True  # the last disconnect
@@ -123,7 +123,7 @@ class Exporter:
     @property
     def has_events(self) -> bool:
         """Whether `events` has something to say without more bytes."""
-        return bool(self._own) or self._can_claim() or self._runner.is_due
+        return bool(self._own) or self._can_claim() or (self._runner.is_active and self._runner.is_due)
 
     def receive(self, view: memoryview, now: float) -> None:
         """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
@@ -138,8 +138,13 @@ class Exporter:
 
         Raises ProtocolError when the importer breaks the protocol.
         """
-        yield from self._unasked()
+        if self.has_events:
+            yield from self._unasked()
         while self.state not in (State.CLAIMING, State.DONE):
+            if self._codec.has_long_bulk:
+                yield from self._transfers.data_packets(self._view, self.consumed)
+                if len(self._view) - self.consumed < self._codec.needed:
+                    break
             packet = self._codec.read(self._view, self.consumed)
             if packet is None:
                 break
@@ -161,7 +166,7 @@ class Exporter:
         """
         if self.state is State.HELLO:
             return None if self._begun is None else self._begun + self._limits.handshake_seconds
-        return self._now + HELD_SECONDS if self._runner.is_held else None
+        return self._now + HELD_SECONDS if self._runner.is_active and self._runner.is_held else None
 
     def tick(self, now: float) -> None:
         """Let time pass. Raises ProtocolError when the importer took too long over its hello."""
@@ -195,7 +200,10 @@ class Exporter:
 
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
-        if tag in self._runner:
+        current = self._transfers.current
+        if current is not None and current[0] == tag:
+            self._transfers.complete(tag, completion)
+        elif tag in self._runner:
             self._runner.ended(tag, completion)
         elif tag in self._stream_requests:
             self._say_status(*self._stream_requests.pop(tag), wire_status(completion.status))

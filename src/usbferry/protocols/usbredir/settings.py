@@ -32,6 +32,7 @@ class Settings:
 
     def __init__(self, say: Say, has: Callable[[int], bool]) -> None:
         self.pipes: dict[int, Pipe] = {}  # the endpoints in force, by address
+        self.bulk: frozenset[int] = frozenset()  # those of them that are bulk endpoints
         self._info: DeviceInfo | None = None
         self._say = say
         self._has = has
@@ -49,7 +50,7 @@ class Settings:
 
     def end(self) -> None:
         """There is none."""
-        self._info, self.pipes = None, {}
+        self._info, self.pipes, self.bulk = None, {}, frozenset()
 
     def has_endpoint(self, endpoint: int, kind: TransferType) -> bool:
         pipe = self.pipes.get(endpoint)
@@ -58,6 +59,7 @@ class Settings:
     def tell(self) -> None:
         """Say what is in force, where the dialect has a word for it."""
         self.pipes = pipes_of(self.info)
+        self.bulk = frozenset(address for address, pipe in self.pipes.items() if pipe.type is TransferType.BULK)
         if self._has(Type.EP_INFO):
             self._say(Type.INTERFACE_INFO, 0, interface_info(self.info))
             self._say(Type.EP_INFO, 0, ep_info(self.pipes))
