@@ -518,6 +518,25 @@ async def test_claimed_by_another_program(bench, tmp_path) -> None:
         other.communicate()
 
 
+async def test_what_became_precious_since_it_was_offered_stays_here(bench, monkeypatch) -> None:
+    """A disk that somebody mounts: nobody else gets it, but for who is on this machine, or was told to with force."""
+    bench.plug("1-1", "disk", size="1M")
+    sources = [open_source(address) for address in ("usb:1-1", "usb:1-1?force")]
+    for source in sources:
+        (info,) = await source.list()
+        assert source.why_not_offered(info) is None
+    monkeypatch.setattr(libusb_source, "why_precious", lambda info: "is mounted on /mnt; unmount it first")
+    with pytest.raises(
+        DeviceError, match=r"^1-1 is mounted on /mnt; unmount it first; --force shares it all the same$"
+    ):
+        await sources[0].open("1-1", Claimant("192.0.2.7:5", "usbip"))
+    assert bench.state("1-1")["drivers"] == {"0": "usb-storage"}
+    await (await sources[0].open("1-1", ME)).close()
+    await (await sources[1].open("1-1", Claimant("192.0.2.7:5", "usbip"))).close()
+    for source in sources:
+        await source.close()
+
+
 class as_nobody:
     """Without root's rights over files, while a `with` lasts."""
 

@@ -87,6 +87,8 @@ class LibusbSource(Source):
             plugged, info = await self._find(name)
             if name in self._devices or name in self._opening:
                 raise Busy(f"{name} is in use")
+            if claimant.protocol and (reason := self.why_not_offered(info)):  # such as mounted since it was offered
+                raise DeviceError(f"{name} {reason}; --force shares it all the same")
             try:
                 return await self._open(plugged, info)
             except LibraryError as error:
