@@ -10,12 +10,16 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.kernel.guest import Guest, Step
 from usbferry import aio
+from usbferry.device import Device
+from usbferry.usb.setup import Setup
+from usbferry.usb.transfer import Completion, Transfer
+from usbferry.usb.types import Status
 
 NET = "10.0.7"  # of the adapter; QEMU is .2 there
 DISK, AUDIO, SERIAL, CARDS, FILES, NETWORK = (
@@ -186,7 +190,7 @@ class Card:
             self._writer.write(self._message(self.APDU, answer))
 
 
-# -- of one's own ------------------------------------------------------------------------------------------------------
+# -- transfers of one's own --------------------------------------------------------------------------------------------
 
 
 async def mtp(camera: aio.Handle, numbers: Iterator[int], code: int, *values: int) -> bytes:
@@ -204,3 +208,29 @@ async def mtp(camera: aio.Handle, numbers: Iterator[int], code: int, *values: in
         data, answer = answer[12:], await camera.read(0x81, 512, timeout=20)
     assert struct.unpack_from("<HHI", answer, 4) == (3, 0x2001, number)  # OK
     return data
+
+
+async def ended(answer: Completion | Awaitable[Completion]) -> Completion:
+    if isinstance(answer, Completion):
+        return answer
+    async with asyncio.timeout(20):
+        return await answer
+
+
+async def control(device: Device, setup: Setup, data: bytes = b"") -> Completion:
+    return await ended(device.submit(Transfer(0x80 if setup.is_in else 0, setup.length, data, setup.pack())))
+
+
+async def scsi(device: Device, command: bytes, length: int, data: bytes = b"") -> bytes:
+    """One command by Bulk-Only Transport, written here anew: what it read. Source: USB MSC BOT 1.0 §5."""
+    block = struct.pack("<4sIIBBB16s", b"USBC", 7, length, 0 if data else 0x80, 0, len(command), command)
+    assert (await ended(device.submit(Transfer(0x02, len(block), block)))).status == Status.OK
+    moved = await ended(device.submit(Transfer(0x02, length, data) if data else Transfer(0x81, length)))
+    assert moved.status == Status.OK
+    status = await ended(device.submit(Transfer(0x81, 13)))
+    assert bytes(status.data) == struct.pack("<4sIIB", b"USBS", 7, 0, 0)
+    return bytes(moved.data)
+
+
+def inquiry(device: Device) -> Awaitable[bytes]:
+    return scsi(device, bytes([0x12, 0, 0, 0, 36, 0]), 36)

@@ -1,18 +1,12 @@
 """Devices that a guest exports with the kernel's own server, usbipd: QEMU's, and how a test talks to them."""
 
-import asyncio
 import os
-import struct
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.kernel.emulated import NET
 from tests.kernel.guest import Guest
-from usbferry.device import Device
-from usbferry.usb.setup import Setup
-from usbferry.usb.transfer import Completion, Transfer
-from usbferry.usb.types import Status
 
 PORT = 3240
 DEVICES = 10  # not counting QEMU's hub, which it adds for more than its controller has ports
@@ -87,32 +81,3 @@ def named(known: dict[str, Known], what: str) -> str:
     """The bus id of the device with this product name, or vendor and product number."""
     (name,) = [one.name for one in known.values() if what in (f"{one.vendor}:{one.product}", one.texts[1])]
     return name
-
-
-# -- transfers on the seam ---------------------------------------------------------------------------------------------
-
-
-async def ended(answer: Completion | Awaitable[Completion]) -> Completion:
-    if isinstance(answer, Completion):
-        return answer
-    async with asyncio.timeout(20):
-        return await answer
-
-
-async def control(device: Device, setup: Setup, data: bytes = b"") -> Completion:
-    return await ended(device.submit(Transfer(0x80 if setup.is_in else 0, setup.length, data, setup.pack())))
-
-
-async def scsi(device: Device, command: bytes, length: int, data: bytes = b"") -> bytes:
-    """One command by Bulk-Only Transport, written here anew: what it read. Source: USB MSC BOT 1.0 §5."""
-    block = struct.pack("<4sIIBBB16s", b"USBC", 7, length, 0 if data else 0x80, 0, len(command), command)
-    assert (await ended(device.submit(Transfer(0x02, len(block), block)))).status == Status.OK
-    moved = await ended(device.submit(Transfer(0x02, length, data) if data else Transfer(0x81, length)))
-    assert moved.status == Status.OK
-    status = await ended(device.submit(Transfer(0x81, 13)))
-    assert bytes(status.data) == struct.pack("<4sIIB", b"USBS", 7, 0, 0)
-    return bytes(moved.data)
-
-
-def inquiry(device: Device) -> Awaitable[bytes]:
-    return scsi(device, bytes([0x12, 0, 0, 0, 36, 0]), 36)

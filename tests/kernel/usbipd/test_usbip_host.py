@@ -30,12 +30,16 @@ from tests.kernel.emulated import (
     SERIAL,
     TABLET,
     Card,
+    control,
+    ended,
     far_side,
+    inquiry,
     mtp,
+    scsi,
 )
 from tests.kernel.guest import Guest
 from tests.kernel.steps import unexpected
-from tests.kernel.usbipd.exported import CLOSED, DEVICES, DISK_BYTES, PORT, Known, control, ended, inquiry, named, scsi
+from tests.kernel.usbipd.exported import CLOSED, DEVICES, DISK_BYTES, PORT, Known, named
 from usbferry import aio
 from usbferry.backends import remote
 from usbferry.backends.remote import RemoteSource

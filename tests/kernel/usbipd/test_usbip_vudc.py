@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.kernel.emulated import said
+from tests.kernel.emulated import ended, said
 from tests.kernel.guest import Guest, Step
 from tests.kernel.steps import unexpected
-from tests.kernel.usbipd.exported import ended
 from tests.kernel.usbipd.gadgets import CLOSED, DISK_BYTES, FIRST_PRODUCT, GADGETS, PORT, PRINTER_ID, VENDOR
 from usbferry import aio
 from usbferry.backends.remote import RemoteSource
