@@ -13,21 +13,42 @@ if TYPE_CHECKING:
 
 
 class Protocol(NamedTuple):
-    """A row of PROTOCOLS: where its two sides are, as "module:class", and its default port."""
+    """A row of PROTOCOLS: where its two sides are, as "module:class", its default port, and what it runs on."""
 
     exporter: str
     importer: str
     port: int
+    transports: tuple[str, ...] = ("tcp", "unix")
 
 
 _FERRY: Final = "usbferry.protocols.ferry"
 
 PROTOCOLS: Final[dict[str, Protocol]] = {
-    "ferry": Protocol(f"{_FERRY}.exporter:Exporter", f"{_FERRY}.importer:Importer", 32740),
+    "ferry": Protocol(
+        f"{_FERRY}.exporter:Exporter", f"{_FERRY}.importer:Importer", 32740, ("tcp", "unix", "seqpacket", "udp")
+    ),
     "usbip": Protocol("usbferry.protocols.usbip.exporter:Exporter", "usbferry.protocols.usbip.importer:Importer", 3240),
     "usbredir": Protocol(
         "usbferry.protocols.usbredir.exporter:Exporter", "usbferry.protocols.usbredir.importer:Importer", 4000
     ),
+}
+
+
+class Transport(NamedTuple):
+    """A row of TRANSPORTS: the module with its `listen` and `connect`, and what its places are."""
+
+    module: str
+    at_files: bool  # socket files; else ports of hosts
+    about: str  # for people
+
+
+# What stands behind a protocol in an address, `ferry+udp://host`. Without it, tcp is meant at a host, unix at a file.
+# All that carries streams has room for TLS between its socket and its link.
+TRANSPORTS: Final[dict[str, Transport]] = {
+    "seqpacket": Transport("usbferry.transports.seqpacket", True, "socket files that keep the borders of records"),
+    "tcp": Transport("usbferry.transports.tcp", False, "streams between machines"),
+    "udp": Transport("usbferry.transports.udp", False, "datagrams on a small network, which may lose some"),
+    "unix": Transport("usbferry.transports.unix", True, "streams through a socket file"),
 }
 
 # scheme of an address -> factory(address) -> Source
@@ -79,6 +100,11 @@ def load_importer(protocol: str) -> Any:
     return _import(PROTOCOLS[protocol].importer)
 
 
+def load_transport(name: str) -> Any:
+    """The module of a transport."""
+    return import_module(TRANSPORTS[name].module)
+
+
 def _import(where: str) -> Any:
     module, _, attribute = where.partition(":")
     return getattr(import_module(module), attribute)
@@ -91,5 +117,5 @@ def open_source(address: str) -> Source:
     scheme, colon, _ = address.partition(":")
     if not colon:
         raise UnknownName(f"{address!r} is no address: write it as scheme:rest, such as virtual:zero")
-    source: Source = load(SOURCES, "kind of address", scheme)(address)
+    source: Source = load(SOURCES, "kind of address", scheme.partition("+")[0])(address)
     return source

@@ -11,6 +11,7 @@ from ..device import Busy, DeviceError, NotFound, Unavailable
 from ..protocols.errors import ProtocolError, Stranger
 from ..protocols.events import Claimed, Completed, Event, Left, Listed, Refusal, Refused
 from ..transports.link import Link
+from ..transports.reasons import reason
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.types import Status
 
@@ -198,14 +199,14 @@ class Connection:
 
     def lost(self, error: Exception | None) -> None:
         self._link = None
-        reason = self._reason(error)
+        why = self._reason(error)
         if self._error is not None and self.in_use:
-            log.warning("%s: %s", self.server, reason)
+            log.warning("%s: %s", self.server, why)
         self._stop_timer()
-        self._leave(reason)
+        self._leave(why)
         if self._answer is not None and not self._answer.done():
             silently = "" if self._heard or self._error is not None or error is not None else " without an answer"
-            self._answer.set_exception(DeviceError(f"{self.server}: {reason}{silently}"))
+            self._answer.set_exception(DeviceError(f"{self.server}: {why}{silently}"))
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ class Connection:
             return str(self._error)
         if self._error is not None:
             return f"it broke {self.importer.protocol}: {self._error}"
-        text = "" if error is None else (isinstance(error, OSError) and error.strerror) or str(error)
+        text = "" if error is None else reason(error) if isinstance(error, OSError) else str(error)
         return text or "the connection was closed"
 
     def _completed(self, tag: int, completion: Completion) -> None:

@@ -1,14 +1,19 @@
-"""`ferry://HOST[:PORT][/DEVICE]`: a server whose devices outlive lost connections, and which tells of changes."""
+"""`ferry://HOST[:PORT][/DEVICE]`: a server whose devices outlive lost connections, and which tells of changes.
+
+`ferry+udp://HOST`, `ferry:///SOCKET-FILE?device=DEVICE` and `ferry+seqpacket:///SOCKET-FILE` lead there by other ways.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import quote
 from weakref import WeakSet
 
 from ..device import Change
 from ..protocols.ferry.importer import Importer
-from ..transports import tcp
+from ..registry import PROTOCOLS
+from ..transports.place import parse, split
 from .connection import Connection
 from .lasting import LastingConnection
 from .news import News, NewsConnection
@@ -18,11 +23,34 @@ RECONNECT_SECONDS: Final = 2.0  # for one attempt of many
 
 
 class FerrySource(RemoteSource):
-    """What a server offers over ferry."""
+    """What a server offers over ferry. Raises ValueError for bad addresses."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(address)
+        self.address = address
+        form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
+        parts, _ = split(address, form)
+        self._place = place = parse(address, PROTOCOLS["ferry"].port)
+        if not (place.host or place.path):
+            raise ValueError(f"{address!r} is no address, write it as {form}")
+        self.scheme, self.host, self.port = "ferry", place.host, place.port
+        self._select(parts.query.removeprefix("device=") if place.path else parts.path.strip("/"))
         self._news: WeakSet[News] = WeakSet()
+
+    @property
+    def where(self) -> str:
+        return str(self._place)
+
+    @property
+    def place(self) -> str:
+        """The same for the same server, whether its port was said or left out."""
+        scheme = self._place.scheme("ferry")
+        if self._place.path:
+            return f"{scheme}://{quote(self._place.path)}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}{'' if self.port == PROTOCOLS['ferry'].port else f':{self.port}'}"
+
+    def at(self, name: str) -> str:
+        return f"{self.place}?device={quote(name)}" if self._place.path else super().at(name)
 
     def watch(self) -> AsyncIterator[Change]:
         """Its first changes are all that there is; then what comes, goes and changes hands."""
@@ -34,11 +62,17 @@ class FerrySource(RemoteSource):
         for news in tuple(self._news):
             await news.aclose()
 
+    def _importer(self) -> Importer:
+        return Importer(resends=self._place.transport == "udp")
+
+    async def _to(self, connection: Connection, seconds: float) -> None:
+        await self._place.connect(connection, seconds)
+
     async def _connect(self) -> Connection:
-        return await self._connected(LastingConnection(Importer(), self.where, self._connect_again))
+        return await self._connected(LastingConnection(self._importer(), self.where, self._connect_again))
 
     async def _connect_again(self, connection: Connection) -> None:
-        await tcp.connect(self.host, self.port, connection, RECONNECT_SECONDS)
+        await self._to(connection, RECONNECT_SECONDS)
 
     async def _connect_for_news(self) -> NewsConnection:
-        return await self._connected(NewsConnection(Importer(), self.where))
+        return await self._connected(NewsConnection(self._importer(), self.where))

@@ -324,15 +324,19 @@ class RemoteSource(Source):
         parts, port = split(address, form)
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")
-        try:
-            selector = Selector.parse(parts.path.strip("/"))
-        except ValueError as error:
-            raise ValueError(f"{address!r}: {error}") from None
-        self.selector: Selector = selector
-        self.name = selector.name if selector.is_name else ""
         self.scheme = parts.scheme
         self.host = parts.hostname
         self.port = port or PROTOCOLS[parts.scheme].port
+        self._select(parts.path.strip("/"))
+
+    def _select(self, device: str) -> None:
+        """Which devices are meant. Raises ValueError."""
+        try:
+            selector = Selector.parse(device)
+        except ValueError as error:
+            raise ValueError(f"{self.address!r}: {error}") from None
+        self.selector: Selector = selector
+        self.name = selector.name if selector.is_name else ""
 
     @property
     def where(self) -> str:
@@ -438,10 +442,14 @@ class RemoteSource(Source):
     async def _connect(self) -> Connection:
         return await self._connected(Connection(load_importer(self.scheme)(), self.where))
 
+    async def _to(self, connection: Connection, seconds: float) -> None:
+        """One attempt. Raises OSError or TimeoutError."""
+        await tcp.connect(self.host, self.port, connection, seconds)
+
     async def _connected(self, connection: C) -> C:
         """A connection, once it is one. Raises DeviceError."""
         try:
-            await tcp.connect(self.host, self.port, connection, CONNECT_SECONDS)
+            await self._to(connection, CONNECT_SECONDS)
         except TimeoutError:
             raise DeviceError(f"no connection to {self.where} within {CONNECT_SECONDS:g} s") from None
         except OSError as error:

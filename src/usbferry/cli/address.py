@@ -12,7 +12,7 @@ def whole_address(text: str) -> str:
 
     Raises ValueError for what is rather a device than a machine, with its address.
     """
-    if text.partition(":")[0] in SOURCES and ":" in text:
+    if text.partition(":")[0].partition("+")[0] in SOURCES and ":" in text:
         return text
     if text.partition("?")[0] in DEVICES:
         raise ValueError(f"{text!r} is no address: write it as virtual:{text}, or usbip://{text} if it is a machine")

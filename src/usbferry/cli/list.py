@@ -105,11 +105,11 @@ def _reachable(listening: list[str], name: str) -> str | None:
     for where in sorted(listening, key=lambda one: "://" in one):  # USB/IP's are without a scheme
         scheme, _, endpoint = where.rpartition("://")
         host, _, port = endpoint.rpartition(":")
-        if not host or host.startswith("/") or not port.isdecimal() or scheme not in ("", "ferry"):
+        if not host or host.startswith("/") or not port.isdecimal() or scheme not in ("", "ferry", "ferry+udp"):
             continue  # a socket file, or a protocol of one device
         scheme = scheme or "usbip"
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"{scheme}://{host}{'' if int(port) == PROTOCOLS[scheme].port else f':{port}'}/{name}"
+        return f"{scheme}://{host}{'' if int(port) == PROTOCOLS[scheme.partition('+')[0]].port else f':{port}'}/{name}"
     return None
 
 

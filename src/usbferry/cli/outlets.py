@@ -28,7 +28,7 @@ class Outlet:
     @classmethod
     def parse(cls, text: str, option: str) -> Outlet:
         """Raises ValueError with a text for the user."""
-        protocol = text.partition(":")[0]
+        protocol = text.partition(":")[0].partition("+")[0]
         if protocol not in SERVED[option]:
             known = ", ".join(SERVED[option])
             raise UnknownName(f"{option} {text!r}: write it as PROTOCOL://..., with one of: {known}")
@@ -45,7 +45,7 @@ class Outlet:
         if self.place.name and self.place.name not in names:
             raise DeviceError(f"{self.option} {self}: there is no device {self.place.name!r} here, {_there(names)}")
         if len(names) > 1 and not self.place.name and self.protocol in ONE_DEVICE:
-            example = f"{self.protocol}://{self.place.naming(names[0]).whole}"
+            example = f"{self._scheme}://{self.place.naming(names[0]).whole}"
             raise DeviceError(f"{self.option} {self}: say which device, as in {example}; {_there(names)}")
 
     async def listen(self, server: Server) -> tuple[list[str], list[str]]:
@@ -57,7 +57,7 @@ class Outlet:
         notes = []
         if not all(place.is_of_this_machine for place in places):
             notes.append(f"note: {self.protocol} has no passwords; whoever reaches this port can use the device")
-        return notes, [f"{self.protocol}://{place}" for place in places]
+        return notes, [f"{self._scheme}://{place}" for place in places]
 
     def connect(self, server: Server) -> str:
         """Serve to who listens there; what to tell the user."""
@@ -70,8 +70,12 @@ class Outlet:
         made: MakeExporter = partial(exporter, name=self.place.name) if self.protocol in ONE_DEVICE else exporter
         return made
 
+    @property
+    def _scheme(self) -> str:
+        return self.place.scheme(self.protocol)
+
     def __str__(self) -> str:
-        return f"{self.protocol}://{self.place}"
+        return f"{self._scheme}://{self.place}"
 
 
 def not_listening(error: OSError, where: str, option: str) -> DeviceError:

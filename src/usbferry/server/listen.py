@@ -13,8 +13,8 @@ from typing import Any, Final
 from ..device import Source
 from ..protocols.limits import DEFAULT_LIMITS, Limits
 from ..transports import tcp
-from ..transports.link import Link
-from ..transports.place import Place
+from ..transports.link import Link, StreamLink
+from ..transports.place import Listening, Place
 from ..transports.reasons import reason
 from .answers import Exporter
 from .catalog import Catalog, Offer
@@ -60,7 +60,7 @@ class Server:
         self._tasks = tasks
         self._limits = limits
         self._max_connections = max_connections
-        self._listening: list[asyncio.Server] = []
+        self._listening: list[Listening] = []
         self._following: list[asyncio.Task[None]] = []
         self._working: set[asyncio.Task[None]] = set()  # claims and releases
         self._sessions: dict[bytes, Pump] = {}
@@ -85,11 +85,11 @@ class Server:
     async def adopt(self, sock: socket.socket, exporter: MakeExporter) -> None:
         """Serve a protocol on a stream socket that is connected, such as one of a pair. It is the server's then."""
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: Link(self._user(exporter)), sock)
+        await loop.connect_accepted_socket(lambda: StreamLink(self._user(exporter)), sock)
 
     async def listen_at(self, place: Place, exporter: MakeExporter) -> list[Place]:
         """Serve a protocol at a place; the places it really has. Raises OSError when it cannot be had."""
-        listening = await place.listen(lambda: self._user(exporter))
+        listening = await place.listen(lambda: self._user(exporter), getattr(exporter, "opens", bool))
         self._listening.append(listening)
         if place.path:
             return [place]

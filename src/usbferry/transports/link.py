@@ -1,4 +1,4 @@
-"""One byte stream: its receive buffer, its writes, and its back-pressure.
+"""A link: one connected peer. Here that of a byte stream: its receive buffer, its writes, and its back-pressure.
 
 Received bytes stay in one buffer until the user of the link has consumed them; it gets a view of all of them after each
 read. Views are lent until `received` returns, then the buffer is used again. Reading stops while written bytes pile up,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
@@ -42,14 +43,45 @@ class User(Protocol):
         """The stream ended, by the peer, by an error, or by `close`. Called once, and nothing after it."""
 
 
-class Link(asyncio.BufferedProtocol):
-    """One connected stream, made by `transports.tcp` and its like."""
+class Link(ABC):
+    """One connected peer, on a stream or by packets. Made by `transports.tcp` and its like."""
+
+    packet_bytes = 0  # of the largest packet; 0 on a stream
+    is_lossy = False  # what is sent may be lost, come twice, or be overtaken
 
     def __init__(self, user: User) -> None:
         self.blocked = False  # too many bytes unsent: write no more than what answers what was read
         self.reads_while_blocked = False  # for the side that asks: if both sides wait to be read, neither ever is
         self.peer = ""
         self.user = user
+
+    @abstractmethod
+    def write(self, pieces: Sequence[Buffer], size: int) -> None:
+        """Send `pieces`, `size` bytes in all, in one go. They must not change until they are sent."""
+
+    @property
+    @abstractmethod
+    def unsent(self) -> int:
+        """Bytes that wait here for the network."""
+
+    @abstractmethod
+    def process(self) -> None:
+        """Offer the unconsumed bytes again, after something has changed at the user."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Send what is queued, for `CLOSE_SECONDS` at most, then close. Nothing is received any more."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close now; what is queued is lost."""
+
+
+class StreamLink(Link, asyncio.BufferedProtocol):
+    """A byte stream."""
+
+    def __init__(self, user: User) -> None:
+        super().__init__(user)
         self._transport: asyncio.Transport | None = None
         self._fd = -1  # the socket, where its transport may be passed by while nothing is queued in it
         self._buffer = bytearray(SMALL_BUFFER)
@@ -62,7 +94,6 @@ class Link(asyncio.BufferedProtocol):
     # -- for the user -------------------------------------------------------------------------------------------------
 
     def write(self, pieces: Sequence[Buffer], size: int) -> None:
-        """Send `pieces`, `size` bytes in all, in one go. They must not change until they are sent."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -76,22 +107,18 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait here for the network."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def process(self) -> None:
-        """Offer the unconsumed bytes again, after something has changed at the user."""
         if self._transport is not None:
             self._offer()
 
     def close(self) -> None:
-        """Send what is queued, for `CLOSE_SECONDS` at most, then close. Nothing is received any more."""
         if self._transport is not None and self._closing is None:
             self._transport.close()
             self._closing = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
 
     def abort(self) -> None:
-        """Close now; what is queued is lost."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -1,45 +1,74 @@
-"""Where a stream begins or ends, as text: `//HOST:PORT`, `//:PORT` for every interface, `///PATH` for a socket file.
+"""Where a transport begins or ends, as text: `//HOST:PORT`, `//:PORT` for every interface, `///PATH` for a socket file.
 
-Which device is meant there stands behind it, as `//HOST:PORT/1-2` or `///PATH?device=1-2`.
+Which device is meant there stands behind it, as `//HOST:PORT/1-2` or `///PATH?device=1-2`. Before it stands the
+protocol, and after a plus another transport than TCP and Unix streams: `ferry+udp://HOST`, `ferry+seqpacket:///PATH`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from . import tcp, unix
+from ..registry import PROTOCOLS, TRANSPORTS, UnknownName, load_transport
 from .link import Link, User
+
+STREAMS: Final = {False: "tcp", True: "unix"}  # what is meant where no transport is said, by whether it is a file
+
+
+class Listening(Protocol):
+    """What listens at a place."""
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]: ...
+    def close(self) -> None:
+        """Let nobody in any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A TCP port of a host, or a socket file. `name` is the device that an address means there."""
+    """A port of a host, or a socket file. `name` is the device that an address means there."""
 
     host: str
     port: int
     path: str = ""  # of a socket file; then there is neither host nor port
     name: str = ""
+    other: str = ""  # transport than a stream
 
     def naming(self, name: str) -> Place:
         """The same place, for the device `name`."""
         return replace(self, name=name)
 
-    async def listen(self, user: Callable[[], User]) -> asyncio.Server:
-        """Accept connections, each served by a new user. Raises OSError when the place cannot be had."""
-        if self.path:
-            return await unix.listen(self.path, user)
-        return await tcp.listen(self.host, self.port, user)
+    @property
+    def transport(self) -> str:
+        """The row of TRANSPORTS."""
+        return self.other or STREAMS[bool(self.path)]
+
+    async def listen(self, user: Callable[[], User], opens: Callable[[bytes], bool] = bool) -> Listening:
+        """Let peers in, each served by a new user; without connections, by a packet that `opens` something.
+
+        Raises OSError when the place cannot be had.
+        """
+        module = load_transport(self.transport)
+        words = {"opens": opens} if self.transport == "udp" else {}
+        listening: Listening = await module.listen(*self._where, user, **words)
+        return listening
 
     async def connect(self, user: User, timeout: float = 10.0) -> Link:
         """Connect; `user` is served from then on. Raises OSError, TimeoutError after `timeout` seconds."""
-        if self.path:
-            return await unix.connect(self.path, user, timeout)
-        return await tcp.connect(self.host, self.port, user, timeout)
+        link: Link = await load_transport(self.transport).connect(*self._where, user, timeout)
+        return link
+
+    @property
+    def _where(self) -> tuple[str] | tuple[str, int]:
+        return (self.path,) if self.path else (self.host, self.port)
+
+    def scheme(self, protocol: str) -> str:
+        """What stands before the colon."""
+        return f"{protocol}+{self.other}" if self.other else protocol
 
     @property
     def is_of_this_machine(self) -> bool:
@@ -78,18 +107,42 @@ def split(address: str, form: str) -> tuple[SplitResult, int | None]:
 def parse(address: str, default_port: int) -> Place:
     """The place in `SCHEME://...`. Raises ValueError with a text for the user."""
     scheme = address.partition(":")[0]
-    form = f"{scheme}://HOST:PORT or {scheme}:///SOCKET-FILE"
+    form = _form(scheme)
     parts, port = split(address, form)
     query, is_file = parts.query, not parts.netloc
     if not address.startswith(f"{scheme}://") or parts.fragment or parts.username is not None:
         raise ValueError(f"{address!r} is no address, write it as {form}")
     if query and not (is_file and query.startswith("device=")):
         raise ValueError(f"{address!r} is no address, write it as {form}")
+    other = _transport(address, scheme, is_file=is_file)
     if is_file:
         path = unquote(parts.path)
         if len(path) < 2:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         if not hasattr(socket, "AF_UNIX"):
             raise ValueError(f"{address!r}: this system has no socket files, write it as {scheme}://HOST:PORT")
-        return Place("", 0, path, unquote(query.removeprefix("device=")))
-    return Place(parts.hostname or "", default_port if port is None else port, name=unquote(parts.path.strip("/")))
+        return Place("", 0, path, unquote(query.removeprefix("device=")), other)
+    name = unquote(parts.path.strip("/"))
+    return Place(parts.hostname or "", default_port if port is None else port, name=name, other=other)
+
+
+def _form(scheme: str) -> str:
+    row = TRANSPORTS.get(scheme.partition("+")[2])
+    host, file = f"{scheme}://HOST:PORT", f"{scheme}:///SOCKET-FILE"
+    if row is None:
+        return f"{host} or {file}"
+    return file if row.at_files else host
+
+
+def _transport(address: str, scheme: str, *, is_file: bool) -> str:
+    """The transport that an address names, "" for a stream. Raises ValueError."""
+    protocol, plus, name = scheme.partition("+")
+    if not plus:
+        return ""
+    known = PROTOCOLS[protocol].transports if protocol in PROTOCOLS else ()
+    if name not in known:
+        there = ", ".join(f"{protocol}+{one}" for one in known)
+        raise UnknownName(f"{address!r}: there is no {scheme}; there are: {there}")
+    if TRANSPORTS[name].at_files is not is_file:
+        raise ValueError(f"{address!r} is no address, write it as {_form(scheme)}")
+    return "" if name == STREAMS[is_file] else name

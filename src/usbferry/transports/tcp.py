@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from .link import Link, User
+from .link import Link, StreamLink, User
 
 # A silent peer is given up after idle + interval * probes = 11 s; one that owes acknowledgements after 10 s, for
 # keepalive does not run while data is unacknowledged.
@@ -35,8 +35,8 @@ def tune(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-class TcpLink(Link):
-    """A Link that tunes its socket first."""
+class TcpLink(StreamLink):
+    """A StreamLink that tunes its socket first."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         tune(transport.get_extra_info("socket"))

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 
-from .link import Link, User
+from .link import Link, StreamLink, User
 
 
 async def listen(path: str, user: Callable[[], User]) -> asyncio.Server:
@@ -16,25 +16,26 @@ async def listen(path: str, user: Callable[[], User]) -> asyncio.Server:
 
     Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
     """
-    if _is_listened_on(path):
+    if is_listened_on(path):
         raise OSError(errno.EADDRINUSE, "somebody listens there already")
-    return await asyncio.get_running_loop().create_unix_server(lambda: Link(user()), path)
+    return await asyncio.get_running_loop().create_unix_server(lambda: StreamLink(user()), path)
 
 
 async def connect(path: str, user: User, timeout: float = 10.0) -> Link:
     """Connect; `user` is served from then on. Raises OSError, TimeoutError after `timeout` seconds."""
     async with asyncio.timeout(timeout):
-        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: Link(user), path)
+        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: StreamLink(user), path)
     return link
 
 
-def _is_listened_on(path: str) -> bool:
+def is_listened_on(path: str) -> bool:
+    """Whether somebody listens there, with sockets of whatever kind."""
     with closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except BlockingIOError:
             return True  # its queue is full
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno == errno.EPROTOTYPE  # it keeps the borders of packets
         return True

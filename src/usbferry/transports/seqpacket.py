@@ -1,0 +1,84 @@
+"""Socket files that keep the borders of what is sent (SOCK_SEQPACKET): listen and connect, on Linux and its like."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from .link import Link, User
+from .packets import PacketLink, begin_alone
+from .unix import is_listened_on
+
+PACKET_BYTES: Final = 96 * 1024  # of one packet; Linux's socket buffers hold twice that from the start
+BACKLOG: Final = 128
+
+
+class Listener:
+    """A socket file that is listened on; like asyncio's Server as far as it is used here."""
+
+    def __init__(self, sock: socket.socket, user: Callable[[], User]) -> None:
+        self.sockets = (sock,)
+        self._user = user
+        asyncio.get_running_loop().add_reader(sock, self._accept)
+
+    def _accept(self) -> None:
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            connected, _ = self.sockets[0].accept()
+            begin_alone(PacketLink(self._user(), "local", PACKET_BYTES, is_lossy=False), connected)
+
+    def close(self) -> None:
+        """Nobody is let in any more; who is there stays."""
+        [sock] = self.sockets
+        if sock.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(sock)
+            path = sock.getsockname()
+            sock.close()
+            with suppress(OSError):
+                os.unlink(path)
+
+
+async def listen(path: str, user: Callable[[], User], **_: Any) -> Listener:
+    """Accept connections on a socket file, each served by a new user. One that nobody listens on is replaced.
+
+    Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
+    """
+    if is_listened_on(path):
+        raise OSError(errno.EADDRINUSE, "somebody listens there already")
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, _kind())
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(sock, user)
+
+
+async def connect(path: str, user: User, timeout: float = 10.0) -> Link:
+    """Connect; `user` is served from then on. Raises OSError, TimeoutError after `timeout` seconds."""
+    sock = socket.socket(socket.AF_UNIX, _kind())
+    try:
+        sock.setblocking(False)
+        async with asyncio.timeout(timeout):
+            await asyncio.get_running_loop().sock_connect(sock, path)
+    except BaseException:
+        sock.close()
+        raise
+    return begin_alone(PacketLink(user, path, PACKET_BYTES, is_lossy=False), sock)
+
+
+def _kind() -> int:
+    kind: int | None = getattr(socket, "SOCK_SEQPACKET", None) if hasattr(socket, "AF_UNIX") else None
+    if kind is None:
+        raise OSError(errno.EPROTONOSUPPORT, "this system has no socket files that keep borders")
+    return kind
