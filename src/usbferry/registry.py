@@ -18,7 +18,7 @@ class Protocol(NamedTuple):
     exporter: str
     importer: str
     port: int
-    transports: tuple[str, ...] = ("tcp", "unix")
+    transports: tuple[str, ...]
 
 
 _FERRY: Final = "usbferry.protocols.ferry"
@@ -27,9 +27,14 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
     "ferry": Protocol(
         f"{_FERRY}.exporter:Exporter", f"{_FERRY}.importer:Importer", 32740, ("tcp", "unix", "seqpacket", "udp")
     ),
-    "usbip": Protocol("usbferry.protocols.usbip.exporter:Exporter", "usbferry.protocols.usbip.importer:Importer", 3240),
+    "usbip": Protocol(
+        "usbferry.protocols.usbip.exporter:Exporter", "usbferry.protocols.usbip.importer:Importer", 3240, ("tcp",)
+    ),
     "usbredir": Protocol(
-        "usbferry.protocols.usbredir.exporter:Exporter", "usbferry.protocols.usbredir.importer:Importer", 4000
+        "usbferry.protocols.usbredir.exporter:Exporter",
+        "usbferry.protocols.usbredir.importer:Importer",
+        4000,
+        ("tcp", "unix"),
     ),
 }
 
@@ -110,6 +115,16 @@ def _import(where: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
+def check_transport(address: str) -> None:
+    """Whether a `PROTOCOL+TRANSPORT:...` is one. Raises UnknownName."""
+    scheme = address.partition(":")[0]
+    protocol, _, transport = scheme.partition("+")
+    known = PROTOCOLS[protocol].transports if protocol in PROTOCOLS else ()
+    if transport not in known:
+        there = ", ".join(f"{protocol}+{one}" for one in known) or "none"
+        raise UnknownName(f"{address!r}: there is no {scheme}; there are: {there}")
+
+
 def open_source(address: str) -> Source:
     """The Source of an address. Raises UnknownName or ValueError with a text for the user."""
     if not isinstance(address, str):
@@ -117,5 +132,8 @@ def open_source(address: str) -> Source:
     scheme, colon, _ = address.partition(":")
     if not colon:
         raise UnknownName(f"{address!r} is no address: write it as scheme:rest, such as virtual:zero")
-    source: Source = load(SOURCES, "kind of address", scheme.partition("+")[0])(address)
+    protocol, plus, _ = scheme.partition("+")
+    if plus:
+        check_transport(address)
+    source: Source = load(SOURCES, "kind of address", protocol)(address)
     return source

@@ -1,4 +1,5 @@
-"""The rules at the top of `device.py`, checked on every row of DEVICES: here, over TCP by each protocol, by libusb.
+"""The rules at the top of `device.py`, checked on every row of DEVICES: here, by each protocol over each transport, on
+the way from one protocol to another, by libusb.
 
 A new device needs a line in ADDRESSES only if it cannot be opened without options.
 """
@@ -10,6 +11,8 @@ import contextlib
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -18,9 +21,10 @@ from tests.devices.host import control, isochronous, turn
 from tests.umockdev import inside, testbed
 from usbferry.backends.options import split
 from usbferry.device import Claimant, Device, DeviceError, ResetOutcome, Source
-from usbferry.registry import DEVICES, load_exporter, open_source
+from usbferry.registry import DEVICES, PROTOCOLS, TRANSPORTS, load_exporter, open_source
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
+from usbferry.transports.place import parse
 from usbferry.usb import build
 from usbferry.usb.descriptors import Endpoint
 from usbferry.usb.setup import Setup, clear_halt, get_descriptor, set_configuration, set_interface
@@ -28,6 +32,10 @@ from usbferry.usb.transfer import Completion, Flags, Transfer
 from usbferry.usb.types import Status, TransferType
 
 ADDRESSES = {"disk": "virtual:disk?size=1M"}
+FILES = [name for name, row in TRANSPORTS.items() if row.at_files]
+OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
+GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
+HERE = ("here", "libusb")  # without any protocol
 ME = Claimant("local")
 PATIENCE = 10.0  # seconds for an answer that must come
 
@@ -62,11 +70,14 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
         else:
             source = near = open_source(address)
             vanish = near.device.vanish
-        if way in ("usbip", "ferry"):
+        directory = Path(stack.enter_context(TemporaryDirectory()))
+        for number, hop in enumerate(() if way in HERE else way.split(">")):
             server = await stack.enter_async_context(serving(Catalog()))
-            await server.offer(near)
-            ((_, port),) = await server.listen("127.0.0.1", 0, load_exporter(way))
-            source = open_source(f"{way}://127.0.0.1:{port}/1-1")
+            await server.offer(source)
+            protocol, _, transport = hop.partition("+")
+            asked = f"{hop}://{directory}/{number}" if transport in FILES else f"{hop}://127.0.0.1:0"
+            [there] = await server.listen_at(parse(asked, 0), load_exporter(protocol))
+            source = open_source(f"{hop}://{there.naming('1-1').whole}")
         (info,) = await source.list()
         place = Place(source, info.name, await source.open(info.name, ME), vanish)
         try:
@@ -88,9 +99,11 @@ def bench(request) -> Iterator[testbed.Testbed | None]:
 
 
 def places() -> Iterator[Any]:
-    """Every row here and imported; through libusb those that differ in the transfers they have."""
+    """Every row here and imported; by the other ways those that differ in the transfers they have."""
     for row in sorted(DEVICES):
         yield from (pytest.param((row, way), id=f"{row}-{way}") for way in ("here", "usbip", "ferry"))
+    for way in (*OTHER_TRANSPORTS, *GATEWAYS):
+        yield from (pytest.param((row, way), id=f"{row}-{way}") for row in ("disk", "zero"))
     for row in ("disk", "keyboard", "serial", "zero"):
         yield pytest.param((row, "libusb"), id=f"{row}-libusb", marks=pytest.mark.umockdev)
 
@@ -251,7 +264,7 @@ class Host:
 async def test_whatever_is_asked_each_transfer_ends_once_and_in_order(place, seed) -> None:
     """An importer refuses by itself what its settings lack; what it sent before them may still be at the far end."""
     rng, device = random.Random(seed), place.device
-    host = Host(device, *([Status.STALL] if place.way in ("usbip", "ferry") else []))
+    host = Host(device, *([Status.STALL] if place.way not in HERE else []))
     for _ in range(150):
         match rng.randrange(10):
             case 0 | 1:
@@ -458,7 +471,7 @@ async def test_who_comes_next_finds_it_as_new(place) -> None:
 
 
 async def test_it_is_held_by_one(place) -> None:
-    if place.way in ("usbip", "ferry"):
+    if place.way not in HERE:
         pytest.skip("an importer asks again for some seconds: tests of the server and of the importer have it")
     with pytest.raises(DeviceError):
         await place.source.open(place.name, ME)

@@ -35,6 +35,49 @@ def test_places(address: str, place: Place, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "place", "transport"),
+    [
+        ("ferry+udp://host", Place("host", 4000, other="udp"), "udp"),
+        ("ferry+udp://[::1]:7/1-2", Place("::1", 7, name="1-2", other="udp"), "udp"),
+        ("ferry+seqpacket:///run/x?device=1-2", Place("", 0, "/run/x", "1-2", "seqpacket"), "seqpacket"),
+        ("ferry+unix:///run/x", Place("", 0, "/run/x"), "unix"),
+        ("ferry+tcp://host", Place("host", 4000), "tcp"),
+        ("ferry://host", Place("host", 4000), "tcp"),
+    ],
+)
+def test_a_transport_may_be_named(address: str, place: Place, transport: str) -> None:
+    assert parse(address, 4000) == place
+    assert place.transport == transport
+    assert parse(f"{place.scheme('ferry')}://{place.whole}", 4000) == place
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("ferry+udp:///run/x", "write it as ferry+udp://HOST:PORT$"),
+        ("ferry+unix://host", "write it as ferry+unix:///SOCKET-FILE$"),
+        ("ferry+sctp://host", "there is no ferry+sctp; there are: ferry+tcp, ferry+unix, ferry+seqpacket, ferry+udp$"),
+        ("usbredir+udp://host", r"there is no usbredir\+udp; there are: usbredir\+tcp, usbredir\+unix$"),
+    ],
+)
+def test_a_transport_that_does_not_fit(address: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text.replace("ferry+", r"ferry\+")):
+        parse(address, 4000)
+
+
+def test_sources_may_name_their_transport() -> None:
+    for address in ("usbip+tcp://host/1-2", "usbredir+unix:///run/x", "ferry+udp://host/1-2", "ferry:///run/x"):
+        assert open_source(address).address == address
+    for address in ("usbip+udp://host", "virtual+udp:zero"):
+        with pytest.raises(ValueError, match="there is no "):
+            open_source(address)
+    udp, file = open_source("ferry+udp://host:32740/1-2"), open_source("ferry:///run/a%20b?device=1-2")
+    assert (udp.place, udp.at("1-3")) == ("ferry+udp://host", "ferry+udp://host/1-3")
+    assert (file.place, file.at("1-3")) == ("ferry:///run/a%20b", "ferry:///run/a%20b?device=1-3")
+    assert (udp.name, file.name) == ("1-2", "1-2")
+
+
+@pytest.mark.parametrize(
     "address",
     [
         "usbredir:host",

@@ -13,11 +13,13 @@ from typing import Final, Protocol, runtime_checkable
 
 from ..protocols.errors import ProtocolError
 from ..transports.link import Link
+from ..usb.types import Status
 from .connection import Connection, Importer
 
 log: Final = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 0.05  # seconds between attempts to connect, doubled each time
 LAST_PAUSE: Final = 1.0
+RELEASE_SECONDS: Final = 3.0  # for a device to be given back where packets get lost
 
 
 @runtime_checkable
@@ -25,10 +27,12 @@ class Patient(Importer, Protocol):
     """An importer that can do with several links, one after the other; `protocols.ferry.importer` says how."""
 
     ended: str
+    releasing: bool
 
     @property
     def done(self) -> bool: ...
     def release(self) -> None: ...
+    def set_way(self, way: Link) -> None: ...
     def connected(self, now: float) -> None: ...
     def disconnected(self, now: float) -> bool: ...
 
@@ -45,6 +49,7 @@ class LastingConnection(Connection):
 
     def opened(self, link: Link) -> None:
         super().opened(link)
+        self._patient.set_way(link)
         self._patient.connected(self._loop.time())
         self._flush_soon()
 
@@ -83,10 +88,15 @@ class LastingConnection(Connection):
             self._connecting.cancel()
             with suppress(asyncio.CancelledError):
                 await self._connecting
+        self._end(Status.SHUTDOWN)
         self._patient.release()
         self._flush()
         if self._link is None:
             self._lost.set()
+        elif self._link.is_lossy and self._patient.releasing:
+            with suppress(TimeoutError):  # it is sent until it is answered
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await self._lost.wait()
         await super().close()
 
     def _reason(self, error: Exception | None) -> str:

@@ -57,7 +57,7 @@ class RedirSource(Source):
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._scheme = address.partition(":")[0]
+        self._scheme = address.partition(":")[0].partition("+")[0]
         self._place, listens = self._parse()
         self._kept: Connection | None = None  # to who has the device, which nobody uses now
         self._opened: Device | None = None

@@ -324,9 +324,9 @@ class RemoteSource(Source):
         parts, port = split(address, form)
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")
-        self.scheme = parts.scheme
+        self.scheme = parts.scheme.partition("+")[0]
         self.host = parts.hostname
-        self.port = port or PROTOCOLS[parts.scheme].port
+        self.port = port or PROTOCOLS[self.scheme].port
         self._select(parts.path.strip("/"))
 
     def _select(self, device: str) -> None:

@@ -52,7 +52,8 @@ DEFAULT = "127.0.0.1:3240"
     metavar="PROTOCOL://...",
     help="Listen with another protocol, such as ferry://127.0.0.1, whose users survive lost connections, "
     "usbredir://127.0.0.1:4000 or usbredir:///SOCKET-FILE; may be repeated. With several devices, /1-2 after "
-    "usbredir's port, or ?device=1-2 after its file, says which.",
+    "usbredir's port, or ?device=1-2 after its file, says which. ferry+udp://127.0.0.1 is for a small network, "
+    "ferry:///SOCKET-FILE for this machine.",
 )
 @click.option(
     "--to",

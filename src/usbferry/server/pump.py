@@ -49,6 +49,7 @@ class Wider(Exporter, Protocol):
     """What protocols with more words than USB/IP have besides; the pump uses each only after its event."""
 
     unsent: Callable[[], int]  # bytes that the network has not taken yet
+    way: Link  # for those that ask more of it
 
     def released(self) -> None: ...
     def noticed(self) -> None: ...
@@ -90,7 +91,12 @@ class Pump:
         log.debug("%s connected", link.peer)
         if hasattr(self._exporter, "unsent"):
             cast(Wider, self._exporter).unsent = lambda: self._out.unsent
+        self._show_way(link)
         self._out.flush()  # some exporters speak first
+
+    def _show_way(self, link: Link) -> None:
+        if hasattr(self._exporter, "way"):
+            cast(Wider, self._exporter).way = link
 
     def received(self, view: memoryview) -> int:
         exporter = self._exporter
@@ -239,6 +245,7 @@ class Pump:
         other._out.link = link
         other._out.closing = False  # as it was if the old transport broke the protocol, by its silence for one
         link.user = other
+        other._show_way(link)
         cast(Wider, other._exporter).connected(self._loop.time())
         self._loop.call_soon(other._out.flush_and_process)
 

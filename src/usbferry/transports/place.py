@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from ..registry import PROTOCOLS, TRANSPORTS, UnknownName, load_transport
+from ..registry import TRANSPORTS, check_transport, load_transport
 from .link import Link, User
 
 STREAMS: Final = {False: "tcp", True: "unix"}  # what is meant where no transport is said, by whether it is a file
@@ -136,13 +136,10 @@ def _form(scheme: str) -> str:
 
 def _transport(address: str, scheme: str, *, is_file: bool) -> str:
     """The transport that an address names, "" for a stream. Raises ValueError."""
-    protocol, plus, name = scheme.partition("+")
+    _, plus, name = scheme.partition("+")
     if not plus:
         return ""
-    known = PROTOCOLS[protocol].transports if protocol in PROTOCOLS else ()
-    if name not in known:
-        there = ", ".join(f"{protocol}+{one}" for one in known)
-        raise UnknownName(f"{address!r}: there is no {scheme}; there are: {there}")
+    check_transport(address)
     if TRANSPORTS[name].at_files is not is_file:
         raise ValueError(f"{address!r} is no address, write it as {_form(scheme)}")
     return "" if name == STREAMS[is_file] else name

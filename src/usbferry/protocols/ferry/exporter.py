@@ -21,7 +21,7 @@ from ..errors import ProtocolError
 from ..events import Claim, Event, List, Refusal, Release, Resume, Watch
 from ..limits import DEFAULT_LIMITS, Limits
 from . import infos
-from .framing import HEADER, MARKER, RECORD_BYTES, records
+from .framing import HEADER, MARKER, RECORD_BYTES, STREAM, Way, records
 from .ledger import Message
 from .messages import (
     CAPABILITIES,
@@ -75,9 +75,12 @@ class Exporter:
         self.needed = _LEAST  # bytes that must be there before the next record can be read
         self.outgoing: list[Buffer] = []  # taken and cleared by the pump
         self.outgoing_bytes = 0
+        self.way: Way = STREAM  # the transport; set by the pump
         self._limits = limits
         self._instance = instance
         self._token = token
+        self._begins = 0  # where packets may come from anybody: the identifier that the next call has to have
+        self._challenge = 0  # the same, until one had it
         self._view: memoryview = _EMPTY
         self._heard = now  # since then the transport is silent
         self._lost_at = now
@@ -86,7 +89,7 @@ class Exporter:
         self._session: Session | None = None
         self._listing: deque[int] = deque()  # identifiers of calls that wait
         self._claim = 0
-        self._claimed: list[Buffer] = []  # the claim's reply, until the controller shows that it has the token
+        self._claimed = b""  # the claim's reply, until the controller shows that it has the token
         self._first = FIRST  # identifier of the next session
         self._spent = 0  # a claim that was released
         self._resuming: tuple[int, int] | None = None  # identifier of a RESUME that was passed on, and where it ends
@@ -96,6 +99,11 @@ class Exporter:
         self._watch: int | None = None
         self._changes = 0
         self._hold: int | None = None
+
+    @staticmethod
+    def opens(packet: bytes) -> bool:
+        """Whether a packet from a new address begins a transport: it is VERSION, or comes too late for another."""
+        return len(packet) >= HEADER and bool(packet[0] & 0x80) and packet[4] == Call.VERSION
 
     # -- what the pump calls ------------------------------------------------------------------------------------------
 
@@ -143,6 +151,9 @@ class Exporter:
                 self.needed = after - at
                 return
             body = view[at + _LEAST : after]
+            if self._challenge and not self._shows(identifier, number):
+                self.consumed = at = after  # it may be in somebody else's name: nothing longer is sent there
+                continue
             if number == _RESUME and self.state is Target.OPEN:
                 self._resuming = (identifier, after)
                 yield Resume(bytes(body[:TOKEN_BYTES]))  # it stays unread, for the exporter that has the session
@@ -212,8 +223,8 @@ class Exporter:
         """Answer Claim: the controller has the device (§6.3)."""
         self._session = Session(self._limits, self._token(), self._first, self._send)
         self._move("device opened")
-        self._claimed = records(self._claim, Code.OK, self.session, infos.pack(info, self._limits), Code.PART)
-        self._send(self._claimed)
+        self._claimed = self.session + infos.pack(info, self._limits)
+        self._say(self._claim, Code.OK, self._claimed)
 
     def refuse(self, reason: Refusal) -> None:
         """Answer Claim or Resume: there is no such thing, or it cannot be had."""
@@ -277,7 +288,7 @@ class Exporter:
     def connected(self, now: float) -> None:
         """Another transport, on which the RESUME of this session comes next."""
         self._resumed = None
-        self._claimed = []  # for who names the token has it
+        self._claimed = b""  # for who names the token has it
         if self._linked:
             self.disconnected(now)
         self._linked = True
@@ -285,6 +296,12 @@ class Exporter:
         self.needed = _LEAST
 
     # -- calls of the transport ---------------------------------------------------------------------------------------
+
+    def _shows(self, identifier: int, number: int) -> bool:
+        """Whether a call may come from nobody but who had our answer to VERSION, or is VERSION itself."""
+        if identifier == self._challenge:
+            self._challenge = 0
+        return not self._challenge or number == Call.VERSION
 
     def _take(self, identifier: int, number: int, body: memoryview) -> Event | None:
         due = Call.VERSION if self.state is Target.NEW else Call.RESUME
@@ -308,7 +325,7 @@ class Exporter:
             self._say(message.identifier, Code.NOT_CLAIMED)
             return None
         assert self._session is not None
-        self._claimed = []
+        self._claimed = b""
         return self._session.take(message)
 
     def _version(self, identifier: int, body: memoryview) -> None:
@@ -328,7 +345,9 @@ class Exporter:
             limits.bytes_in_flight,
             limits.transfer_bytes,
         )
-        self._say(identifier, Code.OK, reply.pack())
+        if self.way.is_lossy and self.state is Target.NEW:
+            self._challenge = self._begins = TRANSPORT | int.from_bytes(token_bytes(4), "big")
+        self._say(identifier, Code.OK, reply.pack() + (words([self._begins]) if self.way.is_lossy else b""))
         if self.state is Target.NEW:
             self._move("VERSION")
 
@@ -347,7 +366,7 @@ class Exporter:
         elif identifier != self._claim:
             self._say(identifier, Code.BUSY)
         elif self._claimed:
-            self._send(self._claimed)
+            self._say(identifier, Code.OK, self._claimed)
         else:
             self._say(identifier, Code.IN_PROGRESS)
         return None
@@ -365,7 +384,7 @@ class Exporter:
 
     def _hold_claim(self, identifier: int, body: memoryview) -> None:
         if self.state is Target.CLAIMED:
-            self._claimed = []
+            self._claimed = b""
             self._hold = identifier
         else:
             self._say(identifier, Code.NOT_CLAIMED)
@@ -392,7 +411,7 @@ class Exporter:
         if self._resumed is None or self._resumed[0] != identifier:  # or it is a duplicate, and what it says is old
             self._move("RESUME")
             self._attached = True
-            self._claimed, self._watch, self._hold = [], None, None
+            self._claimed, self._watch, self._hold = b"", None, None
             self._resumed = (identifier, self._session.expected)
             self._say(identifier, Code.OK, words([self._session.expected]))
             self._session.resume(outstanding)
@@ -403,10 +422,11 @@ class Exporter:
 
     def _say(self, identifier: int, code: int, body: bytes = b"") -> None:
         """A reply that nobody keeps."""
-        self._send(records(identifier, code, body, b"", Code.PART))
+        self._send(identifier, code, body, b"")
 
-    def _send(self, chunks: list[Buffer]) -> None:
+    def _send(self, identifier: int, code: int, head: bytes, data: Buffer) -> None:
         if self._attached:
+            chunks = records(identifier, code, head, data, Code.PART, self.way.packet_bytes)
             self.outgoing += chunks
             self.outgoing_bytes += sum(map(len, chunks))
 

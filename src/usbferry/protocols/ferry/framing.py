@@ -9,7 +9,7 @@ is how an interrupt answer passes a bulk transfer (§4.4).
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from ...usb.transfer import Buffer
 from ..errors import ProtocolError
@@ -22,24 +22,52 @@ RECORD_BYTES: Final = PART_BYTES + 256  # the data and what stands before it
 OVERHEAD: Final = 64 * 1024  # of a message in parts, besides its data: what is said of isochronous packets
 QUANTUM: Final = 512  # parts begin and end at multiples of it, but for the last one's end
 
+
+class Way(Protocol):
+    """What a transport says of itself."""
+
+    @property
+    def packet_bytes(self) -> int:
+        """Of the largest packet; 0 on a stream."""
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether what is sent may be lost, come twice, or be overtaken."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the network."""
+
+
+class Stream(NamedTuple):
+    """A stream that takes all that comes."""
+
+    packet_bytes: int = 0
+    is_lossy: bool = False
+    unsent: int = 0
+
+
+STREAM: Final = Stream()
 _RECORD: Final = Struct(">III")  # marker, identifier, and the word of the call or the status
 _PART: Final = Struct(">IIIII")
 pack_record: Final = _RECORD.pack
 
 
-def records(identifier: int, word: int, head: bytes, data: Buffer, part: int) -> list[Buffer]:
+def records(identifier: int, word: int, head: bytes, data: Buffer, part: int, packet: int = 0) -> list[Buffer]:
     """One message as records: `word` after the identifier, then `head`, then `data`, which is not copied.
 
-    What does not fit one record goes in parts, whose own word is `part`.
+    What does not fit one record, or one packet of `packet` bytes where they are that small, goes in parts, whose own
+    word is `part`.
     """
     size = HEADER + len(head) + len(data)
-    if size <= RECORD_BYTES:
+    if size <= RECORD_BYTES and (not packet or size <= packet):
         first = pack_record(size, identifier, word) + head
         return [first, data] if len(data) else [first]
+    room = min(PART_BYTES, (packet - HEADER - Part.SIZE) // QUANTUM * QUANTUM) if packet else PART_BYTES
     head = word.to_bytes(4, "big") + head
     view, total, found = memoryview(data), size - 4, list[Buffer]()
-    for offset in range(0, total, PART_BYTES):
-        here = min(PART_BYTES, total - offset)
+    for offset in range(0, total, room):
+        here = min(room, total - offset)
         own, at = head[offset : offset + here], max(offset - len(head), 0)
         found.append(_PART.pack(HEADER + Part.SIZE + here, identifier, part, total, offset) + own)
         if here > len(own):

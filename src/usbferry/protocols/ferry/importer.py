@@ -23,7 +23,7 @@ from ..events import Changed, Claimed, Completed, Event, Left, Listed, Refusal, 
 from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Pending
 from . import infos
-from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, part_total, records
+from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, STREAM, Assembly, Way, part_total, records
 from .messages import (
     CAPABILITIES,
     SILENT_HEARTBEATS,
@@ -40,12 +40,14 @@ from .messages import (
     words,
 )
 from .outbox import NO_IDENTIFIER, Outbox, Sent
+from .pace import Pace
 from .states import CONTROLLER, Controller
 from .transfers import decode_reply, encode
 
 _REPLY: Final = Struct(">III")  # marker, identifier, status
 _LEAST: Final = MARKER + HEADER
 _LIST_BYTES: Final = 16 << 20  # of a list in parts
+_LOSSY_BYTES: Final = 64 << 10  # of a transfer where packets get lost: what is lost of it is sent again with all of it
 _PART: Final = Call.PART << 24
 _EMPTY: Final = memoryview(b"")
 _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
@@ -73,8 +75,11 @@ class Importer:
         self.needed = _LEAST
         self.outgoing: list[Buffer] = []
         self.outgoing_bytes = 0
+        self._way: Way = STREAM
+        self.releasing = False  # RELEASE has no answer yet
         self._limits = limits
         self._resends = resends
+        self._pace = Pace()  # of a transport that loses packets
         self._view: memoryview = _EMPTY
         self._now = self._heard = self._beat = self._lost_at = 0.0
         self._heartbeat, self._grace = limits.heartbeat_seconds, limits.grace_seconds
@@ -120,10 +125,14 @@ class Importer:
         self._ask(Call.WATCH, words([0]))
 
     def release(self) -> None:
-        """Give the device back. The transport can be closed once this is written; transfers end no more."""
+        """Give the device back; transfers end no more.
+
+        The transport can be closed once this is written, or where packets get lost, once it is `done`.
+        """
         if self.state is Controller.USING:
             self._put(Sent(Call.RELEASE, _word(Call.RELEASE)))
             self._move("RELEASE")
+            self.releasing = True
 
     # -- transfers ----------------------------------------------------------------------------------------------------
 
@@ -187,12 +196,12 @@ class Importer:
     @property
     def done(self) -> bool:
         """The claim is over, and no transport can bring it back."""
-        return self.state is Controller.OVER
+        return self.state is Controller.OVER and not (self.releasing and self._resends)
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest transfer that the target takes."""
-        return self._transfer_bytes
+        """Bytes of the largest transfer that the target takes, or that should be sent on this transport."""
+        return min(self._transfer_bytes, _LOSSY_BYTES) if self._resends else self._transfer_bytes
 
     @property
     def has_events(self) -> bool:
@@ -211,13 +220,19 @@ class Importer:
         self._now = now
         if (self.state, "transport lost") in CONTROLLER:
             self._move("transport lost")
-        self._linked = self._greeted = False
+        self._linked = self._greeted = self.releasing = False
         self.outgoing, self.outgoing_bytes = [], 0
         self._asked.clear()
         self._later.clear()
+        self._pace = Pace()
         for call in self._outbox.sent.values():
             call.parts = None
+            call.in_progress = call.under_way = False
         return self.state is Controller.LOST
+
+    def set_way(self, way: Way) -> None:
+        """What `connected` comes to."""
+        self._way = way
 
     def connected(self, now: float) -> None:
         """There is a transport: the first one, or another."""
@@ -258,7 +273,8 @@ class Importer:
                 self._transmit(call)
 
     def _unanswered(self) -> list[Sent]:
-        return [*self._asked.values(), *(self._outbox.sent.values() if self.state is Controller.USING else ())]
+        is_sending = self.state is Controller.USING or self.releasing
+        return [*self._asked.values(), *(self._outbox.sent.values() if is_sending else ())]
 
     def _acknowledge(self) -> None:
         self._beat = self._now
@@ -277,13 +293,16 @@ class Importer:
             self._greeted = True
             self._ask(Call.VERSION, version_call(CAPABILITIES, (VERSION,)))
         call = Sent(number, _word(number), body)
-        call.identifier = TRANSPORT | self._questions
-        self._questions = self._questions + 1 & ~TRANSPORT
         if self._resends and any(one.number in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
             self._later.append(call)
         else:
-            self._asked[call.identifier] = call
-            self._transmit(call)
+            self._ask_now(call)
+
+    def _ask_now(self, call: Sent) -> None:
+        call.identifier = TRANSPORT | self._questions
+        self._questions = self._questions + 1 & ~TRANSPORT
+        self._asked[call.identifier] = call
+        self._transmit(call)
 
     def _put(self, call: Sent) -> None:
         self._outbox.put(call)
@@ -291,13 +310,15 @@ class Importer:
             self._send()
 
     def _send(self) -> None:
-        for call in self._outbox.leaving():
+        for call in self._outbox.leaving(self._pace.has_room if self._resends else None):
             self._transmit(call)
 
     def _transmit(self, call: Sent) -> None:
-        if self._resends and not call.due:
-            call.due = self._now + call.wait
-        chunks = records(call.identifier, call.word, call.head, call.payload, _PART)
+        if self._resends:
+            call.due = call.due or self._now + call.wait
+            if not call.identifier & TRANSPORT:
+                self._pace.sent(call)
+        chunks = records(call.identifier, call.word, call.head, call.payload, _PART, self._way.packet_bytes)
         self.outgoing += chunks
         self.outgoing_bytes += sum(map(len, chunks))
 
@@ -330,9 +351,12 @@ class Importer:
         self.needed = _LEAST
 
     def _take(self, identifier: int, code: int, body: memoryview) -> Event | None:
-        if code == Code.IN_PROGRESS:
-            return None
         calls = self._asked if identifier & TRANSPORT else self._outbox.sent
+        if code == Code.IN_PROGRESS:
+            if self._resends and identifier in calls:
+                self._pace.in_progress(calls[identifier])
+                self._go_on()
+            return None
         if code == Code.PART:
             call = calls.get(identifier)
             if call is None or not self._part(call, body):
@@ -344,14 +368,20 @@ class Importer:
             call = self._asked.pop(identifier, None)
             event = self._answered(call.number, code, body) if call is not None else None
             while self._later and all(one.number not in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
-                later = self._later.pop(0)
-                self._asked[later.identifier] = later
-                self._transmit(later)
+                self._ask_now(self._later.pop(0))
             return event
         call = self._outbox.answered(identifier)
         if self._outbox.wants_acknowledgement:
             self._acknowledge()
+        if self._resends and call is not None:
+            self._pace.answered(call, self._now)
+            self._go_on()
         return self._finished(call, code, body) if call is not None else None
+
+    def _go_on(self) -> None:
+        """There may be room."""
+        if self.state is Controller.USING:
+            self._send()
 
     def _part(self, call: Sent, body: memoryview) -> bool:
         """Whether a reply in parts is whole now."""
@@ -366,6 +396,7 @@ class Importer:
             return Claimed(infos.parse(body, self._limits))
         transfer = call.transfer
         if transfer is None:
+            self.releasing = self.releasing and call.number != Call.RELEASE
             return None
         del self._flying[call.tag]
         self._unlinking.discard(call.tag)
@@ -397,8 +428,7 @@ class Importer:
                     return Changed()
                 case Call.HEARTBEAT:
                     self._outbox.acknowledged()
-                    if self.state is Controller.USING:
-                        self._send()
+                    self._go_on()
                 case Call.HOLD:
                     return self._end("HOLD answered", "the device has left the server")
         except (struct_error, ValueError) as broken:
@@ -419,6 +449,9 @@ class Importer:
         self._heartbeat, self._grace = reply.heartbeat, reply.grace
         self._outbox.calls, self._outbox.size = reply.window_calls, reply.window_bytes
         self._transfer_bytes = min(reply.transfer_bytes, reply.window_bytes)
+        if self._resends and len(body) >= VersionReply.SIZE + 4:
+            [self._questions] = parse_words(body[VersionReply.SIZE : VersionReply.SIZE + 4], 0, 1)
+            self._questions &= ~TRANSPORT
         return None
 
     def _refused(self, code: int) -> Event | None:

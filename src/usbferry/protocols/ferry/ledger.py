@@ -18,7 +18,7 @@ from ..limits import Limits
 from .framing import OVERHEAD, Assembly, part_total
 from .messages import FIRST, MASK, Code
 
-Reply = list[Buffer]  # its records
+Reply = tuple[int, bytes, Buffer]  # its code, what its body begins with, and its data
 _BEHIND: Final = MASK // 2  # further ahead than this is behind
 
 

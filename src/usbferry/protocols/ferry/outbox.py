@@ -8,7 +8,7 @@ Bulk leaves a part of the window to the others, and waits behind them: a flood o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from ...usb.transfer import Buffer, Transfer
@@ -26,7 +26,21 @@ LAST_RESEND: Final = 2.0
 class Sent:
     """One call, and what came of its reply."""
 
-    __slots__ = ("cost", "due", "head", "identifier", "number", "parts", "payload", "tag", "transfer", "wait", "word")
+    __slots__ = (
+        "cost",
+        "due",
+        "head",
+        "identifier",
+        "in_progress",
+        "number",
+        "parts",
+        "payload",
+        "tag",
+        "transfer",
+        "under_way",
+        "wait",
+        "word",
+    )
 
     def __init__(self, number: int, word: int, head: bytes = b"", payload: Buffer = b"", cost: int = 0) -> None:
         self.number = number
@@ -40,6 +54,7 @@ class Sent:
         self.parts: Assembly | None = None  # of the reply
         self.due = 0.0  # when to send it again, where the transport loses packets
         self.wait = FIRST_RESEND
+        self.in_progress = self.under_way = False  # at the target; on its way there or back
 
     def again(self, now: float) -> bool:
         """Whether it is to be sent again; then the next time is set, later each time."""
@@ -77,11 +92,11 @@ class Outbox:
         queue.remove(call)
         return True
 
-    def leaving(self) -> Iterator[Sent]:
-        """The calls that may be sent now, with their identifiers."""
+    def leaving(self, may: Callable[[int], bool] | None = None) -> Iterator[Sent]:
+        """The calls that may be sent now, with their identifiers; `may` says whether another of a cost may."""
         for queue, part in ((self._urgent, 0), (self._bulk, RESERVE)):
             while queue:
-                if not self._has_room(queue[0].cost, part):
+                if not self._has_room(queue[0].cost, part) or (may is not None and not may(queue[0].cost)):
                     return
                 call = queue.popleft()
                 call.identifier = self._next

@@ -19,7 +19,6 @@ from ..events import AllocStreams, Cancel, Describe, Event, FreeStreams, Release
 from ..limits import Limits
 from ..pending import Entry, Pending
 from . import infos
-from .framing import records
 from .gates import Gates
 from .ledger import Ledger, Message
 from .messages import (
@@ -43,7 +42,9 @@ _NO_TRANSFER: Final = Transfer(0, 0)  # stands for calls that are none, in the o
 class Session:
     """One claim, from its acceptance to its end."""
 
-    def __init__(self, limits: Limits, token: bytes, first: int, say: Callable[[list[Buffer]], None]) -> None:
+    def __init__(
+        self, limits: Limits, token: bytes, first: int, say: Callable[[int, int, bytes, Buffer], None]
+    ) -> None:
         self.token = token
         self.gates = Gates()
         self._limits = limits
@@ -100,7 +101,7 @@ class Session:
     def _again(self, identifier: int) -> None:
         """A call that was received before."""
         answer = self._ledger.again(identifier)
-        self._say(records(identifier, answer, b"", b"", Call.PART) if isinstance(answer, Code) else answer)
+        self._say(identifier, *((answer, b"", b"") if isinstance(answer, Code) else answer))
 
     def _carry_out(self, message: Message) -> Event | None:
         """A call whose turn has come."""
@@ -228,10 +229,10 @@ class Session:
     def resume(self, outstanding: tuple[int, ...]) -> None:
         """Say on a new transport, whose controller lacks the replies to `outstanding`, those there are."""
         lost = self._ledger.resume(outstanding)
-        for _, reply in self._ledger.replies.values():
-            self._say(reply)
+        for identifier, (_, reply) in self._ledger.replies.items():
+            self._say(identifier, *reply)
         for identifier in lost:
-            self._say(records(identifier, Code.FORGOTTEN, b"", b"", Call.PART))
+            self._say(identifier, Code.FORGOTTEN, b"", b"")
 
     def _finish(self, entry: Entry) -> None:
         """A transfer's reply comes before those of the unlinks that wanted its end."""
@@ -247,9 +248,8 @@ class Session:
 
     def _final(self, identifier: int, code: int, head: bytes = b"", data: Buffer = b"") -> None:
         """A call's reply, kept until it is acknowledged."""
-        reply = records(identifier, code, head, data, Code.PART)
-        self._ledger.answer(identifier, reply)
-        self._say(reply)
+        self._ledger.answer(identifier, (code, head, data))
+        self._say(identifier, code, head, data)
 
 
 _HANDLERS: Final[dict[int, Callable[[Session, Message], Event | None]]] = {
