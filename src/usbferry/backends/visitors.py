@@ -18,7 +18,7 @@ from typing import Final
 from ..device import Change, DeviceError
 from ..protocols.events import Event, Listed
 from ..transports.link import Link
-from ..transports.place import Place
+from ..transports.place import Listening, Place
 from ..transports.reasons import no_listening
 from ..usb.info import DeviceInfo
 from .connection import Connection, Importer
@@ -74,7 +74,7 @@ class Visitors:
         self._importer = importer
         self._tell = tell
         self._connected: set[Visitor] = set()
-        self._listening: asyncio.Server | None = None
+        self._listening: Listening | None = None
         self._starting = asyncio.Lock()
         self._arrived = asyncio.Event()
 
