@@ -15,7 +15,7 @@ LAYERS = """
     __init__ __main__ cli web
     server local aio
     devices backends
-    device selector transports registry watch | protocols
+    device extras selector transports registry watch | protocols
     usb
 """
 PLACE = {

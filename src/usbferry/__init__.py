@@ -56,7 +56,9 @@ def pyusb_backend(*addresses: str) -> Backend:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "usb":
             raise
-        raise ModuleNotFoundError("this needs: pip install pyusb", name=error.name) from None
+        from .extras import install
+
+        raise ModuleNotFoundError(f"pyusb is not installed: {install('pyusb')}", name=error.name) from None
     return Backend(*addresses)
 
 

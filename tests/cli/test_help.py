@@ -9,7 +9,7 @@ from importlib.metadata import version
 import pytest
 from click.testing import CliRunner
 
-from usbferry.cli import VERBS, main, printable
+from usbferry.cli import _OTHERS, VERBS, main, printable
 
 READY = ["info", "list", "run", "serve"]
 
@@ -49,7 +49,26 @@ def test_the_version() -> None:
 def test_a_verb_that_is_not_there() -> None:
     result = CliRunner().invoke(main, ["lst"])
     assert result.exit_code == 2
-    assert "No such command 'lst'" in result.output
+    assert "There is no command 'lst'. Did you mean 'list'?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("atach", "attach"), ("ports?", "ports"), ("udevrule", "udev-rule"), ("bind", "serve")]
+)
+def test_a_mistyped_verb_and_one_of_another_tool(word: str, meant: str) -> None:
+    result = CliRunner().invoke(main, [word])
+    assert result.exit_code == 2
+    assert f"Did you mean {meant!r}?" in result.output
+
+
+def test_what_is_like_no_verb_lists_them() -> None:
+    output = CliRunner().invoke(main, ["frobnicate"]).output
+    assert "There are: attach, demo, " in output
+
+
+def test_what_other_tools_say_is_a_verb_here() -> None:
+    assert set(_OTHERS.values()) <= set(VERBS)
+    assert not set(_OTHERS) & set(VERBS)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], []])

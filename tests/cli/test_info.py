@@ -25,6 +25,10 @@ def test_the_tree_names_every_endpoint_in_every_setting():
     assert "Endpoint 83  isochronous in, 1024 bytes, every 0.125 ms, unsynchronised data" in text
 
 
+def test_what_a_device_says_of_itself_does_not_steer_the_terminal():
+    assert "\x1b" not in run("virtual:zero?serial=%1b[2J")
+
+
 def test_at_super_speed_companions_and_the_real_packet_size_are_shown():
     text = run("virtual:zero?speed=super")
     assert "bMaxPacketSize0      512" in text
@@ -33,10 +37,23 @@ def test_at_super_speed_companions_and_the_real_packet_size_are_shown():
 
 def test_json_has_a_versioned_schema_and_the_same_facts():
     report = json.loads(run("virtual:zero", "--json"))
-    assert report["schema"] == SCHEMA == "usbferry.info/1"
+    assert report["schema"] == SCHEMA == "usbferry.info/2"
     assert report["product"] == "Gadget Zero"
     endpoints = report["configurations"][0]["interfaces"][1]["endpoints"]
-    assert [e["bEndpointAddress"] for e in endpoints] == ["81", "01", "82", "02", "83", "84", "03", "04"]
+    assert [e["bEndpointAddress"] for e in endpoints] == [0x81, 0x01, 0x82, 0x02, 0x83, 0x84, 0x03, 0x04]
+
+
+def test_json_has_numbers_and_not_what_is_printed_of_them():
+    report = json.loads(run("virtual:serial", "--json"))
+    about = report["descriptor"]
+    assert (about["idVendor"], about["bcdUSB"]) == (int(report["vendor_id"], 16), 0x0200)
+    assert all(isinstance(value, int) for key, value in about.items() if key != "class_name")
+    [configuration] = report["configurations"]
+    for interface in configuration["interfaces"]:
+        assert [interface[f"bInterface{part}"] for part in ("Class", "SubClass", "Protocol")] in ([2, 2, 0], [10, 0, 0])
+        assert interface["class_name"]
+        for endpoint in interface["endpoints"]:
+            assert endpoint["direction"] == ("in" if endpoint["bEndpointAddress"] & 0x80 else "out")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,19 @@ VERBS: Final = {
     "serve": "Offer devices to other machines.",
     "udev-rule": "Print the rule that lets users have USB devices on Linux.",
 }
+# what other tools call it -> the verb
+_OTHERS: Final = {
+    "bind": "serve",
+    "connect": "attach",
+    "disconnect": "detach",
+    "export": "serve",
+    "import": "attach",
+    "ls": "list",
+    "share": "serve",
+    "show": "info",
+    "status": "ports",
+    "watch": "keep",
+}
 
 
 class _Verbs(click.Group):
@@ -35,6 +48,18 @@ class _Verbs(click.Group):
             return None
         command: click.Command = import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        if word not in VERBS and not word.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches  # here alone: every start would pay for it
+
+            meant = _OTHERS.get(word) or next(iter(get_close_matches(word, VERBS, 1)), None)
+            there = f"Did you mean {meant!r}?" if meant else f"There are: {', '.join(VERBS)}."
+            ctx.fail(f"There is no command {word!r}. {there}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -17,11 +17,11 @@ from ..usb.decode import decode
 from ..usb.info import DeviceInfo
 from ..usb.tree import Association, Companion, Configuration, Endpoint, Interface
 from ..usb.types import Speed, TransferType
-from . import fail
+from . import fail, printable
 from .address import whole_address
 from .waiting import waiting
 
-SCHEMA: Final = "usbferry.info/1"
+SCHEMA: Final = "usbferry.info/2"
 _SYNCHRONISATION: Final = ("unsynchronised", "asynchronous", "adaptive", "synchronous")
 _USAGE: Final = ("data", "feedback", "implicit feedback data", "reserved")
 
@@ -46,7 +46,7 @@ def command(address: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        print("\n".join(_lines(report)))
+        print("\n".join(map(printable, _lines(report))))
 
 
 async def _read(address: str) -> DeviceInfo:
@@ -56,18 +56,24 @@ async def _read(address: str) -> DeviceInfo:
 
 
 def tree(info: DeviceInfo) -> dict[str, Any]:
-    """The device as nested dictionaries: the JSON, and what the text is made of."""
+    """The device as nested dictionaries: the JSON, and what the text is made of.
+
+    What is a number in a descriptor is one here, by the specification's name; names for people stand beside.
+    """
     device = info.device
     return {
         "schema": SCHEMA,
         **{key: value for key, value in describe(info).items() if key not in ("holder", "interfaces", "class")},
         "descriptor": {
-            "bcdUSB": _bcd(device.usb),
-            "bDeviceClass": _named(device.device_class, CLASSES.get(device.device_class)),
+            "bcdUSB": device.usb,
+            "bDeviceClass": device.device_class,
+            "class_name": CLASSES.get(device.device_class),
             "bDeviceSubClass": device.device_subclass,
             "bDeviceProtocol": device.device_protocol,
             "bMaxPacketSize0": 1 << device.max_packet0 if info.speed >= Speed.SUPER else device.max_packet0,
-            "bcdDevice": _bcd(device.release),
+            "idVendor": device.vendor_id,
+            "idProduct": device.product_id,
+            "bcdDevice": device.release,
             "bNumConfigurations": device.configurations,
         },
         "configuration": info.configuration,
@@ -90,7 +96,7 @@ def _configuration(info: DeviceInfo, one: Configuration) -> dict[str, Any]:
 
 def _association(one: Association) -> dict[str, Any]:
     triplet = (one.function_class, one.function_subclass, one.function_protocol)
-    return {"first": one.first, "count": one.count, "function": _triplet(triplet)}
+    return {"first": one.first, "count": one.count, **_triplet("bFunction", triplet)}
 
 
 def _interface(info: DeviceInfo, one: Interface) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def _interface(info: DeviceInfo, one: Interface) -> dict[str, Any]:
     return {
         "bInterfaceNumber": one.number,
         "bAlternateSetting": one.alternate,
-        "class": _triplet(triplet),
+        **_triplet("bInterface", triplet),
         "descriptors": [_class_specific(one, raw) for raw in one.extra],
         "endpoints": [_endpoint(info.speed, one, each) for each in one.endpoints],
     }
@@ -106,7 +112,7 @@ def _interface(info: DeviceInfo, one: Interface) -> dict[str, Any]:
 
 def _endpoint(speed: Speed, interface: Interface, one: Endpoint) -> dict[str, Any]:
     said: dict[str, Any] = {
-        "bEndpointAddress": f"{one.address:02x}",
+        "bEndpointAddress": one.address,
         "direction": "in" if one.is_in else "out",
         "type": one.type.name.lower(),
         "wMaxPacketSize": one.packet_size,
@@ -136,12 +142,9 @@ def _class_specific(interface: Interface, raw: bytes) -> dict[str, Any]:
     return said if found is None else {"name": found[0], **found[1], **said}
 
 
-def _triplet(triplet: tuple[int, int, int]) -> str:
-    return f"{'/'.join(f'{part:02x}' for part in triplet)} {class_name(triplet)}"
-
-
-def _named(value: int, name: str | None) -> str:
-    return f"{value:02x} {name}" if name else f"{value:02x}"
+def _triplet(prefix: str, triplet: tuple[int, int, int]) -> dict[str, Any]:
+    parts = zip(("Class", "SubClass", "Protocol"), triplet, strict=True)
+    return {**{f"{prefix}{part}": value for part, value in parts}, "class_name": class_name(triplet)}
 
 
 def _bcd(value: int) -> str:
@@ -158,9 +161,21 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     if report["serial"]:
         yield f"  serial               {report['serial']}"
     for key, value in report["descriptor"].items():
-        yield f"  {key:20} {value}"
+        if key not in ("idVendor", "idProduct", "class_name"):  # in the first line, and beside the class
+            yield f"  {key:20} {_device_field(key, value, report['descriptor']['class_name'])}"
     for configuration in report["configurations"]:
         yield from _configuration_lines(configuration, report["configuration"])
+
+
+def _device_field(key: str, value: int, class_name: str | None) -> str:
+    if key == "bDeviceClass":
+        return f"{value:02x} {class_name or ''}".rstrip()
+    return _bcd(value) if key.startswith("bcd") else str(value)
+
+
+def _class_field(one: dict[str, Any], prefix: str) -> str:
+    numbers = "/".join(f"{one[f'{prefix}{part}']:02x}" for part in ("Class", "SubClass", "Protocol"))
+    return f"{numbers} {one['class_name']}"
 
 
 def _configuration_lines(one: dict[str, Any], current: int) -> Iterator[str]:
@@ -171,12 +186,13 @@ def _configuration_lines(one: dict[str, Any], current: int) -> Iterator[str]:
     yield from (f"    raw {raw}" for raw in one["extra"])
     for each in one["associations"]:
         last = each["first"] + each["count"] - 1
-        yield f"    Function  interfaces {each['first']} to {last}  {each['function']}"
+        yield f"    Function  interfaces {each['first']} to {last}  {_class_field(each, 'bFunction')}"
     for interface in one["interfaces"]:
-        yield f"    Interface {interface['bInterfaceNumber']}.{interface['bAlternateSetting']}  {interface['class']}"
+        setting = f"{interface['bInterfaceNumber']}.{interface['bAlternateSetting']}"
+        yield f"    Interface {setting}  {_class_field(interface, 'bInterface')}"
         yield from _descriptor_lines(interface["descriptors"], "      ")
         for endpoint in interface["endpoints"]:
-            yield f"      Endpoint {endpoint['bEndpointAddress']}  {_endpoint_line(endpoint)}"
+            yield f"      Endpoint {endpoint['bEndpointAddress']:02x}  {_endpoint_line(endpoint)}"
             yield from _descriptor_lines(endpoint["descriptors"], "        ")
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from ..device import DeviceError
+from ..extras import install
 from ..local.state import Publisher
 from ..registry import load_exporter, open_source
 from ..selector import Selector
@@ -90,7 +91,7 @@ def command(
     Ctrl-C or SIGTERM ends it: nobody new is let in, and who is there is
     disconnected cleanly.
 
-    It runs on uvloop where that is installed (pip install uvloop); USBFERRY_LOOP=asyncio in the environment
+    It runs on uvloop where that is installed; USBFERRY_LOOP=asyncio in the environment
     keeps it on Python's own event loop, USBFERRY_LOOP=uvloop insists.
     """
     logging.basicConfig(
@@ -176,7 +177,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop
     except ImportError:
         if name == "uvloop":
-            raise ValueError("USBFERRY_LOOP=uvloop needs: pip install uvloop") from None
+            raise ValueError(f"USBFERRY_LOOP=uvloop, and it is not installed: {install('uvloop')}") from None
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, Final
 
 from ...device import DeviceError
+from ...extras import install
 from ...usb.types import Status
 
 log: Final = logging.getLogger(__name__)
@@ -81,12 +82,14 @@ def library() -> Any:
     try:
         import usb1
     except ImportError:
-        raise DeviceError("devices of this machine need: pip install libusb1 libusb-package") from None
+        raise DeviceError(
+            f"devices of this machine need two more packages: {install('libusb1', 'libusb-package')}"
+        ) from None
     try:
         usb1.loadLibrary(_file())
         from usb1 import libusb1
     except OSError as error:
-        raise DeviceError(f"libusb cannot be loaded ({error}); try: pip install libusb-package") from error
+        raise DeviceError(f"libusb cannot be loaded ({error}); try: {install('libusb-package')}") from error
     return libusb1
 
 
