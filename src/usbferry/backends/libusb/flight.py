@@ -40,7 +40,6 @@ class Flight:
         "_buffer",
         "_is_asked",
         "_is_over",
-        "_moved",
         "_struct",
         "future",
         "is_cancelled",
@@ -68,7 +67,6 @@ class Flight:
             raise MemoryError
         self.pointer = pointer
         struct = self._struct = pointer.contents
-        self._moved = False
         buffer = self._fill()
         struct.dev_handle = handle
         struct.endpoint = transfer.endpoint
@@ -154,15 +152,16 @@ class Flight:
 
     def _fill_packets(self, packets: list[IsoPacket]) -> Buffer:
         """libusb knows no gaps between packets: what does not adjoin is moved together."""
-        at = 0
+        at, is_moved = 0, False
         for packet in packets:
-            self._moved |= packet.offset != at
+            is_moved |= packet.offset != at
             at += packet.length
         if self.transfer.is_in:
             return bytearray(at)
-        view, self.transfer.data = memoryview(self.transfer.data), b""
-        if not self._moved and len(view) == at:
-            return view.obj if isinstance(view.obj, bytes) else bytes(view)
+        data, self.transfer.data = self.transfer.data, b""
+        view = memoryview(data)
+        if not is_moved and len(view) == at:
+            return data if isinstance(data, bytes) else bytes(view)
         return b"".join([view[packet.offset : packet.offset + packet.length] for packet in packets])
 
     def _end_packets(self, result: Status) -> Completion:
