@@ -172,6 +172,15 @@ _EVERY: Final = {
     "delay": "seconds from the moment a host begins to read the device until it begins",
 }
 _LINES: Final = "a FIFO, a file, or `-` for standard input, with lines as below"
+_SOUND: Final = {
+    "rates": "the rates that the host may choose, in Hz; it begins with the first",
+    "channels": "1 is mono, 2 stereo, up to 8",
+    "bits": "of a sample: 16, 24 or 32",
+    "buffer": "seconds of sound that wait, at most, for the slower side of a pipe or a connection",
+    "version": "of USB Audio, 1 or 2",
+    "speed": "how fast the device says it is; without it `full` for version 1, and `high` for version 2",
+}
+_SOURCE: Final = "what it hears, see [`microphone`](#virtualmicrophone)"
 _MEANINGS: Final = {
     "dfu": {
         "file": "the file that holds its firmware; made by the first download",
@@ -203,6 +212,7 @@ _MEANINGS: Final = {
         "serial": "its serial number, by which pyftdi's URLs name it",
     },
     "gamepad": {"pipe": _LINES},
+    "headset": {"source": _SOURCE, "to": "where the host's sound goes, see [`speaker`](#virtualspeaker)", **_SOUND},
     "keyboard": {
         "layout": f"the layout that the host is set to: {', '.join(layouts.LAYOUTS)}",
         "text": "typed to each host that attaches the keyboard",
@@ -213,6 +223,7 @@ _MEANINGS: Final = {
         "interrupt_out": "the lights come over an endpoint of their own, rather than by control requests",
     },
     "mouse": {"pipe": _LINES},
+    "microphone": {"source": "what it hears, see below", **_SOUND},
     "printer": {
         "to": "where prints go, see below; nothing is memory",
         "language": "what it understands: the CMD of its device id, by which systems choose a driver",
@@ -238,6 +249,7 @@ _MEANINGS: Final = {
         "height": "pixels downwards",
         "fingers": "how many it tells apart, 10 at most",
     },
+    "speaker": {"to": "where the sound goes, see below", **_SOUND},
     "usbtmc": {
         "model": "its product name, and part of what `*IDN?` answers",
         "serial": "its serial number, part of that too",
@@ -295,6 +307,14 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:gamepad?pipe=pad.fifo'
         ```
         """,
+    "headset": """
+        A microphone and a speaker in one device. Linux, macOS and Windows have drivers for both versions; Windows
+        before 10 for version 1 alone.
+
+        ```console
+        $ usbferry serve 'virtual:headset?source=wav:question.wav&to=wav:answer.wav'
+        ```
+        """,
     "keyboard": """
         It types on the keys of its layout, and what a host makes of them is up to the host, so set both to the same.
         A character that the layout has no keys for is refused. `%20` is a space in an address, `%0A` the Enter key.
@@ -303,6 +323,27 @@ _NOTES: Final = {
         ```console
         $ usbferry serve 'virtual:keyboard?text=hello%20world%0A'
         $ usbferry serve 'virtual:keyboard?layout=de&pipe=keys.fifo&rate=0'
+        ```
+        """,
+    "microphone": """
+        | `source=` | The host records |
+        | --- | --- |
+        | `tone:HZ` | a sine, at half of full scale |
+        | `silence` | zeros |
+        | `counter` | frame n is the number n, over all its channels: for tests, as what is lost shows |
+        | `wav:PATH` | a WAV file, again and again; the file decides the rate, the channels and the bits |
+        | `fifo:PATH` | samples that programs write to a FIFO, little endian, in the device's format |
+        | `tcp://HOST:PORT` | samples from a server |
+        | `listen://HOST:PORT` | samples from a client |
+
+        The device's clock is this machine's, and 0 dB is the source as it is. Who writes to a pipe faster than the host
+        records has to wait; who writes live, at a clock of its own, is followed: the rate differs by so little that
+        nobody hears it. When nothing comes there is silence, until half of the buffer is full again.
+
+        ```console
+        $ usbferry serve 'virtual:microphone?source=wav:speech.wav'
+        $ usbferry serve 'virtual:microphone?source=fifo:live.fifo&rates=48000'
+        $ ffmpeg -re -i music.ogg -f s16le -ar 48000 -ac 2 - >live.fifo
         ```
         """,
     "mouse": f"""
@@ -384,6 +425,26 @@ _NOTES: Final = {
 
         ```console
         $ usbferry serve 'virtual:touch?width=1280&height=800&pipe=fingers.fifo'
+        ```
+        """,
+    "speaker": """
+        | `to=` | What the host plays goes to |
+        | --- | --- |
+        | `null` | nowhere |
+        | `wav:PATH` | a WAV file; PATH-2.wav and so on, each time that a host plays at another rate |
+        | `counter` | a check that it is the microphone's counter: see the log, or `speaker.playing.sink` in Python |
+        | `file:PATH` | a file that the bare samples are appended to, little endian |
+        | `fifo:PATH` | a FIFO that programs read the samples from |
+        | `tcp://HOST:PORT` | a server that gets the samples |
+        | `listen://HOST:PORT` | a client that does |
+
+        The host sends as much as the feedback endpoint asks for: what this machine's clock says, or a little less or
+        more, for the buffer of a far side with a clock of its own to stay half full. What does not fit it is lost.
+
+        ```console
+        $ usbferry serve 'virtual:speaker?to=wav:played.wav'
+        $ usbferry serve 'virtual:speaker?to=fifo:live.fifo&rates=48000'
+        $ aplay -f S16_LE -r 48000 -c 2 live.fifo
         ```
         """,
     "usbtmc": """

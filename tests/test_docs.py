@@ -26,6 +26,8 @@ from click.testing import CliRunner
 from docs import generate
 from tests.cli.served import Served, served
 from usbferry.cli import VERBS, main
+from usbferry.devices import wav
+from usbferry.devices.pcm import Format
 from usbferry.registry import DEVICES, open_source
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +190,9 @@ def prepare(address: str) -> None:
         os.mkfifo(pipe)
     for folder in options.get("files", ()):
         Path(folder).mkdir()
+    for source in options.get("source", ()):
+        if source.startswith("wav:"):
+            Path(source[4:]).write_bytes(wav.head(Format(), 0))
     for image in options.get("image", ()):
         if "size" not in options:
             Path(image).write_bytes(bytes(4096))

@@ -31,16 +31,7 @@ class Fifo(Bridge):
 
     async def begin(self) -> None:
         self._loop = asyncio.get_running_loop()
-        try:
-            if not self._path.exists():
-                os.mkfifo(self._path)
-            fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise DeviceError(f"{self._path}: {error.strerror}") from error
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise DeviceError(f"{self._path} is no FIFO; a file is to=file:PATH")
-        self._fd = fd
+        self._fd = open_fifo(self._path)
         self.connected = True
         self.move()
 
@@ -71,3 +62,17 @@ class Fifo(Bridge):
 
     def __str__(self) -> str:
         return f"fifo:{self.options.address}"
+
+
+def open_fifo(path: Path) -> int:
+    """A FIFO, made if it is not there, for both ways: it lasts while its other ends come and go. Raises DeviceError."""
+    try:
+        if not path.exists():
+            os.mkfifo(path)
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise DeviceError(f"{path} is no FIFO; a file is to=file:PATH")
+    return fd

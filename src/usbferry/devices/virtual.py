@@ -71,14 +71,14 @@ def endpoint(address: int) -> Callable[[F], F]:
 
 
 def request(request_type: int, code: int) -> Callable[[F], F]:
-    """Mark a method as the handler of one control request, standard ones included.
+    """Mark a method as the handler of a control request, standard ones included; of several when written several times.
 
     `method(setup, data) -> bytes | None | Future[bytes | None]` gives the data stage of an IN request, cut here to
     its length, and nothing for OUT; it raises Stall to refuse. `data` is what an OUT request brought.
     """
 
     def mark(method: F) -> F:
-        method._request = (request_type, code)  # type: ignore[attr-defined]
+        method._requests = (*getattr(method, "_requests", ()), (request_type, code))  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -115,8 +115,8 @@ class VirtualDevice(Endpoints, Device):
         for name, value in vars(cls).items():
             if hasattr(value, "_endpoint"):
                 cls._endpoint_handlers[value._endpoint] = name
-            if hasattr(value, "_request"):
-                cls._request_handlers[value._request] = name
+            for kind in getattr(value, "_requests", ()):
+                cls._request_handlers[kind] = name
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         names = (self.manufacturer, self.product, self.serial)

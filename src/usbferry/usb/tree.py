@@ -172,10 +172,13 @@ class Endpoint:
         """Its service interval at `speed`, in microseconds; 0 for bulk and control, which have none.
 
         bInterval outside its range becomes what Linux makes of it (usb_parse_endpoint, drivers/usb/core/config.c): a
-        high-speed interrupt endpoint meant milliseconds, others get 8 or 10 ms.
+        high-speed interrupt endpoint meant milliseconds, others get 8 or 10 ms. A feedback endpoint of USB Audio 1.0 is
+        polled every frame by its bInterval, and yet has something new only every 2**bRefresh ms (§4.6.2.1).
         """
         if not self.is_periodic:
             return 0
+        if self.refresh and self.refresh <= 9 and self.type is TransferType.ISOCHRONOUS:
+            return 1000 << self.refresh
         interrupt = self.type is TransferType.INTERRUPT
         if interrupt and not speed.has_microframes:
             return 1000 * (self.interval if 1 <= self.interval <= 255 else 10)

@@ -1,0 +1,50 @@
+"""A headset, USB Audio: a microphone and a speaker in one device, each at a rate of its own."""
+
+from __future__ import annotations
+
+from ..usb.tree import DeviceDescriptor
+from ..usb.types import Speed
+from . import sound_sinks, sound_sources
+from .clock import Clock
+from .sound import SoundDevice, descriptor_of
+from .sound_streams import Playing, Recording
+from .uac import Category, Terminal
+
+
+class Headset(SoundDevice):
+    """`source` is what it hears, see `sound_sources`, and `to` where the host's sound goes, see `sound_sinks`."""
+
+    descriptor = DeviceDescriptor(0x1209, 0x000C)
+    product = "Headset"
+    category = Category.HEADSET
+    input_terminal = output_terminal = Terminal.HEADSET
+    playing: Playing
+    recording: Recording
+
+    def __init__(
+        self,
+        *,
+        source: str = "tone:440",
+        to: str = "null",
+        rates: str = "48000,44100",
+        channels: int = 2,
+        bits: int = 16,
+        buffer: float = 0.2,
+        version: int = 2,
+        speed: Speed | None = None,
+        serial: str = "",
+        clock: Clock | None = None,
+    ) -> None:
+        self.descriptor = descriptor_of(self.descriptor, version)
+        super().__init__(
+            source=sound_sources.make(source),
+            sink=sound_sinks.make(to),
+            rates=rates,
+            channels=channels,
+            bits=bits,
+            buffer=buffer,
+            version=version,
+            speed=speed,
+            serial=serial,
+            clock=clock,
+        )
