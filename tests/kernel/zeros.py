@@ -6,11 +6,11 @@ Of the kernel's functions none has interrupt endpoints: ffs.py is one that has.
 from tests.kernel.guest import CHECKOUT, Guest
 
 FFS = CHECKOUT / "tests" / "kernel" / "ffs.py"
-NAMES = ("high", "super", "interrupt")  # their serial numbers; the bytes of "super" are `pattern=1`
+NAMES = ("high", "super", "interrupt")  # their serial numbers
 
 
-def make(guest: Guest) -> dict[str, str]:
-    """Plug them all in, each in a port of its own; their bus ids."""
+def make(guest: Guest, pattern: int = 1) -> dict[str, str]:
+    """Plug them all in, each in a port of its own; their bus ids. `pattern` is what the bytes of "super" are."""
     shown = guest.run(f"""
         modprobe -a libcomposite usb_f_ss_lb usb_f_fs && modprobe dummy_hcd num={len(NAMES)} is_super_speed=1 || exit
         mount -t configfs configfs /sys/kernel/config
@@ -22,9 +22,9 @@ def make(guest: Guest) -> dict[str, str]:
         }}
         begin high high-speed SourceSink.high
         ln -s functions/SourceSink.high configs/c.1 && echo dummy_udc.0 >UDC || exit
-        begin super super-speed SourceSink.pattern
-        echo 1 >functions/SourceSink.pattern/pattern
-        ln -s functions/SourceSink.pattern configs/c.1 && echo dummy_udc.1 >UDC || exit
+        begin super super-speed SourceSink.super
+        echo {pattern} >functions/SourceSink.super/pattern
+        ln -s functions/SourceSink.super configs/c.1 && echo dummy_udc.1 >UDC || exit
         begin interrupt high-speed ffs.interrupt
         ln -s functions/ffs.interrupt configs/c.1
         mkdir /run/ffs && mount -t functionfs interrupt /run/ffs || exit

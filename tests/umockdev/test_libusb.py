@@ -277,6 +277,18 @@ async def test_a_kernel_without_memory_for_more_is_said_once_and_others_go_on(be
     assert caplog.text.count("/sys/module/usbcore/parameters/usbfs_memory_mb") == 1
 
 
+async def test_a_device_that_sleeps_is_said_once(bench, caplog) -> None:
+    bench.plug("1-1")
+    async with opened() as device:
+        bench.do("sleep", name="1-1")
+        for _ in range(2):
+            assert (await ended(device.submit(read(0x81, 8)))).status == Status.PROTOCOL
+    assert caplog.messages == [
+        "1-1 is asleep and does not wake up; as root: echo on > /sys/bus/usb/devices/1-1/power/control, "
+        "or plug it in again"
+    ]
+
+
 # -- settings, resets, drivers --------------------------------------------------------------------------------------
 
 

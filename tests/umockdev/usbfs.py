@@ -134,6 +134,7 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
         self.next_reset = ""  # "another" or "gone"
         self.capabilities = CAPABILITIES
         self.memory = 1000  # URBs at once
+        self.is_asleep = False
 
     # -- umockdev's side, in a thread of its own ----------------------------------------------------------------------
 
@@ -370,6 +371,8 @@ class Node(UMockdev.IoctlBase):  # type: ignore[misc]
     def _submiturb(self, client: Any, file: File, arg: Any) -> int:
         if len(file.pending) >= self.memory:
             raise OSError(errno.ENOMEM, "usbfs_memory_mb")
+        if self.is_asleep:
+            raise OSError(errno.EHOSTUNREACH, "suspended: usb_hcd_link_urb_to_ep of hcd.c")
         place = arg.resolve(0, URB.size)
         kind, endpoint, _, flags, _, length, _, _, packets, *_ = URB.unpack(bytes(place.retrieve()))
         if kind == ISO:
@@ -631,6 +634,14 @@ class Bench:
         """Change an attribute of a node: `next_reset`, `capabilities`, `memory`."""
         for key, value in what.items():
             setattr(self.nodes[name], key, value)
+        return {}
+
+    async def sleep(self, name: str) -> dict[str, Any]:
+        """The system has suspended it."""
+        self.nodes[name].is_asleep = True
+        folder = f"{self.root}/sys/devices/usb1/{name}/power"
+        os.makedirs(folder, exist_ok=True)
+        self.testbed.set_attribute(f"/sys/devices/usb1/{name}", "power/runtime_status", "suspended\n")
         return {}
 
     async def permit(self, name: str, mode: int) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from ...usb.setup import Setup
 from ...usb.transfer import Completion, Flags, Transfer
 from ...usb.tree import Endpoint
 from ...usb.types import Status, TransferType
+from . import reasons
 from .flight import Flight, refused
 from .handle import Handle
-from .library import NO_DEVICE, NO_MEM, NOT_SUPPORTED, STATUSES, LibraryError, library
+from .library import IO, NO_DEVICE, NO_MEM, NOT_SUPPORTED, STATUSES, LibraryError, library
 from .scan import Plugged
 
 log: Final = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class LibusbDevice(Device):
         self._over: Status | None = None  # what submits are answered with from the end on
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
-        self._told_memory = False
+        self._told: set[int] = set()  # the errors whose remedy was logged
         self._is_resetting = False
         self._is_another = False  # something else is at its port since a reset
         self._asking: set[asyncio.Future[None]] = set()  # threads that ask for the end of transfers
@@ -227,13 +228,10 @@ class LibusbDevice(Device):
         """Once, what a user can do about it."""
         if code == NO_DEVICE:
             self.left("it was unplugged")
-        elif code == NO_MEM and not self._told_memory:
-            self._told_memory = True
-            log.warning(
-                "%s: the kernel has no memory for more transfers; as root: echo 256 > "
-                "/sys/module/usbcore/parameters/usbfs_memory_mb",
-                self.info.name,
-            )
+        elif code in (NO_MEM, IO) and code not in self._told:
+            self._told.add(code)
+            if text := reasons.no_memory(self.info.name) if code == NO_MEM else reasons.asleep(self.info.name):
+                log.warning("%s", text)
 
     # -- control transfers and requests -------------------------------------------------------------------------------
 
