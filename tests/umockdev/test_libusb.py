@@ -129,6 +129,13 @@ async def test_short_where_it_is_not_ok(bench) -> None:
         assert (completion.status, bytes(completion.data)) == (Status.SHORT, b"abc")
 
 
+async def test_a_short_answer_is_one_of_its_length(bench) -> None:
+    bench.plug("1-1", "zero", "short:0x81:size=5")
+    async with opened() as device:
+        found = [await ended(device.submit(read(0x81, 100))) for _ in range(2)]
+        assert [(one.status, one.actual, len(one.data)) for one in found] == [(Status.OK, 5, 5), (Status.OK, 100, 100)]
+
+
 async def test_a_stall_and_its_end(bench) -> None:
     bench.plug("1-1")
     async with opened() as device:
@@ -175,6 +182,25 @@ async def test_isochronous_packets_with_gaps_between_them(bench) -> None:
         transfer.packets[1].offset, transfer.length, transfer.data = 100, 108, bytes(108)
         completion = await ended(device.submit(transfer))
         assert (completion.status, completion.actual) == (Status.OK, 16)
+
+
+async def test_isochronous_packets_whose_frame_never_came_say_so(bench) -> None:
+    """Cancelled, and pulled out: what was done is told for each packet."""
+    bench.plug("1-1")
+    async with opened() as device:
+        await ended(device.submit(control(set_interface(0, 1))))
+        transfers = [isochronous(0x83, [64] * 128) for _ in range(20)]  # 16 ms each
+        answers = [device.submit(one) for one in transfers]
+        await ended(answers[0])
+        device.cancel(transfers[-1])
+        completion = await ended(answers[-1])
+        assert completion.status == Status.CANCELLED
+        assert {packet.status for packet in completion.packets or ()} == {Status.NOT_DONE}
+        answers = [device.submit(isochronous(0x83, [64] * 128)) for _ in range(20)]
+        bench.do("unplug", name="1-1")
+        completion = await ended(answers[-1])
+        assert (completion.status, completion.actual) == (Status.GONE, 0)
+        assert {packet.status for packet in completion.packets or ()} <= {Status.NOT_DONE}
 
 
 @pytest.mark.parametrize("speed", [Speed.SUPER, Speed.FULL])
