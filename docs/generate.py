@@ -204,6 +204,11 @@ _MEANINGS: Final = {
         "serial": "its serial number; without one it is made of the image's path, and stays the same",
         "product": "its product name",
     },
+    "ethernet": {
+        "to": "where its cable goes, see below; nothing leaves it unplugged",
+        "mode": "how frames are put into transfers: `ecm`, or `ncm`, which takes several at once",
+        "mac": "the address that the host takes, as `02:00:00:12:34:56`; without one it is made of the other options",
+    },
     "ftdi": {
         "to": "where its bytes go and come from, as with [`serial`](#virtualserial)",
         "link": "with `to=pty`: a symbolic link to make, so that programs find the terminal",
@@ -280,6 +285,24 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:disk?image=stick.img&size=64M'
         $ usbferry serve 'virtual:disk?files=FOLDER&readonly=1'
         $ usbferry serve 'virtual:disk?size=1G&speed=super'
+        ```
+        """,
+    "ethernet": """
+        | `to=` | Its cable goes to |
+        | --- | --- |
+        | nothing | nowhere: the host is told that it is unplugged |
+        | `tap:NAME` | a network interface of this Linux system, which can be in a bridge |
+        | `listen://HOST:PORT` | whoever connects: another such adapter with `to=tcp://`, or QEMU's `-netdev stream` |
+        | `tcp://HOST:PORT` | such a listener |
+        | `unix:PATH` | a program at a Unix socket: `passt --socket PATH` gives a network without root |
+        | `echo` | itself |
+
+        A TAP interface is made by root, or for you by root, once: `ip tuntap add dev ferry0 mode tap user $USER`. Over
+        sockets each frame has its length before it, in four bytes, as QEMU and passt have it.
+
+        ```console
+        $ usbferry serve 'virtual:ethernet?to=tap:ferry0'
+        $ usbferry serve 'virtual:ethernet?mode=ncm&to=listen://127.0.0.1:9000'
         ```
         """,
     "ftdi": """
@@ -365,6 +388,7 @@ _NOTES: Final = {
         | --- | --- |
         | nothing | memory: the last megabyte is `printer.paper` in Python |
         | `file:PATH` | a file that they are appended to |
+        | `unix:PATH` | a program that listens at a Unix socket |
         | `fifo:PATH` | a FIFO, for a program that reads it |
         | `tcp://HOST:9100` | a network printer, or whatever listens there |
         | `listen://HOST:PORT` | a program that connects |
@@ -385,6 +409,7 @@ _NOTES: Final = {
         | `tcp://HOST:PORT` | a server, connected to again whenever the connection is lost |
         | `listen://HOST:PORT` | a client, one at a time |
         | `file:PATH` | a file that what the host writes is appended to |
+        | `unix:PATH` | a program that listens at a Unix socket |
         | `fifo:PATH` | a FIFO that programs read what the host writes from |
 
         No byte is lost when one side is slow: the other has to wait. The host's baud rate slows nothing down.

@@ -69,6 +69,7 @@ SOURCES: Final[dict[str, str]] = {
 DEVICES: Final[dict[str, str]] = {
     "dfu": "usbferry.devices.dfu:Dfu",
     "disk": "usbferry.devices.disk:Disk",
+    "ethernet": "usbferry.devices.ethernet:Ethernet",
     "ftdi": "usbferry.devices.ftdi:Ftdi",
     "gamepad": "usbferry.devices.gamepad:Gamepad",
     "headset": "usbferry.devices.headset:Headset",

@@ -43,15 +43,15 @@ class Usbtest(NamedTuple):
     seconds: dict[int, float]  # case -> its last run
 
 
-def usbip_attach(port: int, name: str) -> str:
-    """The command that imports a device from the server at `port` of the host."""
-    return f"usbip --tcp-port {port} attach -r {HOST} -b {name}"
+def usbip_attach(port: int, name: str, host: str = HOST) -> str:
+    """The command that imports a device from the server at `port`, of the host unless another is named."""
+    return f"usbip --tcp-port {port} attach -r {host} -b {name}"
 
 
-def attach(guest: Guest, port: int, name: str) -> Attached:
-    """Import the device `name` from the server at `port` of the host, as a user would; wait until it is enumerated."""
+def attach(guest: Guest, port: int, name: str, host: str = HOST) -> Attached:
+    """Import the device `name` from the server at `port`, as a user would; wait until it is enumerated."""
     script = f"""
-        modprobe vhci-hcd && {usbip_attach(port, name)} || exit
+        modprobe vhci-hcd && {usbip_attach(port, name, host)} || exit
         cd /run/vhci_hcd
         record=$(grep -l " {port} {name}$" $(ls -t) | head -1)  # the tool's note of it; an old one may have stayed
         number=${{record#port}}

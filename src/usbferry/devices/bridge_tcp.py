@@ -1,4 +1,4 @@
-"""Bridges to a TCP connection: one that is made, again and again, or one that is waited for. Raw bytes, no RFC 2217.
+"""Bridges to a connection: one that is made, again and again, or one that is waited for. Raw bytes, no RFC 2217.
 
 What the host writes while nobody is connected waits, then the host does; so does what a peer sends while no host reads.
 What was handed to a connection that then breaks may be lost with it: TCP does not say what its peer got.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -40,8 +42,13 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none, by inheritance
-        self.peer = "{}:{}".format(*transport.get_extra_info("peername"))
-        tune(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        self._is_tcp = sock.family != getattr(socket, "AF_UNIX", None)
+        if self._is_tcp:
+            self.peer = "{}:{}".format(*transport.get_extra_info("peername"))
+            tune(sock)
+        else:
+            self.peer = str(self._bridge)
         transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
         self._bridge.accepted(self)
 
@@ -55,7 +62,7 @@ class _Connection(asyncio.Protocol):
     def has_left(self) -> bool:
         """Whether the peer has sent its last: known before all of that was read, where the system tells."""
         option = getattr(socket, "TCP_INFO", None)
-        if option is None or self.transport.is_closing():
+        if option is None or not self._is_tcp or self.transport.is_closing():
             return self.transport.is_closing()
         state: bytes = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, option, 1)
         return state[0] != _ESTABLISHED
@@ -99,6 +106,10 @@ class _Tcp(Bridge):
     def __init__(self, options: BridgeOptions) -> None:
         super().__init__(options)
         self._connections: list[_Connection] = []
+        self.locate(options)
+
+    def locate(self, options: BridgeOptions) -> None:
+        """Read the address. Raises ValueError."""
         try:
             parts = urlsplit(f"tcp:{options.address}")
             host, port = parts.hostname, parts.port
@@ -179,8 +190,8 @@ class Client(_Tcp):
 
     scheme = "tcp"
 
-    def __init__(self, options: BridgeOptions) -> None:
-        super().__init__(options)
+    def locate(self, options: BridgeOptions) -> None:
+        super().locate(options)
         if not self.host or not self.port:
             raise ValueError(f"{options.address!r} is nowhere to connect to: write //HOST:PORT")
 
@@ -193,12 +204,16 @@ class Client(_Tcp):
             await self._connecting
         await super().end()
 
-    async def _connect(self) -> None:
+    async def dial(self) -> _Connection:
+        """One attempt. Raises OSError."""
         loop = asyncio.get_running_loop()
+        return (await loop.create_connection(lambda: _Connection(self), self.host, self.port))[1]
+
+    async def _connect(self) -> None:
         delay = FIRST_DELAY
         while True:
             try:
-                _, connection = await loop.create_connection(lambda: _Connection(self), self.host, self.port)
+                connection = await self.dial()
             except OSError as error:
                 level = logging.WARNING if delay == FIRST_DELAY else logging.DEBUG  # said once
                 log.log(level, "%s: not connected, trying on: %s", self, reason(error))
@@ -209,6 +224,24 @@ class Client(_Tcp):
                 await asyncio.shield(connection.ended)
                 delay = FIRST_DELAY
                 await asyncio.sleep(delay)  # a server may accept just to close
+
+
+class UnixClient(Client):
+    """Connects to a Unix socket, in the same way."""
+
+    def locate(self, options: BridgeOptions) -> None:
+        if not hasattr(socket, "AF_UNIX"):
+            raise ValueError("unix: needs Unix; elsewhere take to=tcp://HOST:PORT")
+        if not options.address:
+            raise ValueError("unix: needs a path, as in to=unix:PATH")
+        self._path = Path(options.address).expanduser()
+
+    async def dial(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        return (await loop.create_unix_connection(lambda: _Connection(self), os.fspath(self._path)))[1]
+
+    def __str__(self) -> str:
+        return f"unix:{self.options.address}"
 
 
 class Listener(_Tcp):

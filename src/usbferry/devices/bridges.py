@@ -5,7 +5,9 @@
     tcp://HOST:PORT      a server to connect to, again whenever it is lost (bridge_tcp.py)
     listen://HOST:PORT   a client to wait for, one at a time (bridge_tcp.py)
     file:PATH            a file that what the host writes is appended to (bridge_file.py)
+    unix:PATH            a program that listens at a Unix socket, as tcp (bridge_tcp.py)
     fifo:PATH            a FIFO that programs read what the host writes from (bridge_fifo.py)
+    tap:NAME             for frames, see frames.py: a network interface of this system (bridge_tap.py)
 
 A bridge lives as long as its device exists, claimed or not: programs keep their terminal, peers their connection, while
 hosts come and go. What a host was told is taken is passed on after it left, and what a far side has sent waits for the
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -169,19 +171,33 @@ _KINDS: Final = {
     "pty": "usbferry.devices.bridge_pty:Pty",
     "tcp": "usbferry.devices.bridge_tcp:Client",
     "listen": "usbferry.devices.bridge_tcp:Listener",
+    "unix": "usbferry.devices.bridge_tcp:UnixClient",
     "file": "usbferry.devices.bridge_file:File",
     "fifo": "usbferry.devices.bridge_fifo:Fifo",
+    "tap": "usbferry.devices.bridge_tap:Tap",
 }
+_WRITTEN: Final = {
+    "tcp": "tcp://HOST:PORT",
+    "listen": "listen://HOST:PORT",
+    "unix": "unix:PATH",
+    "file": "file:PATH",
+    "fifo": "fifo:PATH",
+    "tap": "tap:NAME",
+}
+BYTES: Final = ("echo", "pty", "tcp", "listen", "unix", "file", "fifo")  # what a stream of any bytes may go to
+FRAMES: Final = ("echo", "tcp", "listen", "unix", "tap")  # and what one of frames may
 _OWN_OPTIONS: Final = {"link": "pty", "input": "file"}
 
 
-def make(to: str, *, link: Path | None = None, input: Path | None = None) -> Bridge:
-    """The bridge `to` names; `link` is for a pty, `input` for a file. Raises ValueError with a text for the user."""
+def make(to: str, *, link: Path | None = None, input: Path | None = None, kinds: Sequence[str] = BYTES) -> Bridge:
+    """The bridge `to` names, one of `kinds`; `link` is for a pty, `input` for a file.
+
+    Raises ValueError with a text for the user.
+    """
     kind, _, address = to.partition(":")
-    if kind not in _KINDS:
-        raise ValueError(
-            f"{to!r} is no far side: write echo, pty, tcp://HOST:PORT, listen://HOST:PORT, file:PATH or fifo:PATH"
-        )
+    if kind not in kinds:
+        *most, last = (_WRITTEN.get(one, one) for one in kinds)
+        raise ValueError(f"{to!r} is no far side: write {', '.join(most)} or {last}")
     for name, value in (("link", link), ("input", input)):
         if value is not None and kind != _OWN_OPTIONS[name]:
             raise ValueError(f"{name} goes with to={_OWN_OPTIONS[name]}, not with to={to}")

@@ -1,10 +1,12 @@
 """CDC, the communications device class: its codes, functional descriptors, notifications, and the line coding.
 
-Sources: "CDC" is Class Definitions for Communications Devices 1.2, "PSTN" its subclass document for PSTN devices 1.2.
+Sources: "CDC" is Class Definitions for Communications Devices 1.2; of its subclass documents, "PSTN" is that for PSTN
+devices 1.2, "ECM" that for Ethernet control model devices 1.2, "NCM" that for network control model devices 1.0.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from struct import Struct
@@ -13,6 +15,9 @@ from typing import Final
 COMMUNICATIONS: Final = 0x02  # bInterfaceClass, CDC §4.2
 DATA: Final = 0x0A  # bInterfaceClass, CDC §4.5
 ABSTRACT_CONTROL: Final = 0x02  # bInterfaceSubClass, CDC §4.3
+ETHERNET_CONTROL: Final = 0x06
+NETWORK_CONTROL: Final = 0x0D
+NTB_DATA: Final = 0x01  # bInterfaceProtocol of a data interface, NCM §4.2
 
 _CS_INTERFACE: Final = 0x24  # CDC table 12
 _NOTIFICATION: Final = Struct("<BBHHH")  # as a setup packet, CDC §6.3
@@ -20,18 +25,24 @@ _LINE_CODING: Final = Struct("<IBBB")  # PSTN §6.3.11
 
 
 class Request(IntEnum):
-    """bRequest to the control interface, PSTN §6.3."""
+    """bRequest to the control interface: PSTN §6.3, ECM §6.2, NCM §6.2."""
 
     SET_LINE_CODING = 0x20
     GET_LINE_CODING = 0x21
     SET_CONTROL_LINE_STATE = 0x22
     SEND_BREAK = 0x23
+    SET_ETHERNET_PACKET_FILTER = 0x43
+    GET_NTB_PARAMETERS = 0x80
+    GET_NTB_INPUT_SIZE = 0x85
+    SET_NTB_INPUT_SIZE = 0x86
 
 
 class Notification(IntEnum):
-    """bNotification, PSTN §6.5."""
+    """bNotification: CDC §6.3, PSTN §6.5."""
 
+    NETWORK_CONNECTION = 0x00
     SERIAL_STATE = 0x20
+    CONNECTION_SPEED_CHANGE = 0x2A
 
 
 class Signals(IntFlag):
@@ -109,6 +120,28 @@ def union(control_interface: int, *subordinates: int) -> bytes:
 def serial_state(interface: int, signals: int) -> bytes:
     """The SERIAL_STATE notification of a control interface, PSTN §6.5.4."""
     return _NOTIFICATION.pack(0xA1, Notification.SERIAL_STATE, 0, interface, 2) + signals.to_bytes(2, "little")
+
+
+def ethernet_networking(address_string: int, frame_bytes: int) -> bytes:
+    """ECM §5.4: the index of the string with the host's MAC address, and the longest frame; no statistics, no filters
+    of its own."""
+    return _functional(0x0F, struct.pack("<BIHHB", address_string, 0, frame_bytes, 0, 0))
+
+
+def network_control(capabilities: int = 0) -> bytes:
+    """NCM §5.2.1; no capabilities: only the requests that every device has."""
+    return _functional(0x1A, b"\x00\x01" + bytes((capabilities,)))
+
+
+def network_connection(interface: int, connected: bool) -> bytes:
+    """The NETWORK_CONNECTION notification of a control interface, CDC §6.3.1."""
+    return _NOTIFICATION.pack(0xA1, Notification.NETWORK_CONNECTION, connected, interface, 0)
+
+
+def connection_speed(interface: int, bits: int) -> bytes:
+    """The CONNECTION_SPEED_CHANGE notification, CDC §6.3.3: bits per second, the same both ways."""
+    head = _NOTIFICATION.pack(0xA1, Notification.CONNECTION_SPEED_CHANGE, 0, interface, 8)
+    return head + struct.pack("<II", bits, bits)
 
 
 def _functional(subtype: int, body: bytes) -> bytes:
