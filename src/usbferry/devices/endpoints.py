@@ -20,6 +20,7 @@ from .chapter9 import Chapter9
 from .clock import Clock
 from .gate import Gate
 from .pipe import Handler, Pipe, Waiting
+from .streams import Streams
 
 _ENDPOINTS: Final = frozenset(number | way for number in range(1, 16) for way in (0x00, 0x80))
 
@@ -75,6 +76,12 @@ class Endpoints(Chapter9):
         if pipe is not None:
             pipe.kick()
 
+    def kick_stream(self, address: int, number: int) -> None:
+        """The same of one stream; nothing happens where the endpoint has none."""
+        pipe = self._pipes.get(address)
+        if isinstance(pipe, Streams):
+            pipe.kick_stream(number)
+
     def halt(self, address: int) -> None:
         """Halt an endpoint: it stalls until the host clears it."""
         self.set_halt(address, True)
@@ -83,6 +90,35 @@ class Endpoints(Chapter9):
         """Ask the endpoints' handlers by way of the faults as they are now."""
         for address, pipe in self._pipes.items():
             pipe.handler = self.handler_of(address)
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Completion | asyncio.Future[Completion]:
+        """Streams 1 to `count` for all of these bulk endpoints, or INVALID and nothing changed."""
+        pipes = [self._pipes.get(address) for address in endpoints]
+        if not pipes or not all(pipe is not None and 0 < count <= _streams_of(pipe.endpoint) for pipe in pipes):
+            return Completion(Status.INVALID)
+        return self._with_streams(endpoints, count)
+
+    def free_streams(self, endpoints: tuple[int, ...]) -> Completion | asyncio.Future[Completion]:
+        """They are plain bulk endpoints again. INVALID where one has no streams."""
+        if not endpoints or not all(isinstance(self._pipes.get(address), Streams) for address in endpoints):
+            return Completion(Status.INVALID)
+        return self._with_streams(endpoints, 0)
+
+    def has_streams(self, address: int) -> bool:
+        """Whether an endpoint's transfers are of streams now."""
+        return isinstance(self._pipes.get(address), Streams)
+
+    def _with_streams(self, endpoints: tuple[int, ...], count: int) -> Completion:
+        """What waits there has lost its place: it ends."""
+        for address in endpoints:
+            former = self._pipes[address]
+            former.flush(Status.SHUTDOWN, dead=True)
+            start = (former.endpoint, former.handler, self.info.speed, self.clock)
+            self._pipes[address] = Streams(*start, count) if count else Pipe(*start)
+        self._reroute()
+        return Completion(Status.OK)
 
     # -- chapter 9's hooks --------------------------------------------------------------------------------------------
 
@@ -180,6 +216,12 @@ class Endpoints(Chapter9):
     def _submit_past_barriers(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
         pipe = self._pipes.get(transfer.endpoint)
         return self._nowhere() if pipe is None else pipe.submit(transfer)
+
+
+def _streams_of(endpoint: Endpoint) -> int:
+    """How many streams a bulk endpoint may have."""
+    is_bulk = endpoint.type is TransferType.BULK and endpoint.companion is not None
+    return endpoint.companion.streams if is_bulk and endpoint.companion is not None else 0
 
 
 class _ControlPipe(Pipe):
