@@ -261,7 +261,11 @@ _MEANINGS: Final = {
     },
     "zero": {"pattern": "what it sends: 0 for zeros, 1 for usbtest's counting bytes, which it then also checks"},
 }
-_NEEDED: Final = {"disk": {"size": "1M"}}  # for a device to be made, whatever else is asked of it
+_MEANINGS["uas"] = _MEANINGS["disk"]
+_NEEDED: Final = {
+    "disk": {"size": "1M"},
+    "uas": {"size": "1M"},
+}  # for a device to be made, whatever else is asked of it
 
 _NOTES: Final = {
     "dfu": """
@@ -470,6 +474,15 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:speaker?to=wav:played.wav'
         $ usbferry serve 'virtual:speaker?to=fifo:live.fifo&rates=48000'
         $ aplay -f S16_LE -r 48000 -c 2 live.fifo
+        ```
+        """,
+    "uas": """
+        The same disk for hosts that speak UAS, USB Attached SCSI: many commands at a time, and over bulk streams at
+        SuperSpeed. Others use its alternate setting 0, which is Bulk-Only Transport. USB/IP carries no streams, and
+        Linux does without UAS there; usbredir does carry them.
+
+        ```console
+        $ usbferry serve 'virtual:uas?image=stick.img&size=64M&speed=super' --on usbredir://127.0.0.1:4000
         ```
         """,
     "usbtmc": """

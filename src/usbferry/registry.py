@@ -81,6 +81,7 @@ DEVICES: Final[dict[str, str]] = {
     "speaker": "usbferry.devices.speaker:Speaker",
     "tablet": "usbferry.devices.tablet:Tablet",
     "touch": "usbferry.devices.touch:Touch",
+    "uas": "usbferry.devices.uas:Uas",
     "usbtmc": "usbferry.devices.usbtmc:Usbtmc",
     "zero": "usbferry.devices.zero:Zero",
 }

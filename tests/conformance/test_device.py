@@ -31,7 +31,7 @@ from usbferry.usb.setup import Setup, clear_halt, get_descriptor, set_configurat
 from usbferry.usb.transfer import Completion, Flags, Transfer
 from usbferry.usb.types import Status, TransferType
 
-ADDRESSES = {"disk": "virtual:disk?size=1M"}
+ADDRESSES = {"disk": "virtual:disk?size=1M", "uas": "virtual:uas?size=1M"}
 FILES = [name for name, row in TRANSPORTS.items() if row.at_files]
 OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
 GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
