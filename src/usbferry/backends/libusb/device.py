@@ -73,7 +73,8 @@ class LibusbDevice(Device):
         self._told: set[int] = set()  # the errors whose remedy was logged
         self._is_resetting = False
         self._is_another = False  # something else is at its port since a reset
-        self._asking: set[asyncio.Future[None]] = set()  # threads that ask for the end of transfers
+        self._unwanted: list[Flight] = []  # that libusb is to be asked to end
+        self._asking: asyncio.Future[None] | None = None  # while its thread does so
         self.is_stuck = False  # some transfers never end: its handle, and what libusb keeps it in, stay for good
         self._look_up()
 
@@ -202,18 +203,27 @@ class LibusbDevice(Device):
 
     def _withdraw(self, flights: list[Flight]) -> None:
         """Ask for their end. One may have ended this moment; then libusb says so, and its answer is on its way."""
-        fresh = [flight for flight in flights if not flight.is_cancelled]
-        if not fresh:
+        for flight in flights:
+            if not flight.is_cancelled:
+                flight.is_cancelled = True
+                self._unwanted.append(flight)
+        if self._asking is None:
+            self._ask()
+
+    def _ask(self) -> None:
+        """One turn of the thread that cancels for all that came together since its last."""
+        flights, self._unwanted = [flight for flight in self._unwanted if not flight.is_over], []
+        if not flights:
             return
-        asking = self._handle.cancel([flight.ask() for flight in fresh])
 
-        def asked(asking: asyncio.Future[None]) -> None:
-            self._asking.discard(asking)
-            for flight in fresh:
+        def asked(_: object) -> None:
+            self._asking = None
+            for flight in flights:
                 flight.asked()
+            self._ask()
 
-        self._asking.add(asking)
-        asking.add_done_callback(asked)
+        self._asking = self._handle.cancel([flight.ask() for flight in flights])
+        self._asking.add_done_callback(asked)
 
     def _silence(self, touched: frozenset[int], verdict: Status) -> list[Future]:
         """Everything in flight on these endpoints is to end; what must be waited for."""
@@ -415,8 +425,8 @@ class LibusbDevice(Device):
             self.is_stuck = True
             log.error("%s stays open: %d transfers do not end", self.info.name, len(late))
         else:
-            if self._asking:
-                await asyncio.wait(self._asking)
+            while self._asking is not None:
+                await asyncio.wait([self._asking])
             await self._handle.call(self._handle.end, self._found, is_here)
         self._handle.stop()
         await self._closed(self)

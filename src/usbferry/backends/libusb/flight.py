@@ -39,10 +39,10 @@ class Flight:
     __slots__ = (
         "_buffer",
         "_is_asked",
-        "_is_over",
         "_struct",
         "future",
         "is_cancelled",
+        "is_over",
         "pointer",
         "transfer",
         "verdict",
@@ -54,7 +54,7 @@ class Flight:
         self.verdict = Status.CANCELLED  # what a cancel means to who submitted it: that, or its endpoint went away
         self.is_cancelled = False  # asked once: libusb answers a second time with an error at best
         self._is_asked = False  # a thread is about to ask libusb for its end, and needs the struct
-        self._is_over = False
+        self.is_over = False  # libusb has finished with it
 
     def prepare(self, context: Context, handle: Any, kind: int, timeout: float) -> None:
         """Fill the struct. `handle` is an opened libusb_device_handle, `timeout` seconds or 0."""
@@ -102,17 +102,17 @@ class Flight:
 
     def ask(self) -> Any:
         """Its pointer, for who asks libusb to cancel it, and calls `asked` then."""
-        self.is_cancelled = self._is_asked = True
+        self._is_asked = True
         return self.pointer
 
     def asked(self) -> None:
         self._is_asked = False
-        if self._is_over:
+        if self.is_over:
             self.free()
 
     def free(self) -> None:
         """Free the struct, now or when nobody needs it any more."""
-        self._is_over = True
+        self.is_over = True
         if not self._is_asked:
             library().libusb_free_transfer(self.pointer)
 
