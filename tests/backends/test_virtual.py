@@ -105,10 +105,3 @@ def test_no_two_devices_have_the_same_ids() -> None:
     addresses = [f"virtual:{name}{'?size=1M' if name == 'disk' else ''}" for name in DEVICES]
     made = [VirtualSource(address).device.info.device for address in (*addresses, "virtual:dfu?bootloader")]
     assert len({(one.vendor_id, one.product_id) for one in made}) == len(made)
-
-
-def test_no_two_devices_have_the_same_ids() -> None:
-    """Selectors, rules and drivers tell them by these."""
-    made = {name: make(name, {"size": "1M"} if name == "disk" else {}).info.device for name in DEVICES}
-    ids = [(device.vendor_id, device.product_id) for device in made.values()]
-    assert len(set(ids)) == len(ids), made
