@@ -2,12 +2,13 @@
 
 import contextlib
 import socket
-import struct
 import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import pcap
+from tests.pcap import Piece
 from usbferry.protocols.record import Record
 from usbferry.protocols.usbip.messages import (
     VERSION,
@@ -23,20 +24,6 @@ from usbferry.protocols.usbip.messages import (
     RetSubmit,
     RetUnlink,
 )
-
-_SEGMENT = 32 * 1024  # bytes of a written segment at most; an IP packet holds less than 64 KiB
-_SYN, _FIN, _ACK = 0x02, 0x01, 0x10
-_LINKTYPE_RAW = 101  # packets start with their IP header
-_CLIENT, _SERVER = bytes([10, 0, 2, 15]), bytes([10, 0, 2, 2])
-
-
-class Piece(NamedTuple):
-    """Some bytes that passed, or the end of their direction where there are none."""
-
-    connection: int
-    from_server: bool
-    data: bytes
-    seconds: float
 
 
 class Message(NamedTuple):
@@ -84,39 +71,18 @@ class Recorder:
         return found
 
     def write(self, path: Path) -> None:
-        """A pcap file, each message in segments of its own. Source: draft-ietf-opsawg-pcap; RFC 791, RFC 9293.
+        """A pcap file, each message in segments of its own.
 
-        Wireshark 4.0 takes a failed RET_SUBMIT to fill the rest of its segment. Checksums are 0, as with offloading.
+        Wireshark 4.0 takes a failed RET_SUBMIT to fill the rest of its segment.
         """
-        packets = [struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, _LINKTYPE_RAW)]
-        sent: dict[tuple[int, bool], int] = {}  # sequence numbers
-
-        def write(piece: Piece, from_server: bool, flags: int, data: bytes = b"") -> None:
-            ports, ends = [40000 + piece.connection, self._server], [_CLIENT, _SERVER]
-            if from_server:
-                ports.reverse()
-                ends.reverse()
-            sequence, other = (
-                sent.get((piece.connection, from_server), 0),
-                sent.get((piece.connection, not from_server), 0),
-            )
-            tcp = struct.pack(">HHIIBBHHH", *ports, sequence, other, 5 << 4, flags, 65535, 0, 0) + data
-            ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, 6, 0) + b"".join(ends)
-            seconds, rest = divmod(piece.seconds, 1)
-            packets.append(struct.pack("=IIII", int(seconds), int(rest * 1e6), *[len(ip + tcp)] * 2) + ip + tcp)
-            sent[piece.connection, from_server] = sequence + len(data) + bool(flags & (_SYN | _FIN))
-
         ends = [(piece, b"") for piece in self._pieces if not piece.data]
         said = [(message.piece, message.data) for message in self.messages()]
-        for piece, data in sorted(said + ends, key=lambda what: what[0].seconds):
-            if (piece.connection, False) not in sent:
-                for from_server, flags in ((False, _SYN), (True, _SYN | _ACK), (False, _ACK)):
-                    write(piece, from_server, flags)
-            for at in range(0, len(data), _SEGMENT):
-                write(piece, piece.from_server, _ACK, data[at : at + _SEGMENT])
-            if not data:
-                write(piece, piece.from_server, _FIN | _ACK)
-        path.write_bytes(b"".join(packets))
+        segments = [piece._replace(data=data) for piece, data in said + ends]
+        pcap.write_tcp(path, sorted(segments, key=lambda piece: piece.seconds), self._server)
+
+    def write_pieces(self, path: Path) -> None:
+        """A pcap file of what passed, as it came, whatever protocol it is."""
+        pcap.write_tcp(path, self._pieces, self._server)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

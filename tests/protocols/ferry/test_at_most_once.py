@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests import strategies as usb
+from tests.protocols.ferry.reader import Capture
 from tests.protocols.ferry.wire import INFO
 from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import Cancel, Claim, Claimed, Completed, Event, Refusal, Resume, Submit
@@ -39,6 +40,8 @@ class World(RuleBasedStateMachine):
         self.exporter = Exporter(LIMITS, 0.0)  # of the transport that there is
         self.holder: Exporter | None = None  # that has the session
         self.linked = True
+        self.sessions = Capture()
+        self.reader = self.sessions.stream()  # who has read the specification alone listens
         self.up: list[bytes] = []  # under way to the target
         self.down: list[bytes] = []
         self.held = {True: b"", False: b""}  # received and not consumed, up or not
@@ -114,6 +117,7 @@ class World(RuleBasedStateMachine):
             while raw and self.linked:
                 size = 4 + int.from_bytes(raw[:4], "big")
                 pipe.append(raw[:size])
+                assert not any(m.malformed for m in self.reader.read(">" if pipe is self.up else "<", raw[:size]))
                 raw = raw[size:]
 
     @precondition(lambda self: self.linked)
@@ -159,6 +163,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def reconnect(self) -> None:
         self.linked = True
+        self.reader = self.sessions.stream()
         self.exporter = Exporter(LIMITS, self.now)
         self.importer.connected(self.now)
 

@@ -27,7 +27,6 @@ from .messages import (
     Call,
     Code,
     WireFlags,
-    code_of,
     cost,
     parse_words,
     standard_request,
@@ -126,7 +125,7 @@ class Session:
                 return self._reset(message)
             self.gates.heard(setup)
         if transfer.length > self._limits.transfer_bytes:
-            self._final(message.identifier, code_of(Status.NO_MEMORY))
+            self._final(message.identifier, *encode_reply(transfer, Completion(Status.NO_MEMORY)))
             return None
         self._ledger.charge(message.identifier, cost(transfer))
         if message.flags & _RESTART:

@@ -152,7 +152,8 @@ def encode_reply(transfer: Transfer, completion: Completion) -> tuple[int, bytes
             status, data = Status.OVERFLOW, data[:length]
         return code_of(status), b"", data if data.__class__ is bytes else bytes(data)  # it is kept, and must not change
     actual = min(completion.actual, length)
-    return code_of(status), b"" if status == Status.OK and actual == length else words([actual]), b""
+    all_done = actual == length and (status == Status.OK or not length)
+    return code_of(status), b"" if all_done else words([actual]), b""
 
 
 def _encode_isochronous(transfer: Transfer, asked: list[IsoPacket], completion: Completion) -> tuple[int, bytes, bytes]:

@@ -367,7 +367,7 @@ class Dialect(Enum):
 
 
 # What a layout loses at its end without a capability, in bytes.
-_GROWN: Final[dict[type[Record], tuple[tuple[Capability, int], ...]]] = {
+GROWN: Final[dict[type[Record], tuple[tuple[Capability, int], ...]]] = {
     Header: ((Capability.IDS_64_BITS, 4),),
     DeviceConnect: ((Capability.CONNECT_DEVICE_VERSION, 2),),
     EpInfo: ((Capability.EP_INFO_MAX_PACKET_SIZE, 64), (Capability.BULK_STREAMS, 128)),
@@ -377,7 +377,7 @@ _GROWN: Final[dict[type[Record], tuple[tuple[Capability, int], ...]]] = {
 
 def size_of(layout: type[Record], capabilities: frozenset[Capability]) -> int:
     """Bytes of a layout when these capabilities are in force."""
-    return layout.SIZE - sum(size for capability, size in _GROWN.get(layout, ()) if capability not in capabilities)
+    return layout.SIZE - sum(size for capability, size in GROWN.get(layout, ()) if capability not in capabilities)
 
 
 def words_of(capabilities: frozenset[Capability]) -> bytes:
