@@ -91,6 +91,10 @@ _EXAMPLES: Final = {
         $ usbferry udev-rule 046d:c52b
         $ usbferry udev-rule --group lab 'serial=AB*' class=hid
         """,
+    "wireshark": """
+        $ usbferry wireshark --install
+        $ usbferry wireshark                              # prints the script
+        """,
 }
 
 

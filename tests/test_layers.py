@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "usbferry"
 # low: it holds names alone, and imports what is behind one when that is asked for.
 LAYERS = """
     __init__ __main__ cli web
-    server local aio
+    server local aio wireshark
     devices backends
     device extras selector transports registry watch | protocols
     usb

@@ -21,6 +21,7 @@ VERBS: Final = {
     "run": "Run a program of pyusb with devices from anywhere.",
     "serve": "Offer devices to other machines.",
     "udev-rule": "Print the rule that lets users have USB devices on Linux.",
+    "wireshark": "Have Wireshark decode ferry and usbredir.",
 }
 # what other tools call it -> the verb
 _OTHERS: Final = {
