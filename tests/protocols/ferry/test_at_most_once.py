@@ -15,7 +15,7 @@ from tests import strategies as usb
 from tests.protocols.ferry.reader import Capture
 from tests.protocols.ferry.wire import INFO
 from usbferry.protocols.errors import ProtocolError
-from usbferry.protocols.events import Cancel, Claim, Claimed, Completed, Event, Refusal, Resume, Submit
+from usbferry.protocols.events import Cancel, Claim, Claimed, Completed, Event, Left, Refusal, Resume, Submit
 from usbferry.protocols.ferry.exporter import Exporter
 from usbferry.protocols.ferry.importer import Importer
 from usbferry.protocols.limits import Limits
@@ -229,6 +229,9 @@ class World(RuleBasedStateMachine):
         for event in self.importer.events():
             if isinstance(event, Completed):
                 self.end(event.tag, event.completion)
+            elif isinstance(event, Left):
+                assert self.importer.done
+                assert self.holder is None, "the target still has it"
             else:
                 assert isinstance(event, Claimed)
         self.held[False] = bytes(buffer[self.importer.consumed :])

@@ -324,8 +324,9 @@ def test_no_more_is_sent_than_was_granted():
     for _ in range(6):
         talk.importer.submit(Transfer(0x81, 8, interval=1))
     talk.says(*(interrupt(n, 0x81, 8, 1) for n in (1, 2, 3, 4)))
-    talk.hears(reply(2), reply(1)).says(heartbeat(T + 3, 2, 2)).hears(reply(T + 3)).says(interrupt(5, 0x81, 8, 1))
-    talk.hears(reply(3)).says(heartbeat(T + 4, 1, 1, 3, 3)).hears(reply(T + 4)).says(interrupt(6, 0x81, 8, 1))
+    talk.hears(reply(2), reply(1)).says(heartbeat(T + 3, 2, 2)).hears(reply(T + 3))
+    talk.says(heartbeat(T + 4, 1, 1), interrupt(5, 0x81, 8, 1))  # what came meanwhile is acknowledged at once
+    talk.hears(reply(3), reply(T + 4)).says(heartbeat(T + 5, 3, 3), interrupt(6, 0x81, 8, 1))
 
 
 def test_runs_of_replies_are_acknowledged_as_such():
@@ -460,6 +461,20 @@ def test_what_has_no_reply_is_sent_again_later_each_time():
     assert [round(one, -1) for one in again] == [10, 30, 70]
     talk.hears(reply(1), reply(1))
     assert talk.ends() == [(1, OK, b"", 1)]
+
+
+def test_one_heartbeat_is_outstanding_though_it_waits_for_resume():
+    """A second one was sent, and the reply to the first gave room that the target had not."""
+    talk = using(Limits(transfers=4), resends=True)
+    for _ in range(2):
+        talk.importer.submit(Transfer(0x81, 8, interval=1))
+    talk.importer.disconnected(0.0)
+    talk.importer.connected(0.0)
+    talk.hears(version_reply(T + 3, Limits(transfers=4)))
+    talk.importer.tick(5.0)
+    talk.importer.outgoing, talk.importer.outgoing_bytes = [], 0
+    talk.hears(reply(T + 4, 0, u32(3)), reply(1), reply(2)).says(call(T + 5, 22), heartbeat(T + 6))
+    talk.hears(reply(T + 6)).says(heartbeat(T + 7, 1, 2))
 
 
 def test_replies_that_overtake_each_other_wait():

@@ -278,7 +278,7 @@ class Importer:
 
     def _acknowledge(self) -> None:
         self._beat = self._now
-        if all(call.number != Call.HEARTBEAT for call in self._asked.values()):
+        if all(call.number != Call.HEARTBEAT for call in (*self._asked.values(), *self._later)):
             self._ask(Call.HEARTBEAT, self._outbox.acknowledge())
 
     def _resume(self) -> None:
@@ -428,6 +428,8 @@ class Importer:
                     return Changed()
                 case Call.HEARTBEAT:
                     self._outbox.acknowledged()
+                    if self._outbox.wants_acknowledgement:  # of what came meanwhile
+                        self._acknowledge()
                     self._go_on()
                 case Call.HOLD:
                     return self._end("HOLD answered", "the device has left the server")
