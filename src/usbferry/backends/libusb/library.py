@@ -49,6 +49,10 @@ _ARRIVED_OR_LEFT: Final = 0x03  # LIBUSB_HOTPLUG_EVENT_DEVICE_ARRIVED | _LEFT
 _ANY: Final = -1  # LIBUSB_HOTPLUG_MATCH_ANY
 LEFT: Final = 0x02  # LIBUSB_HOTPLUG_EVENT_DEVICE_LEFT
 
+# glibc hands the memory of large buffers back to the kernel when they are freed, and is given it anew, a page fault for
+# each 4 KiB: for 64 KiB three times what all else costs. It keeps as much as the largest that it has seen freed.
+KEPT_BYTES: Final = 16 << 20  # what the kernel lets usbfs have in flight
+
 # Declared with plain addresses, which cost a third of ctypes' own pointer objects for each call.
 _TransferCallback: Final = getattr(ctypes, "WINFUNCTYPE", ctypes.CFUNCTYPE)(None, ctypes.c_void_p)
 
@@ -147,6 +151,7 @@ class Context:
         except LibraryError as error:
             raise DeviceError(f"libusb does not start: {error}") from error
         self.pointer = pointer
+        bytearray(KEPT_BYTES)
         self._callback = _TransferCallback(self._completed)
         self.callback = ctypes.cast(self._callback, lib.libusb_transfer_cb_fn_p)
         self._watch()
