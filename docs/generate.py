@@ -24,7 +24,7 @@ if __package__ in (None, ""):
 
 import usbferry
 from docs import specification
-from usbferry import aio, device, registry
+from usbferry import aio, device, registry, selector
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
 from usbferry.devices import fault, gamepad, keyboard, keys, layouts, mouse, printer, serial, tablet, touch
@@ -640,6 +640,13 @@ def api() -> str:
         *_members(sync.Handle, [name for name in _public(sync.Handle) if name in vars(aio.Handle)]),
         "### With usbferry.aio.open alone",
         *_members(aio.Handle, [name for name in _public(aio.Handle) if name not in vars(sync.Handle)], 4),
+        "## Selectors",
+        "From `usbferry.selector`: [what every verb takes](selectors.md), for programs that look for devices "
+        "themselves. `usbferry.registry.open_source` gives the source of an address, whose `list` has what it means.",
+        *_classes(selector.Selector, module="usbferry.selector"),
+        *_members(selector.Selector, ("parse", *_public(selector.Selector)), 4),
+        *_function(selector.select, "usbferry.selector.select"),
+        *_function(selector.choose, "usbferry.selector.choose"),
         "## Errors",
         "`open` raises a `DeviceError`, everything after it a `TransferError`. [Errors](errors.md) says what to do. "
         "ValueError is for what makes no sense wherever it is tried, such as reading from an OUT endpoint.",
@@ -728,7 +735,7 @@ def _signature(function: Any, name: str) -> str:
     function = inspect.unwrap(function)
     words, seen_star, written = [], False, _literals(function)
     for one in inspect.signature(function).parameters.values():
-        if one.name == "self":
+        if one.name in ("self", "cls"):
             continue
         if one.kind is one.KEYWORD_ONLY and not seen_star:
             words.append("*")

@@ -173,11 +173,11 @@ def test_client_counts_what_an_honest_server_answers(words: str) -> None:
 
 
 CLIENT_LIES = {
-    "a seqnum never sent": "in 81 64: gone: it broke usbip: a reply to #",
+    "a seqnum never sent": "reading 64 bytes from endpoint 0x81: the device is gone: it broke usbip: a reply to #",
     "a byte less": "63 bytes done of 64",
-    "a byte more": "in 81 64: gone: it broke usbip: 65 bytes done of a transfer of 64",
-    "an error": "in 81 64: stall",
-    "half an answer": "in 81 64: gone: ",
+    "a byte more": "endpoint 0x81: the device is gone: it broke usbip: 65 bytes done of a transfer of 64",
+    "an error": "reading 64 bytes from endpoint 0x81: the endpoint is halted, or not there in the settings in force",
+    "half an answer": "reading 64 bytes from endpoint 0x81: the device is gone: ",
 }
 
 

@@ -17,6 +17,7 @@ from .registry import open_source
 from .selector import choose
 from .usb import setup as requests
 from .usb.info import DeviceInfo
+from .usb.said import said
 from .usb.setup import Setup
 from .usb.transfer import Buffer, Completion, Flags, IsoPacket, Transfer
 from .usb.tree import Configuration, DescriptorType, Interface
@@ -348,10 +349,8 @@ def checked(device: Device, transfer: Transfer, completion: Completion) -> Compl
     if completion.status == _OK:
         return completion
     status = Status(completion.status)
-    text = f"{transfer}: {status.name.lower().replace('_', ' ')}"
-    if status is Status.GONE and device.gone.done():
-        text += f": {device.gone.result()}"
-    raise _ERRORS.get(status, TransferError)(text, completion)
+    why = device.gone.result() if status is Status.GONE and device.gone.done() else ""
+    raise _ERRORS.get(status, TransferError)(said(transfer, completion, why), completion)
 
 
 def check_timeout(seconds: float) -> None:

@@ -112,8 +112,8 @@ async def reason(device: aio.Handle, use: Awaitable[object]) -> str:
     told = await device.wait_gone()
     assert "\n" not in told
     assert isinstance(parked, aio.DeviceGone)
-    assert str(parked).endswith(f": gone: {told}")
-    assert str(later.value).endswith(f": gone: {told}")
+    assert str(parked).endswith(f": the device is gone: {told}")
+    assert str(later.value).endswith(f": the device is gone: {told}")
     assert not isinstance(first, Exception) or isinstance(first, aio.DeviceGone | aio.TimedOut | aio.Stalled), first
     return told
 

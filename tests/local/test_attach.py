@@ -18,14 +18,16 @@ import pytest
 from tests.backends.hand import DEVICE, Peer, bad_server, descriptors, hand_server
 from tests.local.kernel import Kernel
 from tests.protocols.usbip.wire import ECONNRESET, ENODEV, EPIPE, IN, OUT, op, ret_submit, ret_unlink, submit, unlink
-from usbferry.backends import handover
+from usbferry.backends import handover, remote
 from usbferry.backends.virtual import VirtualSource
-from usbferry.device import Busy, DeviceError
+from usbferry.device import Busy, DeviceError, NotFound
 from usbferry.local import vhci
 from usbferry.local.attach import DETACHED, Attachment, Ended, attach
 from usbferry.local.relay import Counts
 from usbferry.local.vhci import FREE, USED, Record, Vhci
-from usbferry.registry import open_source
+from usbferry.registry import load_exporter, open_source
+from usbferry.server.catalog import Catalog
+from usbferry.server.listen import serving
 from usbferry.usb import build
 from usbferry.usb.transfer import Completion
 from usbferry.usb.types import Speed, Status
@@ -164,14 +166,17 @@ async def test_a_device_that_stays_busy_is_an_error(kernel, monkeypatch):
     ("answer", "name", "text"),
     [
         pytest.param(op(3, status=4), "1-1", "the server has no such device", id="refused"),
-        pytest.param(b"", "1-1", "the connection was closed", id="closed"),
-        pytest.param(op(3)[:5], "1-1", "the connection was closed", id="cut"),
+        pytest.param(b"", "1-1", "the connection was closed without an answer$", id="closed"),
+        pytest.param(op(3)[:5], "1-1", "the connection was closed$", id="cut"),
+        pytest.param(b"SSH-2.0-x\r\n", "1-1", "does not speak USB/IP, it says 'SSH-2.0-'; is the port", id="stranger"),
         pytest.param(op(5), "1-1", "broke usbip: answer 0x0005", id="another"),
         pytest.param(op(3, bytes(312)), "1-1", "the server gave ''", id="no-name"),
         pytest.param(b"", "1" * 32, "is no bus id", id="long"),
     ],
 )
-async def test_a_server_that_does_not_give_it_is_one_error(kernel, answer, name, text):
+async def test_a_server_that_does_not_give_it_is_one_error(kernel, answer, name, text, monkeypatch):
+    monkeypatch.setattr(remote, "LIST_SECONDS", 0.02)  # this one lists nothing
+
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(40)
         writer.write(answer)
@@ -180,6 +185,47 @@ async def test_a_server_that_does_not_give_it_is_one_error(kernel, answer, name,
     async with bad_server(script) as address:
         with pytest.raises(DeviceError, match=text):
             await open_and_fail(kernel, address, name)
+
+
+async def test_a_device_that_is_not_there_comes_with_those_that_are(kernel):
+    async with serving(Catalog()) as server:
+        await server.offer(open_source("virtual:zero"))
+        [(host, port)] = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
+        with pytest.raises(
+            NotFound, match=r"the server has no such device; it has: 1-1 0525:a4a0 \(vendor specific\)$"
+        ):
+            await open_and_fail(kernel, f"usbip://{host}:{port}", "9-9")
+
+
+async def test_a_server_that_is_silent_over_the_import_and_a_list_is_given_up(kernel, monkeypatch):
+    monkeypatch.setattr(handover, "DOUBT_SECONDS", 0.02)
+    monkeypatch.setattr(remote, "LIST_SECONDS", 0.02)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with bad_server(script) as address:
+        with pytest.raises(DeviceError, match=r"did not answer within 0.02 s; does it speak USB/IP\?$"):
+            await open_and_fail(kernel, address)
+
+
+async def test_a_server_that_takes_long_over_the_import_is_waited_for(kernel, monkeypatch):
+    """As usbipd-win, which restarts a driver; its list comes meanwhile."""
+    monkeypatch.setattr(handover, "DOUBT_SECONDS", 0.01)
+    listed = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.readexactly(8))[2:4] == b"\x80\x05":
+            writer.write(op(5) + bytes(4))
+            listed.set()
+        else:
+            await listed.wait()
+            await reader.readexactly(32)
+            writer.write(op(3, status=3))
+
+    async with bad_server(script) as address:
+        with pytest.raises(DeviceError, match="the device is in an error state"):
+            await open_and_fail(kernel, address)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from usbferry.local import vhci
 from usbferry.local.vhci import ERROR, FREE, NOT_ASSIGNED, USED, Port, Record, Vhci, parse_status
 from usbferry.usb.types import Speed
 
-# Written after the format strings of each release's vhci_sysfs.c.
+# Written after the format strings of each release's vhci_sysfs.c, and of the later ones of its own series: the stable
+# kernels got the descriptor in place of the kernel's address too (CVE-2017-16911), each in the form that it had.
 LINUX_4_9 = """\
 prt sta spd bus dev socket           local_busid
 000 006 003 00010002 ffff88003b0a8c00 1-1
@@ -27,6 +28,21 @@ LINUX_4_10 = """\
 port sta spd dev      socket           local_busid
 0000 006 002 0001000f         c5a7bb80 1-1
 0001 004 000 00000000 0000000000000000 0-0
+"""
+LINUX_4_9_LATER = """\
+port sta spd dev      sockfd local_busid
+0000 006 003 00010002 000003 1-1
+0001 004 000 00000000 000000 0-0
+"""
+LINUX_4_12_LATER = """\
+port sta spd dev      socket           local_busid
+0008 006 003 00010002 3 2-1
+0009 004 000 00000000 0000000000000000 0-0
+"""
+LINUX_4_14_NOT_READY = """\
+hub port sta spd dev      sockfd local_busid
+hs  0016 005 000 00000000 0000000000000000 0-0
+ss  0024 005 000 00000000 0000000000000000 0-0
 """
 LINUX_4_13 = """\
 hub port sta spd dev      socket           local_busid
@@ -70,6 +86,24 @@ def stream() -> Iterator[int]:
                 Port(1, "hs", FREE, 0, 0, "0000000000000000", ""),
             ],
             id="4.10",
+        ),
+        pytest.param(
+            LINUX_4_9_LATER,
+            [Port(0, "hs", USED, 3, 0x10002, "000003", "1-1"), Port(1, "hs", FREE, 0, 0, "000000", "")],
+            id="4.9-later",
+        ),
+        pytest.param(
+            LINUX_4_12_LATER,
+            [Port(8, "hs", USED, 3, 0x10002, "3", "2-1"), Port(9, "hs", FREE, 0, 0, "0000000000000000", "")],
+            id="4.12-later",
+        ),
+        pytest.param(
+            LINUX_4_14_NOT_READY,
+            [
+                Port(16, "hs", NOT_ASSIGNED, 0, 0, "0000000000000000", ""),
+                Port(24, "ss", NOT_ASSIGNED, 0, 0, "0000000000000000", ""),
+            ],
+            id="4.14-not-ready",
         ),
         pytest.param(
             LINUX_4_13,
