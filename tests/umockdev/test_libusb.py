@@ -462,6 +462,7 @@ async def test_closed_while_a_device_is_being_opened(bench, monkeypatch) -> None
     go.set()
     await closing
     assert _event_threads() == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     state = bench.state("1-1")
     assert (state["open"], state["drivers"]) == (0, {"0": "usbhid"})
 

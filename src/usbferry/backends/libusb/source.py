@@ -153,7 +153,7 @@ class LibusbSource(Source):
                 self._watchers.tell(Change(plugged.name, there[plugged]))
 
     def _start_watching(self) -> None:
-        if self._watch is None:
+        if self._watch is None and not self._is_closed:
             self._watch = asyncio.get_running_loop().create_task(self._keep_watching())
 
     async def _keep_watching(self) -> None:
