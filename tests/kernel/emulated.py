@@ -210,6 +210,17 @@ async def mtp(camera: aio.Handle, numbers: Iterator[int], code: int, *values: in
     return data
 
 
+async def has_neighbour(adapter: aio.Handle) -> bool:
+    """Ask an adapter in its first configuration, CDC ECM, who has QEMU's address; whether QEMU answers."""
+    mac, me, there = bytes.fromhex("525400123456"), bytes([10, 0, 7, 15]), bytes([10, 0, 7, 2])  # NET
+    who_has = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, me, bytes(6), there)
+    await adapter.set_interface(1, 1)
+    await adapter.write(0x02, b"\xff" * 6 + mac + b"\x08\x06" + who_has, timeout=20)
+    frame = await adapter.read(0x82, 1514, timeout=20)
+    is_ours = (frame[:6], frame[12:14]) == (mac, b"\x08\x06")
+    return is_ours and (frame[20:22], frame[28:32]) == (b"\0\2", there)  # it is here
+
+
 async def ended(answer: Completion | Awaitable[Completion]) -> Completion:
     if isinstance(answer, Completion):
         return answer

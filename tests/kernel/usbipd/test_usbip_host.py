@@ -33,6 +33,7 @@ from tests.kernel.emulated import (
     control,
     ended,
     far_side,
+    has_neighbour,
     inquiry,
     mtp,
     scsi,
@@ -228,17 +229,10 @@ async def test_a_file_is_read_over_mtp(address, files):
 
 async def test_a_network_is_asked_who_has_an_address(address):
     """The second configuration: Ethernet frames as they are, CDC ECM; the first is RNDIS."""
-    mac = bytes.fromhex("525400123456")
-    me, there = bytes([10, 0, 7, 15]), bytes([10, 0, 7, 2])  # exported.NET
-    who_has = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, me, bytes(6), there)
     async with await aio.open(address(NETWORK)) as adapter:
         assert [c.value for c in adapter.configurations] == [2, 1]
         await adapter.set_configuration(1)
-        await adapter.set_interface(1, 1)
-        await adapter.write(0x02, b"\xff" * 6 + mac + b"\x08\x06" + who_has, timeout=20)
-        frame = await adapter.read(0x82, 1514, timeout=20)
-    assert (frame[:6], frame[12:14]) == (mac, b"\x08\x06")
-    assert (frame[20:22], frame[28:32]) == (b"\0\2", there)  # it is here
+        assert await has_neighbour(adapter)
 
 
 async def test_what_is_pending_ends_when_the_device_is_closed(source, known):
