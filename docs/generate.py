@@ -186,6 +186,14 @@ _SOUND: Final = {
 }
 _SOURCE: Final = "what it hears, see [`microphone`](#virtualmicrophone)"
 _MEANINGS: Final = {
+    "camera": {
+        "source": "what it sees, see below",
+        "formats": "`mjpeg` and `yuy2`, the usual one first; without it all that the pictures can be",
+        "sizes": "such as `640x480,1280x720`, the usual one first; without it that of the picture",
+        "rates": "pictures per second, the usual first",
+        "bulk": "pictures come by a bulk endpoint rather than an isochronous one",
+        "version": "of USB Video, 1.1 or 1.5",
+    },
     "dfu": {
         "file": "the file that holds its firmware; made by the first download",
         "size": "bytes of its flash",
@@ -272,6 +280,26 @@ _NEEDED: Final = {
 }  # for a device to be made, whatever else is asked of it
 
 _NOTES: Final = {
+    "camera": """
+        | `source=` | The host sees |
+        | --- | --- |
+        | `card` | a test card with a number that counts its pictures, for people and for programs |
+        | `file:PATH` | a picture |
+        | `directory:PATH` | all pictures of a folder, one after the other |
+        | `mjpeg:PATH` | JPEGs one after the other: a file, again and again, or a FIFO that programs write to |
+        | `tcp://HOST:PORT` | the same from a server |
+        | `listen://HOST:PORT` | the same from a client |
+
+        JPEGs are sent as they are. With Pillow (`pip install 'usbferry[pictures]'`) files may be of any kind, and are
+        made to fit any size and format. Sizes and rates that the bus has no room for at its speed are not offered. In
+        a live stream the newest picture counts; the sizes there have to be said.
+
+        ```console
+        $ usbferry serve virtual:camera
+        $ usbferry serve 'virtual:camera?source=mjpeg:live.fifo&sizes=640x480'
+        $ ffmpeg -re -i film.mkv -vf scale=640:480 -c:v mjpeg -f mjpeg live.fifo
+        ```
+        """,
     "dfu": """
         It has two lives. The runtime is 1209:0005, the bootloader 1209:0003, each with descriptors of its own. A host's
         DFU_DETACH leads from one to the other, and the end of a download back. Each time it leaves the bus, and comes

@@ -1,4 +1,4 @@
-"""A bridge to a FIFO: what the host writes is read there by any program, such as `cat print.fifo | lp`.
+"""Bridges to FIFOs: what the host writes is read there by any program, such as `cat print.fifo | lp`; or the reverse.
 
 It is kept open for reading too, so readers may come and go: what nobody reads waits, and the device takes no more.
 """
@@ -59,6 +59,46 @@ class Fifo(Bridge):
         elif self._waits and not waits:
             self._loop.remove_writer(self._fd)
         self._waits = waits
+
+    def __str__(self) -> str:
+        return f"fifo:{self.options.address}"
+
+
+class FifoReader(Bridge):
+    """`fifo:PATH`, made if it is not there. Kept open for writing too, so that writers come and go."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__(options)
+        if not options.address:
+            raise ValueError("fifo: needs a path, as in source=fifo:PATH")
+        self._path = Path(options.address).expanduser()
+
+    async def begin(self) -> None:
+        self._fd = open_fifo(self._path)
+        self._watching = False
+        self.connected = True
+        self.move()
+
+    async def end(self) -> None:
+        self._watch(False)
+        os.close(self._fd)
+
+    def fetch(self) -> None:
+        while room := self.to_host.room:
+            try:
+                self.to_host.put(os.read(self._fd, room))
+            except BlockingIOError:
+                break
+        self._watch(room > 0)
+
+    def _watch(self, on: bool) -> None:
+        if on != self._watching:
+            self._watching = on
+            loop = asyncio.get_running_loop()
+            if on:
+                loop.add_reader(self._fd, self.move)
+            else:
+                loop.remove_reader(self._fd)
 
     def __str__(self) -> str:
         return f"fifo:{self.options.address}"

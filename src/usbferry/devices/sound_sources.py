@@ -14,9 +14,7 @@ until it is half full again: one gap rather than many.
 
 from __future__ import annotations
 
-import asyncio
 import math
-import os
 import sys
 from array import array
 from mmap import ACCESS_READ, mmap
@@ -25,7 +23,7 @@ from typing import Final
 
 from ..device import DeviceError
 from ..usb.transfer import Buffer
-from .bridge_fifo import open_fifo
+from .bridge_fifo import FifoReader
 from .bridges import Bridge, BridgeOptions
 from .bridges import make as make_bridge
 from .pcm import Format
@@ -200,46 +198,6 @@ class Piped(Source):
 
     def pace(self) -> float:
         return 1.0 if self._waited is not None else self._matching.factor(len(self._queue))
-
-
-class FifoReader(Bridge):
-    """`fifo:PATH`, made if it is not there. Kept open for writing too, so that writers come and go."""
-
-    def __init__(self, options: BridgeOptions) -> None:
-        super().__init__(options)
-        if not options.address:
-            raise ValueError("fifo: needs a path, as in source=fifo:PATH")
-        self._path = Path(options.address).expanduser()
-
-    async def begin(self) -> None:
-        self._fd = open_fifo(self._path)
-        self._watching = False
-        self.connected = True
-        self.move()
-
-    async def end(self) -> None:
-        self._watch(False)
-        os.close(self._fd)
-
-    def fetch(self) -> None:
-        while room := self.to_host.room:
-            try:
-                self.to_host.put(os.read(self._fd, room))
-            except BlockingIOError:
-                break
-        self._watch(room > 0)
-
-    def _watch(self, on: bool) -> None:
-        if on != self._watching:
-            self._watching = on
-            loop = asyncio.get_running_loop()
-            if on:
-                loop.add_reader(self._fd, self.move)
-            else:
-                loop.remove_reader(self._fd)
-
-    def __str__(self) -> str:
-        return f"fifo:{self.options.address}"
 
 
 def make(text: str) -> Source:

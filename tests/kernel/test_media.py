@@ -1,24 +1,37 @@
-"""The kernel's snd-usb-audio records from our microphone and plays to our speaker: every frame once, and in order.
+"""The kernel's snd-usb-audio and uvcvideo: each frame of sound and each picture arrives once, and in order.
 
-Frame n of the counter is the number n, so what is lost, doubled or late shows. ALSA's own programs record and play, and
-say when they were too late (an xrun). The clock is ours; the guest's, which is emulated, only has to keep up.
+Frame n of a counter, and picture n of the test card, say the number n, so what is lost, doubled or late shows. ALSA's
+own programs record and play, and say when they were too late (an xrun); pictures are taken as programs take them. The
+clock is ours; the guest's, which is emulated, only has to keep up.
 """
 
+import json
 import os
 import re
-import time
-from array import array
 from contextlib import contextmanager
 from pathlib import Path
 from struct import unpack
 
 import pytest
 
+from tests.devices.video_host import number_in
 from tests.kernel.guest import Guest
-from tests.kernel.steps import Attached, importing, unexpected
+from tests.kernel.media import (
+    V4L2,
+    card_of,
+    counter_file,
+    cut,
+    frames_of,
+    is_counter,
+    play_command,
+    played,
+    record_command,
+    video_of,
+)
+from tests.kernel.steps import importing, unexpected
 from usbferry.devices.pcm import Format
-from usbferry.devices.sound_sources import counted
-from usbferry.devices.wav import WavFile, head
+from usbferry.devices.uvc import Coding
+from usbferry.devices.wav import WavFile
 
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 SECONDS = {2: 30, 1: 30} if SOAK else {2: 5, 1: 2}  # by version
@@ -27,14 +40,11 @@ SPEEDS = [(2, "high"), (1, "full"), *([(2, "super"), (1, "high"), (2, "full")] i
 VERSIONS = [2, 1] if SOAK else [1]  # whose volumes are heard
 NOISE = ("usb usb.*: Not yet implemented", "vhci_device speed not set")  # vhci_hcd counts no frames, and says so
 STEREO = Format()
-# Of the guest's programs, near the most that the driver has: in an emulated machine they may be late, and the kernel
-# gives up on a stream (EIO) when nothing comes for a tenth more than a buffer, by a clock that may run ahead of ours.
-BUFFER = "--buffer-time=5000000 --period-time=125000"
 
 
 @pytest.fixture(scope="module")
 def guest(guest: Guest) -> Guest:
-    guest.run("modprobe snd-usb-audio").ok()
+    guest.run("modprobe -a snd-usb-audio uvcvideo").ok()
     return guest
 
 
@@ -42,58 +52,10 @@ def guest(guest: Guest) -> Guest:
 def carded(guest: Guest, port: int, name: str):
     """A sound device attached for the length of a `with`, and the number of its card."""
     with importing(guest, port, name) as attached:
-        yield card_of(guest, attached)
+        yield card_of(guest, attached.device)
 
 
-def card_of(guest: Guest, attached: Attached) -> int:
-    script = f"""
-        until card=$(echo /sys/bus/usb/devices/{attached.device}:1.0/sound/card*) && [ -e $card/number ] &&
-            [ -e /dev/snd/controlC$(cat $card/number) ]; do sleep 0.05; done
-        cat $card/number
-    """
-    return int(guest.run(script, 30).ok())
-
-
-def record_command(card: int, file: str, rate: int, seconds: int) -> str:
-    return f"arecord -q -D hw:{card},0 -f S16_LE -c 2 -r {rate} -d {seconds} {BUFFER} $SHARED/{file}"
-
-
-def play_command(card: int, file: str) -> str:
-    return f"aplay -q -D hw:{card},0 {BUFFER} $SHARED/{file}"
-
-
-def counter_file(path: Path, rate: int, seconds: int) -> int:
-    """A WAV file of a counter, from 1 up, as 0 is silence; how many frames.
-
-    Silence follows: ALSA ends a stream when the last frame is with the driver, which then takes back its last packets.
-    """
-    frames = rate * seconds
-    tail = bytes(rate)
-    path.write_bytes(head(Format(rate), frames * 4 + len(tail)) + counted(1, frames, 4) + tail)
-    return frames
-
-
-def frames_of(path: Path) -> array:
-    raw = path.read_bytes()[44:]
-    return array("I", raw[: len(raw) // 4 * 4])
-
-
-def is_counter(frames: array, first: int) -> bool:
-    return frames == array("I", range(first, first + len(frames)))
-
-
-def played(path: Path, frames: int, limit: float = 30) -> array:
-    """What was played, without the silence before and after: it is all there when the guest has closed the stream."""
-    deadline = time.monotonic() + limit
-    while True:
-        got = frames_of(path)
-        if frames in got:
-            return got[got.index(1) if 1 in got else 0 : got.index(frames) + 1]
-        assert time.monotonic() < deadline, f"{len(got)} frames in {path}, and not the last"
-        time.sleep(0.1)
-
-
-# -- counters -------------------------------------------------------------------------------------------------------
+# -- sound -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(400)
@@ -120,7 +82,7 @@ def test_each_frame_is_recorded_and_played_once_and_in_order(guest, serve, tmp_p
     assert unexpected(guest, *NOISE) == []
 
 
-# -- controls -------------------------------------------------------------------------------------------------------
+# -- its controls -----------------------------------------------------------------------------------------------------
 
 
 def peak(path: Path) -> int:
@@ -147,4 +109,36 @@ def test_volume_and_mute_act_on_what_is_heard(guest, serve, version):
         guest.run(script).ok()
     peaks = [peak(guest.shared / f"{name}.wav") for name in ("full", "tenth", "muted", "again")]
     assert [abs(peaks[0] - 16384) < 3, abs(peaks[1] - 1638) < 3, peaks[2], abs(peaks[3] - 16384) < 20] == [1, 1, 0, 1]
+    assert unexpected(guest, *NOISE) == []
+
+
+# -- pictures -------------------------------------------------------------------------------------------------------
+
+PICTURES = 300 if SOAK else 60
+CODINGS = {"MJPG": Coding.MJPEG, "YUYV": Coding.YUY2}
+CAMERAS = [("", "MJPG", (640, 480)), ("version=1.5&bulk", "YUYV", (160, 120))]
+if SOAK:
+    CAMERAS += [
+        ("", "YUYV", (320, 240)),
+        ("bulk", "MJPG", (1280, 720)),
+        ("version=1.5", "YUYV", (160, 120)),
+        ("speed=super", "MJPG", (1280, 720)),
+        ("speed=full", "MJPG", (320, 240)),
+    ]
+
+
+@pytest.mark.parametrize(("options", "code", "size"), CAMERAS)
+def test_each_picture_is_captured_once_and_in_order(guest, serve, options, code, size):
+    server = serve(f"virtual:camera?{options}")
+    guest.mark()
+    with importing(guest, server.port, "1-1") as attached:
+        video = video_of(guest, attached.device)
+        shown = json.loads(guest.run(f"{V4L2} {video} list").ok())
+        assert 30.0 in shown[code]["x".join(map(str, size))], shown
+        done = guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 {PICTURES} 0 $SHARED/pictures", 120).ok()
+    captured = json.loads(done)
+    assert [(sequence, flags & 0x40) for _, sequence, flags, _ in captured] == [(n, 0) for n in range(PICTURES)]
+    pictures = cut((guest.shared / "pictures").read_bytes(), code, size)
+    assert [len(picture) for picture in pictures] == [used for used, *_ in captured]
+    assert [number_in(picture, size, CODINGS[code]) for picture in pictures] == list(range(PICTURES))
     assert unexpected(guest, *NOISE) == []

@@ -1,0 +1,255 @@
+"""Where a camera's pictures come from, written as text.
+
+    card                  the test card (test_card.py)
+    file:PATH             one picture
+    directory:PATH        all pictures of a folder, by name, again and again
+    mjpeg:PATH            JPEGs one after the other: a file, again and again, or a FIFO that programs write to
+    tcp://HOST:PORT       the same from a server (see bridges.py)
+    listen://HOST:PORT    the same from a client
+
+JPEGs go to the host as they are. With Pillow (`usbferry[pictures]`) a file may be of any kind and size, and become
+YUY2. What comes live is shown as it is now: the host gets the newest picture, once more where no newer one came.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Final
+
+from ..device import DeviceError
+from . import converting, jpeg, test_card
+from .bridge_fifo import FifoReader
+from .bridges import Bridge, BridgeOptions
+from .bridges import make as make_bridge
+from .stream import ByteQueue
+from .uvc import Coding
+
+log: Final = logging.getLogger(__name__)
+Size = tuple[int, int]
+_KINDS: Final = (".jpg", ".jpeg")
+_MORE_KINDS: Final = (*_KINDS, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # with Pillow
+_QUEUED: Final = 1 << 20  # bytes of a live stream between two looks at it
+_LARGEST: Final = 16 << 20  # bytes of one picture that comes live
+_BEGINNING: Final = b"\xff\xd8\xff"  # which no picture has in its middle, but for a thumbnail
+
+
+class Pictures:
+    """Gives pictures. `codings` are those it has; `sizes` are all that it can have, or None for any."""
+
+    codings: tuple[Coding, ...] = (Coding.MJPEG, Coding.YUY2)
+    sizes: tuple[Size, ...] | None = None
+    own_size: Size | None = None  # what is shown when nobody asks for another
+    arrived: Callable[[], None] = staticmethod(lambda: None)  # the camera's: there is a first picture
+
+    def check(self, size: Size) -> None:
+        """Raises ValueError for a size that it cannot have."""
+
+    async def begin(self) -> None:
+        """The camera came into being. Raises DeviceError."""
+
+    async def end(self) -> None:
+        """It ceased to be."""
+
+    def start(self, coding: Coding, size: Size) -> None:
+        """A host begins to watch."""
+
+    def next(self) -> bytes | memoryview | None:
+        """The next picture, or None when there is none yet."""
+        raise NotImplementedError
+
+
+class Card(Pictures):
+    """Counts from 0 for each host that begins."""
+
+    def check(self, size: Size) -> None:
+        test_card.check(*size)
+
+    def start(self, coding: Coding, size: Size) -> None:
+        self._coding, self._size = coding, size
+        self._number = 0
+
+    def next(self) -> bytes:
+        number, self._number = self._number, self._number + 1
+        return test_card.card(number, *self._size, self._coding)
+
+
+class Files(Pictures):
+    """Pictures of files, each for one turn. They are read and checked now, and converted when they are first shown."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._raw = [path.read_bytes() for path in paths]
+        self._converts = converting.is_there()
+        if self._converts:
+            first = converting.size_of(paths[0], self._raw[0])
+            self.sizes = None
+        else:
+            self.codings = (Coding.MJPEG,)
+            found = [_jpeg_size(path, raw) for path, raw in zip(paths, self._raw, strict=True)]
+            if odd := [path for path, size in zip(paths, found, strict=True) if size != found[0]]:
+                raise ValueError(f"{odd[0]} is not as large as {paths[0]}; {converting.remedy()}")
+            first = found[0]
+            self.sizes = (first,)
+        self.own_size = first
+        self._shown: dict[int, bytes] = {}
+
+    def start(self, coding: Coding, size: Size) -> None:
+        self._coding, self._size = coding, size
+        self._number = 0
+        self._shown = {}
+
+    def next(self) -> bytes:
+        at, self._number = self._number % len(self._raw), self._number + 1
+        if at not in self._shown:
+            self._shown[at] = self._convert(self._raw[at])
+        return self._shown[at]
+
+    def _convert(self, raw: bytes) -> bytes:
+        if self._coding is Coding.MJPEG and raw.startswith(b"\xff\xd8") and jpeg.size_of(raw) == self._size:
+            return raw
+        return converting.converted(raw, self._size, self._coding)
+
+
+class Film(Pictures):
+    """A file of JPEGs, mapped, from its start for each host, again and again."""
+
+    codings = (Coding.MJPEG,)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+        self.own_size = _jpeg_size(path, start)
+        self.sizes = (self.own_size,)
+        self._map: mmap | None = None
+        self._places: list[tuple[int, int]] = []
+
+    async def begin(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                self._map = mmap(file.fileno(), 0, access=ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"{self._path} cannot be read: {error}") from error
+
+    async def end(self) -> None:
+        self._map = None
+
+    def start(self, coding: Coding, size: Size) -> None:
+        self._at = 0
+
+    def next(self) -> bytes | None:
+        """What follows the last whole picture is left out."""
+        assert self._map is not None
+        for _ in range(2):
+            try:
+                length = jpeg.end_of(memoryview(self._map)[self._at : self._at + _LARGEST])
+            except jpeg.NoPicture:
+                length = 0
+            if length:
+                start, self._at = self._at, self._at + length
+                return self._map[start : self._at]
+            self._at = 0
+        return None
+
+
+class Live(Pictures):
+    """JPEGs from a bridge. One whose size is not that of the stream is left out, and that is said once."""
+
+    codings = (Coding.MJPEG,)
+
+    def __init__(self, bridge: Bridge) -> None:
+        self.bridge = bridge
+        self._newest: bytes | None = None
+        self._collected = bytearray()
+        self._size: Size | None = None
+        self._told = False
+
+    async def begin(self) -> None:
+        self._queue = ByteQueue(_QUEUED)
+        await self.bridge.start(self._queue, ByteQueue())
+        self._queue.filled = self._collect
+        self._collect()
+
+    async def end(self) -> None:
+        await self.bridge.stop()
+
+    def start(self, coding: Coding, size: Size) -> None:
+        self._size, self._told = size, False
+        if self._newest is not None and jpeg.size_of(self._newest) != size:
+            self._newest = None
+
+    def next(self) -> bytes | None:
+        return self._newest
+
+    def _collect(self) -> None:
+        self._collected += self._queue.take(_QUEUED)
+        while length := self._whole():
+            picture = bytes(self._collected[:length])
+            del self._collected[:length]
+            self._came(picture)
+
+    def _whole(self) -> int:
+        """How long the picture at the start is, 0 while it is not whole. What is no picture is passed over."""
+        while True:
+            try:
+                length = jpeg.end_of(self._collected)
+            except jpeg.NoPicture:
+                pass
+            else:
+                if length or len(self._collected) < _LARGEST:
+                    return length
+            at = self._collected.find(_BEGINNING, 1)
+            del self._collected[: at if at >= 0 else max(1, len(self._collected) - 2)]
+            if at < 0:
+                return 0
+
+    def _came(self, picture: bytes) -> None:
+        if self._size is not None and jpeg.size_of(picture) != self._size:
+            if not self._told:
+                wanted, got = ("x".join(map(str, size)) for size in (self._size, jpeg.size_of(picture)))
+                log.warning("%s sends %s where the host has chosen %s: not shown", self.bridge, got, wanted)
+                self._told = True
+            return
+        is_first, self._newest = self._newest is None, picture
+        if is_first:
+            self.arrived()
+
+
+def _jpeg_size(path: Path, raw: bytes) -> Size:
+    try:
+        return jpeg.size_of(raw)
+    except jpeg.NoPicture as error:
+        raise ValueError(f"{path} is no JPEG: {error}; {converting.remedy()}") from None
+
+
+def make(text: str) -> Pictures:
+    """The pictures that `text` names. Raises ValueError with a text for the user, or OSError."""
+    kind, _, rest = text.partition(":")
+    if text == "card":
+        return Card()
+    if kind in ("file", "directory", "mjpeg"):
+        if not rest:
+            raise ValueError(f"{kind}: needs a path, as in source={kind}:PATH")
+        return _of_path(kind, Path(rest).expanduser())
+    if kind in ("tcp", "listen"):
+        return Live(make_bridge(text))
+    raise ValueError(
+        f"{text!r} are no pictures: write card, file:PATH, directory:PATH, mjpeg:PATH, tcp://HOST:PORT"
+        " or listen://HOST:PORT"
+    )
+
+
+def _of_path(kind: str, path: Path) -> Pictures:
+    if kind == "file":
+        return Files([path])
+    if kind == "directory":
+        kinds = _MORE_KINDS if converting.is_there() else _KINDS
+        found = sorted(one for one in path.iterdir() if one.suffix.lower() in kinds)
+        if not found:
+            raise ValueError(f"{path} has no pictures: there are no files {', '.join(f'*{one}' for one in kinds)}")
+        return Files(found)
+    if path.is_file():
+        return Film(path)
+    return Live(FifoReader(BridgeOptions(str(path))))
