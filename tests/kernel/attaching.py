@@ -3,6 +3,7 @@
     python attaching.py race ADDRESS...          a process for each, all at the same moment; all are detached then
     python attaching.py many ADDRESS...          all in one process, and all there at the same time
     python attaching.py lied-to COUNT ADDRESS    a relay, one time after the other, while every endpoint is busy
+    python attaching.py full ADDRESS             when every port for its speed is taken, by connections without a device
 
 Prints a line of JSON: the ports of each, and for `lied-to` how each ended. Several may stand in one command, parted by
 "--": under emulation a start of Python costs two seconds.
@@ -11,13 +12,16 @@ Prints a line of JSON: the ports of each, and for `lied-to` how each ended. Seve
 import asyncio
 import json
 import os
+import socket
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
+from usbferry.device import Busy
 from usbferry.local.attach import Attachment, attach
 from usbferry.local.vhci import FREE, Vhci
 from usbferry.registry import open_source
+from usbferry.usb.types import Speed
 
 TRAFFIC = Path(__file__).parent / "traffic.py"
 
@@ -86,9 +90,46 @@ async def lied_to(count: str, address: str) -> dict[str, object]:
     return {"ends": ends}
 
 
+async def full(address: str) -> dict[str, object]:
+    """Nobody answers the kernel on these connections: it waits, and the port is taken."""
+    vhci, taken = Vhci(), []
+    with ExitStack() as stack:
+
+        def take(speed: Speed) -> int:
+            ends = [stack.enter_context(end) for end in socket.socketpair()]
+            return vhci.attach(ends[0].fileno(), 0x10002, speed)
+
+        with suppress(Busy):
+            while True:
+                taken.append(take(Speed.HIGH))
+        try:
+            async with AsyncExitStack() as devices, asyncio.TaskGroup() as tasks:
+                await attached(devices, tasks, address)
+        except* Busy as group:
+            error = str(group.exceptions[0])
+        faster = take(Speed.SUPER)
+        freed = taken[len(taken) // 2]
+        await detach([freed])
+        again = take(Speed.HIGH)
+        await detach([*taken, faster])
+    async with AsyncExitStack() as devices, asyncio.TaskGroup() as tasks:
+        attachment = await attached(devices, tasks, address)
+        await attachment.detach()
+    return {
+        "taken": taken,
+        "error": error,
+        "faster": faster,
+        "freed": freed,
+        "again": again,
+        "at_last": attachment.port,
+    }
+
+
 def main(words: list[str]) -> None:
     verb, *rest = words
-    result = race(*rest) if verb == "race" else asyncio.run({"many": many, "lied-to": lied_to}[verb](*rest))
+    result = (
+        race(*rest) if verb == "race" else asyncio.run({"many": many, "lied-to": lied_to, "full": full}[verb](*rest))
+    )
     os.write(1, json.dumps(result).encode() + b"\n")
 
 

@@ -1,6 +1,7 @@
 """The kernel takes what we attach: directly, through a relay, at the same time as others, and gives it back."""
 
 import json
+import os
 import re
 import shlex
 import statistics
@@ -111,6 +112,11 @@ def test_when_the_server_is_killed_in_the_middle_of_traffic_both_ways_end(guest,
     guest.run(f"{USBFERRY} attach {address(server.port, '1-1')}").ok()
     relay = guest.start(f"exec {USBFERRY} attach --relay {address(server.port, '1-2')}", 120)
     guest.run("until [ -e /sys/bus/usb/devices/1-2:1.0 ]; do sleep 0.05; done").ok()
+    dropped = guest.start(f"exec {USBFERRY} attach virtual:zero", 120)
+    once_it_says(dropped, "Ctrl-C")
+    guest.run("echo 2 >/sys/devices/platform/vhci_hcd.0/detach").ok()  # not as a person does: the record stays
+    ended = dropped.wait()
+    assert (ended.rc, "virtual:zero is lost: the kernel dropped it" in ended.output) == (1, True), ended.output
     busy = [guest.start(traffic_command(Attached(n, f"1-{n + 1}"))) for n in (0, 1)]
     for step in busy:
         once_it_says(step, "busy")
@@ -124,6 +130,14 @@ def test_when_the_server_is_killed_in_the_middle_of_traffic_both_ways_end(guest,
     assert unexpected(guest, *ENDED) == []
 
 
+# What the kernel says of a device that does not answer, and leaves.
+UNANSWERED = (
+    r"device descriptor read/",
+    r"device not accepting address",
+    r"unable to enumerate USB device",
+    r"attempt power cycle",
+    r"^vhci_hcd: vhci_device speed not set$",
+)
 LIES = (
     Lie(0x81, word(0x18, 0x7FFFFFFF)),  # of how much came
     Lie(0x83, word(0x20, 0x3FFFFFFF)),  # of how many packets
@@ -132,7 +146,7 @@ LIES = (
 )
 
 
-def test_many_at_once_and_a_server_that_lies(guest, serve):
+def test_many_at_once_a_server_that_lies_and_ports_that_are_full(guest, serve):
     server = serve(*["virtual:zero"] * 16)
     names = [address(server.port, f"1-{n}") for n in range(1, 17)]
     liar = Liar(server.port, LIES)
@@ -140,11 +154,11 @@ def test_many_at_once_and_a_server_that_lies(guest, serve):
     try:
         said = guest.run(
             f"{ATTACHING} race {' '.join(names[:4])} -- many {' '.join(names)}"
-            f" -- lied-to {len(LIES)} {address(liar.port, '1-1')}"
+            f" -- lied-to {len(LIES)} {address(liar.port, '1-1')} -- full {names[0]}"
         ).ok()
     finally:
         liar.close()
-    raced, many, lied_to = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
+    raced, many, lied_to, full = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
     assert (sorted(raced["ports"]), raced["codes"]) == ([0, 1, 2, 3], [0, 0, 0, 0])
     # A hub has 15 ports: the rest is on the next controller, after this one's SuperSpeed ports.
     assert sorted(many["ports"]) == [*range(15), 30]
@@ -152,7 +166,11 @@ def test_many_at_once_and_a_server_that_lies(guest, serve):
     assert all("it broke usbip" in reason for reason, _, _ in lied_to["ends"])
     assert [(by_hand, free) for _, by_hand, free in lied_to["ends"]] == [(False, True)] * len(LIES)
     assert len(liar.told) == len(LIES)
-    assert unexpected(guest, *ENDED, r"port \d+ already used") == []
+    # Eight controllers, and each of their hubs up to high speed has 15 ports.
+    assert full["taken"] == [30 * controller + port for controller in range(8) for port in range(15)]
+    assert full["error"].startswith("all 120 ports of this kernel are in use; ")
+    assert (full["faster"], full["again"], full["at_last"]) == (15, full["freed"], 0)
+    assert unexpected(guest, *ENDED, *UNANSWERED, r"port \d+ already used") == []
 
 
 # What is moved, and how: a case of usbtest with its numbers, or options of dd.
@@ -165,7 +183,7 @@ WORK = {
 # Emulation makes Python some thirty times slower, and a network not at all: to have the two in the proportion in which
 # they are met, the network is slowed as much. 10 ms here are the third of a millisecond of a LAN.
 DELAY = "10ms"
-ROUNDS = 2
+ROUNDS, LEAST = (6, 0.7) if os.environ.get("USBFERRY_SOAK") else (2, 0.4)
 
 
 def seconds(guest: Guest, device: str, disk: str) -> list[float]:
@@ -179,7 +197,7 @@ def seconds(guest: Guest, device: str, disk: str) -> list[float]:
 
 
 def test_a_relay_is_nearly_as_fast_as_the_kernel_alone(guest, serve, capsys):
-    """0.7 is what it should be. The bound here is lower, for a machine that has other things to do."""
+    """0.7 is what it should be, and a soak wants it; else the bound is lower, for a machine with other things to do."""
     server = serve("virtual:zero", "virtual:disk?size=2M", "virtual:zero", "virtual:disk?size=2M")
     guest.run("modprobe -a usbtest sch_netem").ok()
     guest.mark()
@@ -203,7 +221,7 @@ def test_a_relay_is_nearly_as_fast_as_the_kernel_alone(guest, serve, capsys):
     for one in (*ways[0], *ways[1]):
         detach(guest, one)
     assert [step.wait().rc for step in relays] == [0, 0]
-    assert statistics.geometric_mean(ratios.values()) > 0.4
+    assert statistics.geometric_mean(ratios.values()) > LEAST
     assert unexpected(guest, *DISK_ENDED) == []
 
 
