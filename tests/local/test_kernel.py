@@ -203,6 +203,19 @@ async def test_a_device_in_this_process_comes_back_as_another(files: FileKernel)
     assert said[-1].endswith(" detached")
 
 
+async def test_a_relayed_device_that_the_kernel_drops_is_attached_again_until_a_person_detaches(
+    files: FileKernel,
+) -> None:
+    async with keeping(files, rules.from_addresses(["virtual:zero"])) as said:
+        await said.has("attached to port 0")
+        files.drop(0)
+        await said.has("is lost: the kernel dropped it; `dmesg` may say why; looking for it")
+        await said.has("attached to port 0", 2)
+        files.vhci.remove_record(0)
+        files.vhci.detach(0)
+        await said.has("was detached by hand and is left alone; to resume: kill -HUP ")
+
+
 async def test_a_server_restarts_and_a_person_detaches(files: FileKernel) -> None:
     async with serving(Catalog()) as server:
         await server.offer(open_source("virtual:zero"))

@@ -37,6 +37,9 @@ def command(address: str, as_json: bool) -> None:
     virtual:zero.
 
     The device is claimed for a moment: one that somebody uses is not shown.
+
+    --json has the numbers of the descriptors as numbers, by the names of the
+    specification, such as bEndpointAddress, and names for people beside them.
     """
     try:
         info = asyncio.run(_read(whole_address(address)))
