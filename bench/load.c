@@ -1,4 +1,4 @@
-// load: imports one device over USB/IP or usbredir, keeps it busy, checks every answer, and says how fast they came.
+// load: imports one device over USB/IP, usbredir or ferry, keeps it busy, checks every answer, and says how fast they came.
 //
 //     load PORT BUSID in ENDPOINT LENGTH DEPTH SECONDS           bulk reads
 //     load PORT BUSID out ENDPOINT LENGTH DEPTH SECONDS          bulk writes
@@ -6,14 +6,18 @@
 //     load PORT BUSID disk IN_ENDPOINT OUT_ENDPOINT LENGTH SECONDS
 //                                                                READ(10) of a mass-storage device, one at a time
 //
-// The server is on 127.0.0.1. The BUSID "usbredir" is the one device of a server of that protocol. DEPTH transfers are in flight at any time. Prints one line of JSON. A wrong answer
-// ends it with a line on stderr and exit status 1, for a server that answers wrongly is not fast:
+// The server is on 127.0.0.1. The BUSID "usbredir" is the one device of a server of that protocol, "ferry:1-1" is 1-1
+// of a target of ferry. DEPTH transfers are in flight at any time. Prints one line of JSON. A wrong answer ends it with
+// a line on stderr and exit status 1, for a server that answers wrongly is not fast:
 //
 //   - each submit is answered exactly once, with RET_SUBMIT or the same packet, its own seqnum, status 0 and all its
 //     bytes;
+//   - over ferry, in the order of submission; never is more asked for than the target grants, and each fourth of that is
+//     acknowledged;
 //   - nothing else comes, not even after the last answer;
 //   - a mass-storage command ends with a CSW that has its tag, status 0 and no residue.
 
+#include "ferry.h"
 #include "usbip.h"
 #include "usbredir.h"
 
@@ -42,11 +46,14 @@ static uint32_t devid;  // as it goes on the wire
 struct answer {
     uint64_t seqnum;
     uint32_t done;  // bytes
+    bool is_acknowledgement;
 };
+
+enum { ALL = 0xffffffff };  // done, where an answer says no number
 
 // What is different from one protocol to the other, once there is a device.
 struct protocol {
-    size_t header_bytes;  // of each submit and of each answer, before its data
+    size_t submit_bytes, answer_bytes;  // before the data
     void (*number)(unsigned char *submit, uint32_t seqnum);
     struct answer (*look_at)(const unsigned char *header, bool in);  // ends the program over anything but a success
 };
@@ -192,10 +199,10 @@ static struct answer look_at_reply(const unsigned char *header, bool in)
     struct header reply;
     memcpy(&reply, header, sizeof reply);
     uint32_t done = bytes_done(&reply);
-    return (struct answer){ntohl(reply.seqnum), done};
+    return (struct answer){ntohl(reply.seqnum), done, false};
 }
 
-static const struct protocol usbip = {sizeof(struct header), number_submit, look_at_reply};
+static const struct protocol usbip = {sizeof(struct header), sizeof(struct header), number_submit, look_at_reply};
 
 // -- usbredir ---------------------------------------------------------------------------------------------------------
 
@@ -260,10 +267,58 @@ static struct answer look_at_packet(const unsigned char *header, bool in)
     if (reply.head.length != body)
         fail("%u bytes in a packet of %u bytes done, id %llu", reply.head.length, done,
              (unsigned long long)reply.head.id);
-    return (struct answer){reply.head.id, done};
+    return (struct answer){reply.head.id, done, false};
 }
 
-static const struct protocol usbredir = {sizeof(struct bulk_packet), number_packet, look_at_packet};
+static const struct protocol usbredir = {
+    sizeof(struct bulk_packet), sizeof(struct bulk_packet), number_packet, look_at_packet};
+
+// -- ferry ------------------------------------------------------------------------------------------------------------
+
+static struct ferry_window window;  // of the claim, where there is one
+
+static void claim(int port, const char *name)
+{
+    reach(port);
+    if (!ferry_claim(fd, name, &window))
+        fail("the claim of %s failed", name);
+}
+
+static struct ferry_submit submit_bulk(uint32_t endpoint, uint32_t length, uint32_t data)
+{
+    struct ferry_submit submit = {{htonl(12 + data), 0, htonl(ferry_word(FERRY_BULK, endpoint))}, {0}};
+    memcpy(submit.body, &(uint32_t){htonl(length)}, sizeof length);
+    return submit;
+}
+
+static struct ferry_submit submit_get_descriptor(uint32_t length)
+{
+    return (struct ferry_submit){
+        {htonl(16), 0, htonl(ferry_word(FERRY_CONTROL, 0x80))}, {0x80, 6, 0, 1, 0, 0, length, length >> 8}};
+}
+
+static void number_call(unsigned char *submit, uint32_t seqnum)
+{
+    memcpy(submit + offsetof(struct ferry_head, identifier), &(uint32_t){htonl(seqnum)}, sizeof seqnum);
+}
+
+static struct answer look_at_record(const unsigned char *header, bool in)
+{
+    struct ferry_head reply;
+    memcpy(&reply, header, sizeof reply);
+    uint32_t identifier = ntohl(reply.identifier), size = ntohl(reply.marker);
+    if (reply.word != 0)
+        fail("status %u, identifier %#x", ntohl(reply.word), identifier);
+    if (size < 8 || size > FERRY_MOST || (!in && size != 8))
+        fail("a record of %u bytes, identifier %#x", size, identifier);
+    bool is_acknowledgement = window.heartbeat != 0 && identifier == window.heartbeat;
+    return (struct answer){identifier, in ? size - 8 : ALL, is_acknowledgement};
+}
+
+static const struct protocol ferry_bulk = {
+    sizeof(struct ferry_head) + 4, sizeof(struct ferry_head), number_call, look_at_record};
+static const struct protocol ferry_control = {
+    sizeof(struct ferry_head) + 8, sizeof(struct ferry_head), number_call, look_at_record};
 
 // -- many in flight ---------------------------------------------------------------------------------------------------
 
@@ -271,7 +326,7 @@ static const struct protocol usbredir = {sizeof(struct bulk_packet), number_pack
 // number n, counted from 0, has image n % depth and seqnum n + 1. Its image is used again once it is answered.
 struct flight {
     const struct protocol *protocol;
-    bool in, may_be_short;
+    bool in, may_be_short, acknowledges;
     uint32_t length, depth;
     size_t image_bytes, ring_bytes;
     unsigned char *ring;
@@ -285,7 +340,7 @@ struct flight {
 
 static void prepare(struct flight *f, const void *request)
 {
-    size_t header = f->protocol->header_bytes;
+    size_t header = f->protocol->submit_bytes;
     f->image_bytes = header + (f->in ? 0 : f->length);
     f->ring_bytes = f->image_bytes * f->depth;
     f->ring = allocate(f->depth, f->image_bytes);
@@ -293,16 +348,35 @@ static void prepare(struct flight *f, const void *request)
         memcpy(f->ring + i * f->image_bytes, request, header);
     f->seqnum_in_flight = allocate(f->depth, sizeof *f->seqnum_in_flight);
     f->since = allocate(f->depth, sizeof *f->since);
-    size_t two = 2 * (header + (f->in ? f->length : 0));
+    size_t two = 2 * (f->protocol->answer_bytes + (f->in ? f->length : 0));
     f->capacity = two > RECEIVE_BYTES ? two : RECEIVE_BYTES;
     f->received = allocate(1, f->capacity);
+}
+
+// Whether a call more is within what the target of ferry has granted.
+static bool has_room(const struct flight *f)
+{
+    uint64_t unanswered = f->sent - f->answered;
+    return window.calls == 0 ||
+           (unanswered + ferry_calls(&window) < window.calls &&
+            (unanswered + 1) * f->length + ferry_bytes(&window) <= window.bytes);
+}
+
+// Between two submits, for it is no part of the ring.
+static void acknowledge(struct flight *f)
+{
+    if (f->acknowledges && f->written == f->queued) {
+        f->acknowledges = false;
+        if (!ferry_acknowledge(fd, &window))
+            fail("no room for a heartbeat");
+    }
 }
 
 static void queue(struct flight *f, double time)
 {
     for (;;) {
         size_t image = f->sent % f->depth;
-        if (f->seqnum_in_flight[image] != 0)
+        if (f->seqnum_in_flight[image] != 0 || !has_room(f))
             return;
         uint32_t seqnum = ++f->sent;
         f->protocol->number(f->ring + image * f->image_bytes, seqnum);
@@ -337,8 +411,12 @@ static void take(struct flight *f, struct answer answer, double time)
         fail("seqnum %llu is not in flight", seqnum);
     if (answer.done != f->length && !(f->may_be_short && answer.done < f->length))
         fail("%u bytes done of %u, seqnum %llu", answer.done, f->length, seqnum);
+    if (window.calls != 0 && seqnum != f->answered + 1)
+        fail("identifier %llu, due is %llu", seqnum, (unsigned long long)f->answered + 1);
     f->seqnum_in_flight[image] = 0;
     f->answered++;
+    if (window.calls != 0 && ferry_answered(&window, f->length))
+        f->acknowledges = true;
     note(time - f->since[image], answer.done);
 }
 
@@ -352,9 +430,16 @@ static void read_some(struct flight *f)
     f->held += got;
 
     double time = now();
-    size_t at = 0, header = f->protocol->header_bytes;
+    size_t at = 0, header = f->protocol->answer_bytes;
     while (f->held - at >= header) {
         struct answer answer = f->protocol->look_at(f->received + at, f->in);
+        if (answer.is_acknowledgement) {
+            ferry_acknowledged(&window);
+            at += header;
+            continue;
+        }
+        if (answer.done == ALL)
+            answer.done = f->length;
         if (answer.done > f->length)
             fail("%u bytes done of %u, seqnum %llu", answer.done, f->length, (unsigned long long)answer.seqnum);
         size_t size = header + (f->in ? answer.done : 0);
@@ -374,9 +459,10 @@ static void keep_in_flight(struct flight *f, double seconds)
     double end = result.start + seconds;
     for (;;) {
         double time = now();
+        acknowledge(f);
         if (time < end)
             queue(f, time);
-        else if (f->answered == f->sent)
+        else if (f->answered == f->sent && window.heartbeat == 0)
             break;
         short events = POLLIN | (f->written < f->queued ? POLLOUT : 0);
         struct pollfd ready = {.fd = fd, .events = events};
@@ -497,6 +583,31 @@ static void read_disk(struct disk *d, uint32_t length, double seconds)
 
 // -- the command line -------------------------------------------------------------------------------------------------
 
+static void load_usbip(struct flight *f, bool control, uint32_t endpoint)
+{
+    struct header request = submit(f->in ? DIRECTION_IN : DIRECTION_OUT, endpoint, f->length);
+    if (control)
+        memcpy(request.setup, (uint8_t[]){0x80, 6, 0, 1, 0, 0, f->length, f->length >> 8}, sizeof request.setup);
+    f->protocol = &usbip;
+    prepare(f, &request);
+}
+
+static void load_usbredir(struct flight *f, bool control, uint32_t endpoint)
+{
+    struct bulk_packet packet = bulk(endpoint | (f->in ? 0x80 : 0), f->length, f->in ? 0 : f->length);
+    struct control_packet descriptor = get_descriptor(f->length);
+    f->protocol = &usbredir;
+    prepare(f, control ? (const void *)&descriptor : &packet);
+}
+
+static void load_ferry(struct flight *f, bool control, uint32_t endpoint)
+{
+    struct ferry_submit submit = control ? submit_get_descriptor(f->length)
+                                         : submit_bulk(endpoint | (f->in ? 0x80 : 0), f->length, f->in ? 0 : f->length);
+    f->protocol = control ? &ferry_control : &ferry_bulk;
+    prepare(f, &submit);
+}
+
 int main(int count, char **words)
 {
     bool disk = count == 8 && strcmp(words[3], "disk") == 0;
@@ -511,30 +622,27 @@ int main(int count, char **words)
         numbers[i] = strtoul(words[4 + i], NULL, 0);
     double seconds = atof(words[7]);
     signal(SIGPIPE, SIG_IGN);
-    bool redir = strcmp(words[2], "usbredir") == 0;
-    if (redir && disk)
+    bool is_redir = strcmp(words[2], "usbredir") == 0, is_ferry = strncmp(words[2], "ferry:", 6) == 0;
+    if ((is_redir || is_ferry) && disk)
         fail("disks are read over USB/IP alone");
-    redir ? join(atoi(words[1])) : import(atoi(words[1]), words[2]);
+    if (is_redir)
+        join(atoi(words[1]));
+    else if (is_ferry)
+        claim(atoi(words[1]), words[2] + 6);
+    else
+        import(atoi(words[1]), words[2]);
 
     if (disk) {
         read_disk(&(struct disk){.in = numbers[0], .out = numbers[1]}, numbers[2], seconds);
     } else {
         bool control = strcmp(mode, "control") == 0;
         struct flight f = {
-            .protocol = redir ? &usbredir : &usbip,
-            .in = strcmp(mode, "out") != 0,
-            .may_be_short = control,
-            .length = numbers[1],
-            .depth = numbers[2],
-        };
-        struct header request = submit(f.in ? DIRECTION_IN : DIRECTION_OUT, numbers[0], f.length);
-        if (control)
-            memcpy(request.setup, (uint8_t[]){0x80, 6, 0, 1, 0, 0, f.length, f.length >> 8}, sizeof request.setup);
-        struct bulk_packet packet = bulk(numbers[0] | (f.in ? 0x80 : 0), f.length, f.in ? 0 : f.length);
-        struct control_packet descriptor = get_descriptor(f.length);
-        const void *of_redir = control ? (const void *)&descriptor : &packet;
-        prepare(&f, redir ? of_redir : &request);
+            .in = strcmp(mode, "out") != 0, .may_be_short = control, .length = numbers[1], .depth = numbers[2]};
+        (is_redir ? load_usbredir : is_ferry ? load_ferry : load_usbip)(&f, control, numbers[0]);
         keep_in_flight(&f, seconds);
+        fcntl(fd, F_SETFL, 0);
+        if (is_ferry && !ferry_release(fd, f.sent + 1))
+            fail("the device was not taken back");
     }
     leave();
     report();

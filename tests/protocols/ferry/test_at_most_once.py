@@ -261,9 +261,9 @@ class World(RuleBasedStateMachine):
     @invariant()
     def memory_is_bounded(self) -> None:
         if self.holder is not None and self.holder._session is not None:
-            ledger = self.holder._session._ledger
+            ledger = self.holder._session.ledger
             assert len(ledger.open) + len(ledger.replies) <= LIMITS.transfers
-            assert ledger._bytes <= LIMITS.bytes_in_flight
+            assert ledger.bytes <= LIMITS.bytes_in_flight
 
     def teardown(self) -> None:
         """Let everything come to its end: then each transfer has one, and it is the truth."""

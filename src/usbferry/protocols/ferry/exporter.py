@@ -15,18 +15,19 @@ from struct import error as struct_error
 from typing import Final
 
 from ...usb.info import DeviceInfo
-from ...usb.transfer import Buffer, Completion
+from ...usb.transfer import Buffer, Completion, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
-from ..events import Claim, Event, List, Refusal, Release, Resume, Watch
+from ..events import Claim, Event, List, Refusal, Release, Resume, Submit, Watch
 from ..limits import DEFAULT_LIMITS, Limits
 from . import infos
-from .framing import HEADER, MARKER, RECORD_BYTES, STREAM, Way, records
+from .framing import HEADER, MARKER, RECORD_BYTES, STREAM, Way, pack_record, records
 from .ledger import Message
 from .messages import (
     CAPABILITIES,
     FIRST,
     INSTANCE_BYTES,
+    MASK,
     REFUSALS,
     SESSION_CALLS,
     SILENT_HEARTBEATS,
@@ -44,10 +45,15 @@ from .messages import (
 )
 from .session import Session
 from .states import TARGET, Target
+from .transfers import encode_reply
 
 INSTANCE: Final = token_bytes(INSTANCE_BYTES)  # of this process
 _CALL: Final = Struct(">IIBBH")  # marker, identifier, number, endpoint, flags
+_BULK_CALL: Final = Struct(">IIBBHI")  # and the length, as of a bulk transfer without a stream
 _LEAST: Final = MARKER + HEADER
+_BULK: Final = int(Call.BULK)
+_BULK_LEAST: Final = _BULK_CALL.size
+_CLAIMED: Final = Target.CLAIMED
 _EMPTY: Final = memoryview(b"")
 _RESUME: Final = int(Call.RESUME)
 
@@ -143,6 +149,11 @@ class Exporter:
             yield from self._follow()
         view, end, at = self._view, len(self._view), self.consumed
         while end - at >= _LEAST and self.state is not Target.OVER:
+            if self.state is Target.CLAIMED and self._attached:
+                yield from self._bulk_calls()
+                at = self.consumed
+                if end - at < self.needed or end - at < _LEAST:
+                    return
             size, identifier, number, endpoint, flags = _CALL.unpack_from(view, at)
             if not HEADER <= size <= RECORD_BYTES:
                 raise ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")
@@ -172,6 +183,46 @@ class Exporter:
             if session is not None and session.has_more:
                 yield from self._follow()
         self.needed = _LEAST
+
+    def _bulk_calls(self) -> Iterator[Event]:
+        """The hot loop: bulk transfers whose turn it is, one after the other, until there is something else.
+
+        What it reads of itself is in locals, and an answer given at once is noted in the reply cache alone.
+        """
+        session, view, end, at, limits = self._session, self._view, len(self._view), self.consumed, self._limits
+        assert session is not None
+        unpack, ledger, gates, replies = _BULK_CALL.unpack_from, session.ledger, session.gates, session.ledger.replies
+        at_work, most, room = ledger.open, limits.transfer_bytes, limits.bytes_in_flight
+        expected = ledger.expected
+        self.needed = _LEAST
+        if gates.ready or ledger.early or ledger.parts:
+            return
+        while end - at >= _BULK_LEAST and self.state is _CLAIMED and not (gates.held or gates.stopped):
+            size, identifier, number, endpoint, flags, length = unpack(view, at)
+            data_at = at + _BULK_LEAST
+            after = data_at if endpoint & 0x80 else data_at + length
+            if number != _BULK or flags or identifier != expected or size != after - at - MARKER or length > most:
+                return  # not so simple
+            if not 0 < endpoint & 0x7F < 16 or size > RECORD_BYTES:
+                return
+            if after > end:
+                self.needed = after - at
+                return
+            if len(replies) + len(at_work) >= limits.transfers or ledger.bytes + length > room:
+                return
+            if self._claimed:
+                self._claimed = b""
+            ledger.bytes += length
+            ledger.expected = expected = identifier + 1 & MASK
+            self.consumed = at = after
+            transfer = Transfer(endpoint, length, b"" if endpoint & 0x80 else view[data_at:after])
+            session.current = (identifier, transfer)
+            try:
+                yield Submit(identifier, transfer)
+            finally:
+                if session.current is not None:  # the device answers later
+                    at_work[identifier] = length
+                    session.park()
 
     def _emit(self, event: Event) -> Iterator[Event]:
         if event.__class__ is Release:
@@ -241,8 +292,33 @@ class Exporter:
 
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
-        if self._session is not None:
-            self._session.complete(tag, completion)
+        session = self._session
+        if session is None:
+            return
+        current = session.current
+        if current is None or current[0] != tag or current[1].setup or current[1].packets is not None:
+            session.complete(tag, completion)
+            return
+        transfer = current[1]
+        if session.gates.held or (session.pending and session.pending.waits_on(transfer)):
+            session.complete(tag, completion)
+            return
+        session.current = None
+        self._answer(session, tag, transfer, completion)
+
+    def _answer(self, session: Session, tag: int, transfer: Transfer, completion: Completion) -> None:
+        """The other half of the hot loop: an answer given at once."""
+        code, head, data = encode_reply(transfer, completion)
+        ledger = session.ledger
+        ledger.replies[tag] = (ledger.open.pop(tag, transfer.length), (code, head, data))
+        size = HEADER + len(head) + len(data)
+        if not self._attached or size > RECORD_BYTES or self.way.packet_bytes:
+            self._send(tag, code, head, data)
+            return
+        self.outgoing.append(pack_record(size, tag, code) + head if head else pack_record(size, tag, code))
+        if data:
+            self.outgoing.append(data)
+        self.outgoing_bytes += MARKER + size
 
     def reset_done(self, tag: int, ok: bool) -> None:
         """Answer Reset."""

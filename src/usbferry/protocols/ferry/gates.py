@@ -22,28 +22,28 @@ class Gates:
 
     def __init__(self) -> None:
         self.ready: deque[tuple[int, Transfer]] = deque()  # may go to the device now
-        self._held: dict[Key, deque[tuple[int, Transfer]]] = {}  # behind the transfer that `_first` names
+        self.held: dict[Key, deque[tuple[int, Transfer]]] = {}  # behind the transfer that `_first` names
+        self.stopped: set[Key] = set()
         self._first: dict[Key, int] = {}
-        self._stopped: set[Key] = set()
 
     def passes(self, tag: int, transfer: Transfer) -> bool:
         """Whether a transfer may go to the device. If not, it is held, or its queue is stopped."""
         guards = transfer.flags & _SHORT_NOT_OK and transfer.endpoint & 0x80
-        if not (guards or self._held or self._stopped):
+        if not (guards or self.held or self.stopped):
             return True  # as it goes nearly always
         key = (transfer.endpoint, transfer.stream_id)
-        if key in self._stopped:
+        if key in self.stopped:
             return False
-        if key in self._held:
-            self._held[key].append((tag, transfer))
+        if key in self.held:
+            self.held[key].append((tag, transfer))
             return False
         if guards:
-            self._held[key] = deque()
+            self.held[key] = deque()
             self._first[key] = tag
         return True
 
     def is_stopped(self, transfer: Transfer) -> bool:
-        return (transfer.endpoint, transfer.stream_id) in self._stopped
+        return (transfer.endpoint, transfer.stream_id) in self.stopped
 
     def ended(self, tag: int, transfer: Transfer, status: int) -> list[int]:
         """A transfer ended; the tags of those that it takes with it."""
@@ -53,22 +53,22 @@ class Gates:
         if self._first.get(key) != tag:
             return []
         del self._first[key]
-        held = self._held.pop(key)
+        held = self.held.pop(key)
         if status == Status.SHORT:
-            self._stopped.add(key)
+            self.stopped.add(key)
             return [one for one, _ in held]
         while held:
             self.ready.append(held[0])
             if not self.passes(*held.popleft()):
                 raise AssertionError("a queue that is open")
-            if key in self._held:
-                self._held[key] = held
+            if key in self.held:
+                self.held[key] = held
                 break
         return []
 
     def withdraw(self, tag: int, transfer: Transfer) -> bool:
         """Take back one that has not gone to the device; whether that is so."""
-        held = self._held.get((transfer.endpoint, transfer.stream_id))
+        held = self.held.get((transfer.endpoint, transfer.stream_id))
         for queue in (self.ready, held):
             if queue is not None and (tag, transfer) in queue:
                 queue.remove((tag, transfer))
@@ -77,14 +77,14 @@ class Gates:
 
     def restart(self, transfer: Transfer) -> None:
         """The controller knows that this queue was stopped."""
-        self._stopped.discard((transfer.endpoint, transfer.stream_id))
+        self.stopped.discard((transfer.endpoint, transfer.stream_id))
 
     def restart_all(self) -> None:
-        self._stopped.clear()
+        self.stopped.clear()
 
     def heard(self, setup: Setup) -> None:
         """A control request passes: some end a stop, for they begin the queue anew."""
         if is_clear_halt(setup):
-            self._stopped = {key for key in self._stopped if key[0] != setup.index & 0x8F}
+            self.stopped = {key for key in self.stopped if key[0] != setup.index & 0x8F}
         elif (setup.request_type, setup.request) in (SET_CONFIGURATION, SET_INTERFACE):
-            self._stopped.clear()
+            self.stopped.clear()

@@ -39,11 +39,11 @@ class Ledger:
         self.expected = first  # identifier of the call that is carried out next
         self.open: dict[int, int] = {}  # identifier -> bytes of the window
         self.replies: dict[int, tuple[int, Reply]] = {}  # identifier -> bytes of the window, and what was said
+        self.bytes = 0  # of the window in use
+        self.early: dict[int, Message] = {}
+        self.parts: dict[int, Assembly] = {}
         self._limits = limits
-        self._bytes = 0  # of the window in use
-        self._early: dict[int, Message] = {}
         self._early_bytes = 0
-        self._parts: dict[int, Assembly] = {}
 
     def was_received(self, identifier: int) -> bool:
         """Whether a call of that identifier had its turn. Raises ProtocolError for one beyond the window."""
@@ -62,17 +62,17 @@ class Ledger:
 
     def join(self, identifier: int, body: memoryview) -> Message | None:
         """Put a PART in its place; the call, once it is whole. Raises ProtocolError."""
-        if identifier in self._early:
+        if identifier in self.early:
             return None
-        assembly = self._parts.get(identifier)
+        assembly = self.parts.get(identifier)
         if assembly is None:
             total = part_total(body, self._limits.transfer_bytes + OVERHEAD)
-            if total + sum(one.total for one in self._parts.values()) > self._limits.bytes_in_flight + OVERHEAD:
+            if total + sum(one.total for one in self.parts.values()) > self._limits.bytes_in_flight + OVERHEAD:
                 raise ProtocolError(f"calls in parts of more than the {self._limits.bytes_in_flight} bytes granted")
-            assembly = self._parts[identifier] = Assembly(total)
+            assembly = self.parts[identifier] = Assembly(total)
         if not assembly.add(body):
             return None
-        del self._parts[identifier]
+        del self.parts[identifier]
         whole = assembly.whole
         return Message(identifier, whole[0], whole[1], int.from_bytes(whole[2:4], "big"), whole[4:])
 
@@ -81,18 +81,18 @@ class Ledger:
         if message.identifier == self.expected:
             return False
         size = self._early_bytes + len(message.body)
-        if message.identifier not in self._early and size <= self._limits.bytes_in_flight:
-            self._early[message.identifier] = message._replace(body=memoryview(bytes(message.body)))
+        if message.identifier not in self.early and size <= self._limits.bytes_in_flight:
+            self.early[message.identifier] = message._replace(body=memoryview(bytes(message.body)))
             self._early_bytes = size
         return True
 
     @property
     def has_next(self) -> bool:
         """Whether the call whose turn it is came before."""
-        return bool(self._early) and self.expected in self._early
+        return bool(self.early) and self.expected in self.early
 
     def take_next(self) -> Message:
-        message = self._early.pop(self.expected)
+        message = self.early.pop(self.expected)
         self._early_bytes -= len(message.body)
         return message
 
@@ -100,8 +100,8 @@ class Ledger:
         """A call's turn has come. Raises ProtocolError when it is one more than was granted."""
         if len(self.open) + len(self.replies) >= self._limits.transfers:
             raise ProtocolError(f"more calls without acknowledgement than the {self._limits.transfers} granted")
-        if self._parts:
-            self._parts.pop(identifier, None)  # of a duplicate
+        if self.parts:
+            self.parts.pop(identifier, None)  # of a duplicate
         self.expected = identifier + 1 & MASK
         self.open[identifier] = 0
 
@@ -110,12 +110,12 @@ class Ledger:
 
         Then its call has not begun: another transport may bring it again, when there is room.
         """
-        used = self._bytes + cost
+        used = self.bytes + cost
         if used > self._limits.bytes_in_flight:
             del self.open[identifier]
             self.expected = identifier
             raise ProtocolError(f"{used} bytes without acknowledgement, granted are {self._limits.bytes_in_flight}")
-        self._bytes = used
+        self.bytes = used
         self.open[identifier] = cost
 
     def answer(self, identifier: int, reply: Reply) -> None:
@@ -127,18 +127,17 @@ class Ledger:
         count = (last - first & MASK) + 1
         if count > self._limits.transfers:
             raise ProtocolError(f"an acknowledgement of {count} replies, granted are {self._limits.transfers}")
-        for number in range(count):
-            self._forget(first + number & MASK)
+        replies, freed = self.replies, 0
+        for number in range(first, first + count):
+            reply = replies.pop(number & MASK, None)
+            if reply is not None:
+                freed += reply[0]
+        self.bytes -= freed
 
     def resume(self, outstanding: tuple[int, ...]) -> list[int]:
         """The controller has a new transport, and all replies but these; those among them that it will never get."""
-        self._early, self._early_bytes, self._parts = {}, 0, {}
+        self.early, self._early_bytes, self.parts = {}, 0, {}
         for identifier in self.replies.keys() - set(outstanding):
-            self._forget(identifier)
+            self.bytes -= self.replies.pop(identifier)[0]
         known = self.replies.keys() | self.open.keys()
         return [one for one in outstanding if one not in known and one - self.expected & MASK > _BEHIND]
-
-    def _forget(self, identifier: int) -> None:
-        reply = self.replies.pop(identifier, None)
-        if reply is not None:
-            self._bytes -= reply[0]

@@ -46,65 +46,66 @@ class Session:
     ) -> None:
         self.token = token
         self.gates = Gates()
+        self.ledger = Ledger(limits, first)
+        self.pending = Pending()
+        self.current: tuple[int, Transfer] | None = None  # the submit that was just emitted
         self._limits = limits
         self._say = say
-        self._ledger = Ledger(limits, first)
-        self._pending = Pending()
-        self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted
         self._describe = 0  # identifiers of calls that wait
         self._release: int | None = None  # nothing is carried out after it
 
     @property
     def in_flight(self) -> int:
         """Calls that have no reply yet."""
-        return len(self._ledger.open)
+        return len(self.ledger.open)
 
     @property
     def expected(self) -> int:
         """Identifier of the call that is due next."""
-        return self._ledger.expected
+        return self.ledger.expected
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def take(self, message: Message) -> Event | None:
         """What a call leads to; `follow` has what waited for it. Raises ProtocolError for one beyond the window."""
-        if self._ledger.was_received(message.identifier):
+        if self.ledger.was_received(message.identifier):
             self._again(message.identifier)
             return None
         whole: Message | None = message
         if message.number == _PART:
-            whole = self._ledger.join(message.identifier, message.body)
-        return None if whole is None or self._ledger.is_early(whole) else self._carry_out(whole)
+            whole = self.ledger.join(message.identifier, message.body)
+        return None if whole is None or self.ledger.is_early(whole) else self._carry_out(whole)
 
     @property
     def has_more(self) -> bool:
         """Whether `follow` has something."""
-        return bool(self.gates.ready or self._ledger.has_next) and self._release is None
+        return bool(self.gates.ready or self.ledger.has_next) and self._release is None
 
     def follow(self) -> Event | None:
         """What has become possible: a submit that waited for its queue, a call that came too early."""
         if self.gates.ready:
             return Submit(*self.gates.ready.popleft())
-        return self._carry_out(self._ledger.take_next())
+        return self._carry_out(self.ledger.take_next())
 
     def emitted(self) -> None:
         """What `take` or `follow` gave is at the device, and answered by now or later."""
-        if self._current is not None:
-            self._park()
+        if self.current is not None:
+            self.park()
 
-    def _park(self) -> None:
-        assert self._current is not None
-        self._pending.add(*self._current)
-        self._current = None
+    def park(self) -> None:
+        """The device answers later."""
+        assert self.current is not None
+        self.pending.add(*self.current)
+        self.current = None
 
     def _again(self, identifier: int) -> None:
         """A call that was received before."""
-        answer = self._ledger.again(identifier)
+        answer = self.ledger.again(identifier)
         self._say(identifier, *((answer, b"", b"") if isinstance(answer, Code) else answer))
 
     def _carry_out(self, message: Message) -> Event | None:
         """A call whose turn has come."""
-        self._ledger.begin(message.identifier)
+        self.ledger.begin(message.identifier)
         handler = _HANDLERS.get(message.number)
         if handler is None:
             code = Code.MALFORMED if message.number in TRANSPORT_CALLS else Code.UNKNOWN_CALL
@@ -127,7 +128,7 @@ class Session:
         if transfer.length > self._limits.transfer_bytes:
             self._final(message.identifier, *encode_reply(transfer, Completion(Status.NO_MEMORY)))
             return None
-        self._ledger.charge(message.identifier, cost(transfer))
+        self.ledger.charge(message.identifier, cost(transfer))
         if message.flags & _RESTART:
             self.gates.restart(transfer)
         return self._submit(message.identifier, transfer)
@@ -140,21 +141,21 @@ class Session:
 
     def _submit(self, identifier: int, transfer: Transfer) -> Event | None:
         if self.gates.passes(identifier, transfer):
-            self._current = (identifier, transfer)
+            self.current = (identifier, transfer)
             return Submit(identifier, transfer)
         transfer.data = bytes(transfer.data)  # it was lent, and waits
-        self._pending.add(identifier, transfer)
+        self.pending.add(identifier, transfer)
         if self.gates.is_stopped(transfer):
             self.complete(identifier, Completion(Status.CANCELLED))
         return None
 
     def _unlink(self, message: Message) -> Event | None:
         [target] = parse_words(message.body, 0, 1)
-        entry = self._pending.cancel(target, message.identifier)
+        entry = self.pending.cancel(target, message.identifier)
         if entry is None:
             self._final(message.identifier, Code.NO_SUCH_CALL)
         elif entry.completion is not None:  # held back for its order
-            self._pending.release(entry)
+            self.pending.release(entry)
             self._finish(entry)
         elif self.gates.withdraw(target, entry.transfer):
             self.complete(target, Completion(Status.CANCELLED))
@@ -164,16 +165,16 @@ class Session:
 
     def _reset(self, message: Message) -> Event:
         self.gates.restart_all()
-        self._pending.add(message.identifier, _NO_TRANSFER)
+        self.pending.add(message.identifier, _NO_TRANSFER)
         return Reset(message.identifier)
 
     def _alloc_streams(self, message: Message) -> Event:
         [count] = parse_words(message.body[:4], 0, 1)
-        self._pending.add(message.identifier, _NO_TRANSFER)
+        self.pending.add(message.identifier, _NO_TRANSFER)
         return AllocStreams(message.identifier, tuple(message.body[4:]), count)
 
     def _free_streams(self, message: Message) -> Event:
-        self._pending.add(message.identifier, _NO_TRANSFER)
+        self.pending.add(message.identifier, _NO_TRANSFER)
         return FreeStreams(message.identifier, tuple(message.body))
 
     def _suspend(self, message: Message) -> Event:
@@ -196,14 +197,14 @@ class Session:
 
     def complete(self, tag: int, completion: Completion) -> None:
         """A transfer ended. The reply may wait for earlier ones on its endpoint; an unknown tag is ignored."""
-        current = self._current
+        current = self.current
         if current is not None and current[0] == tag:
-            if not self._pending.waits_on(current[1]):
-                self._current = None
+            if not self.pending.waits_on(current[1]):
+                self.current = None
                 self._end(tag, current[1], completion)
                 return
-            self._park()
-        for entry in self._pending.finish(tag, completion):
+            self.park()
+        for entry in self.pending.finish(tag, completion):
             self._finish(entry)
 
     def described(self, info: DeviceInfo) -> None:
@@ -218,17 +219,17 @@ class Session:
 
     def end_all(self, status: Status) -> None:
         """End what a device that left has not answered, and what never got to it."""
-        for entry in tuple(self._pending):
+        for entry in tuple(self.pending):
             self.complete(entry.tag, Completion(status))
 
     def acknowledge(self, first: int, last: int) -> None:
         """The controller has the replies from `first` to `last`. Raises ProtocolError for more than can be."""
-        self._ledger.acknowledge(first, last)
+        self.ledger.acknowledge(first, last)
 
     def resume(self, outstanding: tuple[int, ...]) -> None:
         """Say on a new transport, whose controller lacks the replies to `outstanding`, those there are."""
-        lost = self._ledger.resume(outstanding)
-        for identifier, (_, reply) in self._ledger.replies.items():
+        lost = self.ledger.resume(outstanding)
+        for identifier, (_, reply) in self.ledger.replies.items():
             self._say(identifier, *reply)
         for identifier in lost:
             self._say(identifier, Code.FORGOTTEN, b"", b"")
@@ -247,7 +248,7 @@ class Session:
 
     def _final(self, identifier: int, code: int, head: bytes = b"", data: Buffer = b"") -> None:
         """A call's reply, kept until it is acknowledged."""
-        self._ledger.answer(identifier, (code, head, data))
+        self.ledger.answer(identifier, (code, head, data))
         self._say(identifier, code, head, data)
 
 

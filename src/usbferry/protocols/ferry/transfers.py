@@ -150,10 +150,17 @@ def encode_reply(transfer: Transfer, completion: Completion) -> tuple[int, bytes
     if transfer.endpoint & 0x80:
         if len(data) > length:
             status, data = Status.OVERFLOW, data[:length]
-        return code_of(status), b"", data if data.__class__ is bytes else bytes(data)  # it is kept, and must not change
+        return code_of(status), b"", kept(data)
     actual = min(completion.actual, length)
     all_done = actual == length and (status == Status.OK or not length)
     return code_of(status), b"" if all_done else words([actual]), b""
+
+
+def kept(data: Buffer) -> Buffer:
+    """A reply's data, which is kept until it is acknowledged, and must not change meanwhile."""
+    if data.__class__ is bytes or (data.__class__ is memoryview and data.obj.__class__ is bytes):
+        return data
+    return bytes(data)
 
 
 def _encode_isochronous(transfer: Transfer, asked: list[IsoPacket], completion: Completion) -> tuple[int, bytes, bytes]:
