@@ -49,11 +49,11 @@ class Wider(Exporter, Protocol):
     """What protocols with more words than USB/IP have besides; the pump uses each only after its event."""
 
     unsent: Callable[[], int]  # bytes that the network has not taken yet
-    way: Link  # for those that ask more of it
 
     def released(self) -> None: ...
     def noticed(self) -> None: ...
     def described(self, info: DeviceInfo) -> None: ...
+    def set_way(self, way: Link) -> None: ...
     def connected(self, now: float) -> None: ...
 
 
@@ -95,8 +95,8 @@ class Pump:
         self._out.flush()  # some exporters speak first
 
     def _show_way(self, link: Link) -> None:
-        if hasattr(self._exporter, "way"):
-            cast(Wider, self._exporter).way = link
+        if hasattr(self._exporter, "set_way"):
+            cast(Wider, self._exporter).set_way(link)
 
     def received(self, view: memoryview) -> int:
         exporter = self._exporter

@@ -503,7 +503,7 @@ def test_calls_are_carried_out_in_the_order_of_their_identifiers():
 def test_identifiers_begin_again_at_0():
     talk = claimed(SMALL)
     session = talk.exporter._session
-    session._ledger.expected = 0x7FFFFFFF
+    session.ledger.expected = 0x7FFFFFFF
     talk.says(bulk(0x7FFFFFFF, 0x81, 8), bulk(0, 0x81, 8)).does(0x7FFFFFFF).does(0).hears(reply(0x7FFFFFFF), reply(0))
     talk.says(heartbeat(T + 5, 0x7FFFFFFF, 0), bulk(0x7FFFFFFF, 0x81, 8)).hears(reply(T + 5), reply(0x7FFFFFFF, 8))
 

@@ -45,13 +45,16 @@ from .messages import (
 )
 from .session import Session
 from .states import TARGET, Target
-from .transfers import encode_reply
+from .transfers import kept
 
 INSTANCE: Final = token_bytes(INSTANCE_BYTES)  # of this process
 _CALL: Final = Struct(">IIBBH")  # marker, identifier, number, endpoint, flags
 _BULK_CALL: Final = Struct(">IIBBHI")  # and the length, as of a bulk transfer without a stream
 _LEAST: Final = MARKER + HEADER
 _BULK: Final = int(Call.BULK)
+_CONTROL: Final = int(Call.CONTROL)
+_CONTROL_IN: Final = HEADER + 8  # bytes of a record without data
+_BULK_IN: Final = HEADER + 4
 _BULK_LEAST: Final = _BULK_CALL.size
 _CLAIMED: Final = Target.CLAIMED
 _EMPTY: Final = memoryview(b"")
@@ -81,7 +84,6 @@ class Exporter:
         self.needed = _LEAST  # bytes that must be there before the next record can be read
         self.outgoing: list[Buffer] = []  # taken and cleared by the pump
         self.outgoing_bytes = 0
-        self.way: Way = STREAM  # the transport; set by the pump
         self._limits = limits
         self._instance = instance
         self._token = token
@@ -90,9 +92,12 @@ class Exporter:
         self._view: memoryview = _EMPTY
         self._heard = now  # since then the transport is silent
         self._lost_at = now
+        self._way: Way = STREAM
         self._linked = True  # there is a transport
         self._attached = True  # and a controller on it that knows where the session stands
+        self._is_direct = True  # records go out as they are: there is a controller, and a stream to it
         self._session: Session | None = None
+        self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted on the short way
         self._listing: deque[int] = deque()  # identifiers of calls that wait
         self._claim = 0
         self._claimed = b""  # the claim's reply, until the controller shows that it has the token
@@ -149,8 +154,9 @@ class Exporter:
             yield from self._follow()
         view, end, at = self._view, len(self._view), self.consumed
         while end - at >= _LEAST and self.state is not Target.OVER:
-            if self.state is Target.CLAIMED and self._attached:
-                yield from self._bulk_calls()
+            session = self._session
+            if session is not None and self._attached and session.is_simple:
+                yield from self._short_way(session)
                 at = self.consumed
                 if end - at < self.needed or end - at < _LEAST:
                     return
@@ -184,45 +190,56 @@ class Exporter:
                 yield from self._follow()
         self.needed = _LEAST
 
-    def _bulk_calls(self) -> Iterator[Event]:
-        """The hot loop: bulk transfers whose turn it is, one after the other, until there is something else.
+    def _short_way(self, session: Session) -> Iterator[Event]:
+        """The hot loop: bulk transfers and control IN whose turn it is, until there is something else.
 
         What it reads of itself is in locals, and an answer given at once is noted in the reply cache alone.
         """
-        session, view, end, at, limits = self._session, self._view, len(self._view), self.consumed, self._limits
-        assert session is not None
-        unpack, ledger, gates, replies = _BULK_CALL.unpack_from, session.ledger, session.gates, session.ledger.replies
-        at_work, most, room = ledger.open, limits.transfer_bytes, limits.bytes_in_flight
-        expected = ledger.expected
+        view, end, at, limits, ledger = self._view, len(self._view), self.consumed, self._limits, session.ledger
+        unpack, most, claimed, expected = _BULK_CALL.unpack_from, limits.transfer_bytes, self._claimed, ledger.expected
+        room, used = limits.bytes_in_flight, ledger.bytes
+        left = limits.transfers - len(ledger.replies) - len(ledger.open)
         self.needed = _LEAST
-        if gates.ready or ledger.early or ledger.parts:
-            return
-        while end - at >= _BULK_LEAST and self.state is _CLAIMED and not (gates.held or gates.stopped):
+        while end - at >= _BULK_LEAST and self.state is _CLAIMED:
             size, identifier, number, endpoint, flags, length = unpack(view, at)
-            data_at = at + _BULK_LEAST
-            after = data_at if endpoint & 0x80 else data_at + length
-            if number != _BULK or flags or identifier != expected or size != after - at - MARKER or length > most:
-                return  # not so simple
-            if not 0 < endpoint & 0x7F < 16 or size > RECORD_BYTES:
+            after = at + MARKER + size
+            if flags or identifier != expected or size > RECORD_BYTES:
                 return
-            if after > end:
-                self.needed = after - at
+            if number == _BULK:
+                is_out = endpoint < 0x80
+                if size != _BULK_IN + (length if is_out else 0) or not 0 < endpoint & 0x7F < 16 or length > most:
+                    return
+                if after > end:
+                    self.needed = after - at
+                    return
+                transfer = Transfer(endpoint, length, view[at + _BULK_LEAST : after] if is_out else b"")
+            elif number == _CONTROL and size == _CONTROL_IN and length & 0x80000000 and after <= end:
+                setup = bytes(view[at + _LEAST : after])  # its first bit says IN, so nobody has to hear of it
+                length = setup[6] | setup[7] << 8
+                transfer = Transfer(0x80, length, b"", setup)
+            else:
                 return
-            if len(replies) + len(at_work) >= limits.transfers or ledger.bytes + length > room:
+            used += length
+            left -= 1
+            if left < 0 or used > room:
                 return
-            if self._claimed:
-                self._claimed = b""
-            ledger.bytes += length
+            if claimed:
+                self._claimed = claimed = b""
+            ledger.bytes = used
             ledger.expected = expected = identifier + 1 & MASK
             self.consumed = at = after
-            transfer = Transfer(endpoint, length, b"" if endpoint & 0x80 else view[data_at:after])
-            session.current = (identifier, transfer)
+            self._current = (identifier, transfer)
             try:
                 yield Submit(identifier, transfer)
             finally:
-                if session.current is not None:  # the device answers later
-                    at_work[identifier] = length
-                    session.park()
+                if self._current is not None:  # the device answers later
+                    self._park(session)
+
+    def _park(self, session: Session) -> None:
+        assert self._current is not None
+        (tag, transfer), self._current = self._current, None
+        session.ledger.open[tag] = transfer.length
+        session.pending.add(tag, transfer)
 
     def _emit(self, event: Event) -> Iterator[Event]:
         if event.__class__ is Release:
@@ -292,30 +309,32 @@ class Exporter:
 
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
-        session = self._session
+        session, current = self._session, self._current
         if session is None:
             return
-        current = session.current
-        if current is None or current[0] != tag or current[1].setup or current[1].packets is not None:
+        if current is None or current[0] != tag:
             session.complete(tag, completion)
             return
         transfer = current[1]
-        if session.gates.held or (session.pending and session.pending.waits_on(transfer)):
+        if session.pending and session.pending.waits_on(transfer):
+            self._park(session)
             session.complete(tag, completion)
             return
-        session.current = None
-        self._answer(session, tag, transfer, completion)
-
-    def _answer(self, session: Session, tag: int, transfer: Transfer, completion: Completion) -> None:
-        """The other half of the hot loop: an answer given at once."""
-        code, head, data = encode_reply(transfer, completion)
-        ledger = session.ledger
-        ledger.replies[tag] = (ledger.open.pop(tag, transfer.length), (code, head, data))
-        size = HEADER + len(head) + len(data)
-        if not self._attached or size > RECORD_BYTES or self.way.packet_bytes:
-            self._send(tag, code, head, data)
+        self._current = None
+        data, length = completion.data, transfer.length
+        if transfer.endpoint < 0x80:
+            is_plain, data = completion.actual == length, b""
+        else:
+            is_plain = len(data) <= length
+        size = HEADER + len(data)
+        if completion.status or not is_plain or size > RECORD_BYTES or not self._is_direct:
+            session.ledger.open[tag] = length
+            session.finish(tag, transfer, completion)
             return
-        self.outgoing.append(pack_record(size, tag, code) + head if head else pack_record(size, tag, code))
+        if data.__class__ is not bytes:
+            data = kept(data)
+        session.ledger.replies[tag] = (length, 0, b"", data)
+        self.outgoing.append(pack_record(size, tag, 0))
         if data:
             self.outgoing.append(data)
         self.outgoing_bytes += MARKER + size
@@ -354,12 +373,17 @@ class Exporter:
 
     def disconnected(self, now: float) -> bool:
         """The transport is lost; whether the claim waits for another (§8)."""
-        self._linked = self._attached = False
+        self._linked = self._attached = self._is_direct = False
         self.outgoing, self.outgoing_bytes = [], 0
         if self.state is not Target.OVER:
             self._move("transport lost, token unproven" if self._claimed else "transport lost")
             self._lost_at = now
         return self.state is Target.DETACHED
+
+    def set_way(self, way: Way) -> None:
+        """The transport that there is, or that `connected` comes to."""
+        self._way = way
+        self._is_direct = self._attached and not way.packet_bytes
 
     def connected(self, now: float) -> None:
         """Another transport, on which the RESUME of this session comes next."""
@@ -421,9 +445,9 @@ class Exporter:
             limits.bytes_in_flight,
             limits.transfer_bytes,
         )
-        if self.way.is_lossy and self.state is Target.NEW:
+        if self._way.is_lossy and self.state is Target.NEW:
             self._challenge = self._begins = TRANSPORT | int.from_bytes(token_bytes(4), "big")
-        self._say(identifier, Code.OK, reply.pack() + (words([self._begins]) if self.way.is_lossy else b""))
+        self._say(identifier, Code.OK, reply.pack() + (words([self._begins]) if self._way.is_lossy else b""))
         if self.state is Target.NEW:
             self._move("VERSION")
 
@@ -487,6 +511,7 @@ class Exporter:
         if self._resumed is None or self._resumed[0] != identifier:  # or it is a duplicate, and what it says is old
             self._move("RESUME")
             self._attached = True
+            self._is_direct = not self._way.packet_bytes
             self._claimed, self._watch, self._hold = b"", None, None
             self._resumed = (identifier, self._session.expected)
             self._say(identifier, Code.OK, words([self._session.expected]))
@@ -502,7 +527,7 @@ class Exporter:
 
     def _send(self, identifier: int, code: int, head: bytes, data: Buffer) -> None:
         if self._attached:
-            chunks = records(identifier, code, head, data, Code.PART, self.way.packet_bytes)
+            chunks = records(identifier, code, head, data, Code.PART, self._way.packet_bytes)
             self.outgoing += chunks
             self.outgoing_bytes += sum(map(len, chunks))
 

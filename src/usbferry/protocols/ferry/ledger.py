@@ -18,7 +18,7 @@ from ..limits import Limits
 from .framing import OVERHEAD, Assembly, part_total
 from .messages import FIRST, MASK, Code
 
-Reply = tuple[int, bytes, Buffer]  # its code, what its body begins with, and its data
+Reply = tuple[int, int, bytes, Buffer]  # bytes of the window; its code, what its body begins with, and its data
 _BEHIND: Final = MASK // 2  # further ahead than this is behind
 
 
@@ -38,7 +38,7 @@ class Ledger:
     def __init__(self, limits: Limits, first: int = FIRST) -> None:
         self.expected = first  # identifier of the call that is carried out next
         self.open: dict[int, int] = {}  # identifier -> bytes of the window
-        self.replies: dict[int, tuple[int, Reply]] = {}  # identifier -> bytes of the window, and what was said
+        self.replies: dict[int, Reply] = {}  # by identifier
         self.bytes = 0  # of the window in use
         self.early: dict[int, Message] = {}
         self.parts: dict[int, Assembly] = {}
@@ -57,7 +57,7 @@ class Ledger:
     def again(self, identifier: int) -> Reply | Code:
         """What to say to a duplicate."""
         if identifier in self.replies:
-            return self.replies[identifier][1]
+            return self.replies[identifier]
         return Code.IN_PROGRESS if identifier in self.open else Code.FORGOTTEN
 
     def join(self, identifier: int, body: memoryview) -> Message | None:
@@ -118,9 +118,9 @@ class Ledger:
         self.bytes = used
         self.open[identifier] = cost
 
-    def answer(self, identifier: int, reply: Reply) -> None:
+    def answer(self, identifier: int, code: int, head: bytes, data: Buffer) -> None:
         """A call has its reply."""
-        self.replies[identifier] = (self.open.pop(identifier), reply)
+        self.replies[identifier] = (self.open.pop(identifier), code, head, data)
 
     def acknowledge(self, first: int, last: int) -> None:
         """The controller has these replies. Raises ProtocolError for more than can be."""

@@ -48,9 +48,9 @@ class Session:
         self.gates = Gates()
         self.ledger = Ledger(limits, first)
         self.pending = Pending()
-        self.current: tuple[int, Transfer] | None = None  # the submit that was just emitted
         self._limits = limits
         self._say = say
+        self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted
         self._describe = 0  # identifiers of calls that wait
         self._release: int | None = None  # nothing is carried out after it
 
@@ -77,6 +77,12 @@ class Session:
         return None if whole is None or self.ledger.is_early(whole) else self._carry_out(whole)
 
     @property
+    def is_simple(self) -> bool:
+        """Whether calls are carried out as they come: nothing came early or in parts, no queue waits or is stopped."""
+        gates, ledger = self.gates, self.ledger
+        return not (gates.ready or gates.held or gates.stopped or ledger.early or ledger.parts)
+
+    @property
     def has_more(self) -> bool:
         """Whether `follow` has something."""
         return bool(self.gates.ready or self.ledger.has_next) and self._release is None
@@ -89,19 +95,18 @@ class Session:
 
     def emitted(self) -> None:
         """What `take` or `follow` gave is at the device, and answered by now or later."""
-        if self.current is not None:
-            self.park()
+        if self._current is not None:
+            self._park()
 
-    def park(self) -> None:
-        """The device answers later."""
-        assert self.current is not None
-        self.pending.add(*self.current)
-        self.current = None
+    def _park(self) -> None:
+        assert self._current is not None
+        self.pending.add(*self._current)
+        self._current = None
 
     def _again(self, identifier: int) -> None:
         """A call that was received before."""
         answer = self.ledger.again(identifier)
-        self._say(identifier, *((answer, b"", b"") if isinstance(answer, Code) else answer))
+        self._say(identifier, *((answer, b"", b"") if isinstance(answer, Code) else answer[1:]))
 
     def _carry_out(self, message: Message) -> Event | None:
         """A call whose turn has come."""
@@ -141,7 +146,7 @@ class Session:
 
     def _submit(self, identifier: int, transfer: Transfer) -> Event | None:
         if self.gates.passes(identifier, transfer):
-            self.current = (identifier, transfer)
+            self._current = (identifier, transfer)
             return Submit(identifier, transfer)
         transfer.data = bytes(transfer.data)  # it was lent, and waits
         self.pending.add(identifier, transfer)
@@ -156,7 +161,7 @@ class Session:
             self._final(message.identifier, Code.NO_SUCH_CALL)
         elif entry.completion is not None:  # held back for its order
             self.pending.release(entry)
-            self._finish(entry)
+            self._finish_entry(entry)
         elif self.gates.withdraw(target, entry.transfer):
             self.complete(target, Completion(Status.CANCELLED))
         else:
@@ -197,15 +202,15 @@ class Session:
 
     def complete(self, tag: int, completion: Completion) -> None:
         """A transfer ended. The reply may wait for earlier ones on its endpoint; an unknown tag is ignored."""
-        current = self.current
+        current = self._current
         if current is not None and current[0] == tag:
             if not self.pending.waits_on(current[1]):
-                self.current = None
-                self._end(tag, current[1], completion)
+                self._current = None
+                self.finish(tag, current[1], completion)
                 return
-            self.park()
+            self._park()
         for entry in self.pending.finish(tag, completion):
-            self._finish(entry)
+            self._finish_entry(entry)
 
     def described(self, info: DeviceInfo) -> None:
         """Answer DESCRIBE."""
@@ -229,26 +234,27 @@ class Session:
     def resume(self, outstanding: tuple[int, ...]) -> None:
         """Say on a new transport, whose controller lacks the replies to `outstanding`, those there are."""
         lost = self.ledger.resume(outstanding)
-        for identifier, (_, reply) in self.ledger.replies.items():
-            self._say(identifier, *reply)
+        for identifier, reply in self.ledger.replies.items():
+            self._say(identifier, *reply[1:])
         for identifier in lost:
             self._say(identifier, Code.FORGOTTEN, b"", b"")
 
-    def _finish(self, entry: Entry) -> None:
+    def _finish_entry(self, entry: Entry) -> None:
         """A transfer's reply comes before those of the unlinks that wanted its end."""
         assert entry.completion is not None
-        self._end(entry.tag, entry.transfer, entry.completion)
+        self.finish(entry.tag, entry.transfer, entry.completion)
         for identifier in entry.cancels:
             self._final(identifier, Code.OK)
 
-    def _end(self, identifier: int, transfer: Transfer, completion: Completion) -> None:
+    def finish(self, identifier: int, transfer: Transfer, completion: Completion) -> None:
+        """A transfer's reply, whose turn it is."""
         self._final(identifier, *encode_reply(transfer, completion))
         for behind in self.gates.ended(identifier, transfer, completion.status):
             self.complete(behind, Completion(Status.CANCELLED))
 
     def _final(self, identifier: int, code: int, head: bytes = b"", data: Buffer = b"") -> None:
         """A call's reply, kept until it is acknowledged."""
-        self.ledger.answer(identifier, (code, head, data))
+        self.ledger.answer(identifier, code, head, data)
         self._say(identifier, code, head, data)
 
 
