@@ -46,10 +46,8 @@ static uint32_t devid;  // as it goes on the wire
 struct answer {
     uint64_t seqnum;
     uint32_t done;  // bytes
-    bool is_acknowledgement;
+    bool is_acknowledgement, is_whole;  // it says no number, for all was done
 };
-
-enum { ALL = 0xffffffff };  // done, where an answer says no number
 
 // What is different from one protocol to the other, once there is a device.
 struct protocol {
@@ -199,7 +197,7 @@ static struct answer look_at_reply(const unsigned char *header, bool in)
     struct header reply;
     memcpy(&reply, header, sizeof reply);
     uint32_t done = bytes_done(&reply);
-    return (struct answer){ntohl(reply.seqnum), done, false};
+    return (struct answer){.seqnum = ntohl(reply.seqnum), .done = done};
 }
 
 static const struct protocol usbip = {sizeof(struct header), sizeof(struct header), number_submit, look_at_reply};
@@ -267,7 +265,7 @@ static struct answer look_at_packet(const unsigned char *header, bool in)
     if (reply.head.length != body)
         fail("%u bytes in a packet of %u bytes done, id %llu", reply.head.length, done,
              (unsigned long long)reply.head.id);
-    return (struct answer){reply.head.id, done, false};
+    return (struct answer){.seqnum = reply.head.id, .done = done};
 }
 
 static const struct protocol usbredir = {
@@ -312,7 +310,7 @@ static struct answer look_at_record(const unsigned char *header, bool in)
     if (size < 8 || size > FERRY_MOST || (!in && size != 8))
         fail("a record of %u bytes, identifier %#x", size, identifier);
     bool is_acknowledgement = window.heartbeat != 0 && identifier == window.heartbeat;
-    return (struct answer){identifier, in ? size - 8 : ALL, is_acknowledgement};
+    return (struct answer){identifier, in ? size - 8 : 0, is_acknowledgement, !in};
 }
 
 static const struct protocol ferry_bulk = {
@@ -438,7 +436,7 @@ static void read_some(struct flight *f)
             at += header;
             continue;
         }
-        if (answer.done == ALL)
+        if (answer.is_whole)
             answer.done = f->length;
         if (answer.done > f->length)
             fail("%u bytes done of %u, seqnum %llu", answer.done, f->length, (unsigned long long)answer.seqnum);

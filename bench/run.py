@@ -3,6 +3,7 @@
 That is `floor`, a server, and `load`, a client, both in C. `load` loads `floor` and `usbferry serve` in turn, and so do
 `load` and `client`, a program of the Python API, with `floor`: round after round. The medians are divided: a ratio says
 what Python and all the layers cost, on any machine. 1.00 is the physical limit. Of a relay, `relay` says what it adds.
+Rows of ferry have our own USB/IP where the others have the floor.
 
 Server and load share one CPU unless told otherwise. On two, most of a round trip is the time that an idle CPU takes to
 wake, and where the scheduler puts the two processes decides more than what they do.
@@ -161,6 +162,7 @@ class Server:
 
     port: int
     pid: int
+    ferry: int = 0  # its port for ferry, where it has one
 
 
 @contextmanager
@@ -169,7 +171,10 @@ def running(command: Sequence[str], loop: str = "") -> Iterator[Server]:
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stderr=said, env=_environment(loop))
         try:
-            yield Server(_port(process, said, command[0]), process.pid)
+            port = _port(process, said, command[0])
+            said.seek(0)
+            ferry = re.search(r"^listening on ferry://127\.0\.0\.1:(\d+)$", said.read(), re.MULTILINE)
+            yield Server(port, process.pid, int(ferry[1]) if ferry else 0)
         finally:
             process.terminate()
             try:
@@ -235,6 +240,49 @@ def _figure(programs: Path, servers: Mapping[str, Server], case: Case, name: str
         client = [sys.executable, str(HERE / "client.py"), floor, ZERO, *case.client]
         return measure(client, seconds, name)[case.figure]
     return measure([load, str(servers[name].port), case.busid, *case.load], seconds)[case.figure]
+
+
+# -- ferry ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FerryCase:
+    """Work that is done over ferry and over USB/IP, whose figure stands where the floor's does, and at what ratio."""
+
+    like: Case
+    target: float
+
+    @property
+    def work(self) -> str:
+        return f"ferry, by USB/IP: {self.like.work}"
+
+
+SMALL, BULK = 1.0, 0.95  # of USB/IP's speed
+FERRY_CASES: Final = tuple(
+    FerryCase(case, BULK if "64 KiB" in case.work else SMALL)
+    for case in CASES
+    if not case.client and case.load[0] != "disk"
+)
+
+
+def ferry(programs: Path, cases: Sequence[FerryCase], loops: Sequence[str], rounds: int, seconds: float) -> list[Row]:
+    """Measure one server's ferry, everything as shipped, and its USB/IP in turn; a row for each case and loop."""
+    rows = []
+    for loop in loops if cases else ():
+        with running([*serve([ADDRESSES["zero"]]), "--on", "ferry://127.0.0.1:0"], loop) as server:
+            for case in cases:
+                like, load = case.like, str(programs / "load")
+                ways = {"usbip": [load, str(server.port), ZERO], "ferry": [load, str(server.ferry), f"ferry:{ZERO}"]}
+                found: dict[str, list[float]] = {way: [] for way in ways}
+                for _ in range(rounds):
+                    for way, command in ways.items():
+                        found[way].append(measure([*command, *like.load], seconds)[like.figure])
+                usbip, ours = map(statistics.median, found.values())
+                ratio, more = ours / usbip, like.higher_is_better
+                target = case.target if more else 1 / case.target
+                met = ratio >= target if more else ratio <= target
+                rows.append(Row(case.work, loop, like.unit, usbip, ours, ratio, target, met, more, found))
+    return rows
 
 
 # -- the relay --------------------------------------------------------------------------------------------------------
@@ -417,11 +465,13 @@ def run(chosen: argparse.Namespace) -> list[Row]:
     print(flush=True)
     cases = [case for case in CASES if chosen.only in case.work and (case.busid != DISK or "disk" in DEVICES)]
     relay_cases = [case for case in RELAY_CASES if chosen.only in case.work and hasattr(os, "fork")]
+    ferry_cases = [case for case in FERRY_CASES if chosen.only in case.work]
     rows = []
-    if cases or relay_cases:
+    if cases or relay_cases or ferry_cases:
         with tempfile.TemporaryDirectory(prefix="usbferry-bench-") as directory:
             build(Path(directory))
             rows = compare(Path(directory), cases, chosen.loop, chosen.rounds, chosen.seconds)
+            rows += ferry(Path(directory), ferry_cases, chosen.loop, chosen.rounds, chosen.seconds)
             rows += relay(Path(directory), relay_cases, chosen.loop, chosen.rounds, chosen.seconds)
     if chosen.idle and chosen.only in "idle imported devices" and Path("/proc/self/smaps_rollup").exists():
         rows += idle(chosen.loop, chosen.idle)

@@ -262,6 +262,88 @@ def test_an_answer_that_a_client_finds_wrong_ends_the_benchmark(programs: Path) 
         run.measure([str(programs / "load"), str(port), run.ZERO, *run.ROUND_TRIP.load], 5)
 
 
+# What a target of ferry answers to the calls of `load`: (identifier, number, length asked for) -> records.
+Target = Callable[[int, int, int], bytes]
+
+
+def told(identifier: int, body: bytes = b"", status: int = 0) -> bytes:
+    return struct.pack(">III", 8 + len(body), identifier, status) + body
+
+
+def honest_target(identifier: int, number: int, length: int) -> bytes:
+    match number:
+        case 1:  # VERSION: a window of 16 calls
+            return told(identifier, struct.pack(">II8sHHIII", 1, 15, bytes(8), 5, 30, 16, 1 << 20, 1 << 20))
+        case 3:  # CLAIM
+            return told(identifier, bytes(16))
+        case 4:  # RELEASE, and so the end of HOLD
+            return told(identifier) + told(1 << 31 | 2)
+        case 22:  # HOLD
+            return b""
+    return told(identifier, bytes(length))
+
+
+@contextmanager
+def a_target(answer: Target) -> Iterator[int]:
+    """The port of a target for one controller that only reads; its calls beyond the window it does not answer."""
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection, connection.makefile("rb") as received:
+            room = 16
+            while len(head := received.read(12)) == 12:
+                size, identifier, word = struct.unpack(">III", head)
+                body, number = received.read(size - 8), word >> 24
+                if number == 6:
+                    room -= 1
+                    assert room >= 0, "more calls than were granted"
+                if number == 21:
+                    first, last = struct.unpack(">II", body)
+                    room += last - first + 1
+                connection.sendall(answer(identifier, number, int.from_bytes(body[:4], "big") if number == 6 else 0))
+
+    def serve_one() -> None:
+        with suppress(OSError):
+            serve()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve_one)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(10)
+
+
+def load_ferry(programs: Path, answer: Target, seconds: float) -> subprocess.CompletedProcess[str]:
+    with a_target(answer) as port:
+        command = [str(programs / "load"), str(port), "ferry:1-1", "in", "1", "64", "8", str(seconds)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def test_load_keeps_within_the_window_of_an_honest_target(programs: Path) -> None:
+    ran = load_ferry(programs, honest_target, 0.2)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["answers"] > 32  # twice the window
+
+
+@pytest.mark.parametrize(
+    ("lie", "complaint"),
+    [
+        (lambda identifier, length: told(identifier + 1, bytes(length)), "identifier 12, due is 11"),
+        (lambda identifier, length: told(identifier, bytes(length - 1)), "63 bytes done of 64"),
+        (lambda identifier, length: told(identifier, b"", 257), "status 257"),
+        (lambda identifier, length: 2 * told(identifier, bytes(length)), "seqnum 11 is not in flight"),
+        (lambda identifier, length: struct.pack(">III", 7, identifier, 0), "a record of 7 bytes"),
+    ],
+)
+def test_load_finds_out_a_target(programs: Path, lie: Callable[[int, int], bytes], complaint: str) -> None:
+    def lying(identifier: int, number: int, length: int) -> bytes:
+        return lie(identifier, length) if identifier == 11 else honest_target(identifier, number, length)
+
+    ran = load_ferry(programs, lying, 5)
+    assert ran.returncode == 1
+    assert complaint in ran.stderr
+
+
 def test_what_the_relay_s_kernel_is_answered_wrongly_ends_the_benchmark() -> None:
     short = serving(lambda submit: [reply(submit.seqnum + 1, submit.length, bytes(submit.length))])
     with short as port, pytest.raises(run.Failed, match=r"relay.py .*: relay: answered wrongly: 00000003"):
@@ -278,7 +360,9 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
     rows = {row["work"]: row for row in report["rows"]}
     expected = {case.work for case in run.CASES if case.busid != run.DISK or "disk" in DEVICES}
     relayed = {case.work for case in run.RELAY_CASES}
-    assert set(rows) == {*expected, *relayed, "20 idle imported devices"}
+    ferried = {case.work for case in run.FERRY_CASES}
+    assert set(rows) == {*expected, *relayed, *ferried, "20 idle imported devices"}
+    expected |= ferried
     assert all(rows[work]["usbferry"] > 0 for work in relayed)
     for work in expected:
         assert rows[work]["ratio"] == pytest.approx(rows[work]["usbferry"] / rows[work]["floor"])
