@@ -26,6 +26,7 @@ PACKAGES = {
     "usbip": "the kernel's own client and server",
     "libusbredirparser1": "what QEMU reads and writes usbredir with, beside our codec",
     "usbutils": "lsusb",
+    "udev": "udevadm, which reads our rules",
     "dosfstools": "mkfs.vfat on an attached disk",
     "e2fsprogs": "mkfs.ext4 on an attached disk",
     "mtools": "reads and writes FAT file systems beside ours",

@@ -7,6 +7,7 @@ in by USB/IP from the host, exported from the guest, and imported a second time.
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ from tests.kernel.steps import (
     unexpected,
     usbtest,
 )
+from usbferry.cli.udev_rule import rules
+from usbferry.selector import Selector
 
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 ITERATIONS = 1000 if SOAK else 5  # testusb's own default, and a few
@@ -119,3 +122,22 @@ def test_what_passes_on_the_bare_device_passes_through_us(guest, compared, name)
     assert bare is None or (bare.speed, bare.passed, bare.failed) == (ours.speed, ours.passed, ours.failed)
     assert {*ours.failed.values()} <= {"ENOTSUP"}
     assert unexpected(guest, UNLINK_RETRY) == []
+
+
+def test_udev_takes_the_rules_for_the_devices_that_are_meant(guest, devices):
+    """`udevadm test` on a gadget whose serial number is "high"."""
+    name = devices["high"]
+    met = ["0525:A4A0", "serial=HI*", "serial=h[!x-z]g[a-h]", "serial=????", f"port={name}", "class=ff/00", name]
+    missed = ["0525:a4a1", "serial=hig", "serial=h[!a-j]gh", "serial=?igh?", "port=9-9", "class=03"]
+    lines = [
+        f'{line}, ENV{{MET_{number}}}="1"'
+        for number, text in enumerate(met + missed)
+        for line in rules(Selector.parse(text), "plugdev")
+    ]
+    (guest.shared / "rules").write_text("\n".join(lines) + "\n")
+    said = guest.run(f"""
+        mkdir -p /run/udev/rules.d && cp $SHARED/rules /run/udev/rules.d/70-usbferry.rules
+        udevadm test --action=add /sys/bus/usb/devices/{name} 2>&1
+    """).ok()
+    assert sorted(map(int, re.findall(r"^MET_(\d+)=1$", said, re.M))) == list(range(len(met))), said
+    assert "70-usbferry.rules:1 MODE 0660" in said
