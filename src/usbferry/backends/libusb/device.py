@@ -61,6 +61,7 @@ class LibusbDevice(Device):
         self._handle = handle
         self._found = handle.info.configuration
         self._endpoints: dict[int, Endpoint] = {}
+        self._kinds: dict[int, TransferType] = {}  # the same ones' types
         self._flights: dict[Transfer, Flight] = {}
         self._last: dict[int, Future] = {}  # endpoint -> the latest of its flights
         self._gate = DirectGate(self._send, self._gate_moved)
@@ -127,10 +128,9 @@ class LibusbDevice(Device):
         """To libusb, if there is such an endpoint in the settings in force."""
         if self._over is not None:
             return self._behind(transfer.endpoint, Completion(self._over), answer)
-        endpoint = self._endpoints.get(transfer.endpoint)
-        if endpoint is None:
+        kind = self._kinds.get(transfer.endpoint)
+        if kind is None:
             return self._behind(transfer.endpoint, Completion(Status.STALL), answer)
-        kind = endpoint.type
         if (transfer.packets is not None) != (kind is TransferType.ISOCHRONOUS) or transfer.packets == []:
             return self._behind(transfer.endpoint, Completion(Status.INVALID), answer)
         flight = Flight(transfer, answer or self._loop.create_future())
@@ -365,6 +365,7 @@ class LibusbDevice(Device):
 
     def _look_up(self) -> None:
         self._endpoints = {e.address: e for i in self.info.interfaces for e in i.endpoints}
+        self._kinds = {address: endpoint.type for address, endpoint in self._endpoints.items()}
 
     def _outcome(self, completion: Completion) -> ResetOutcome:
         if completion.status == Status.OK:

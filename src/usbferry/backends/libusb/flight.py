@@ -15,6 +15,7 @@ from ...usb.types import Status
 from .library import STATUSES, Context, library, streams
 
 SETUP: Final = 8  # bytes
+SPARES: Final = 64  # structs that are kept: to allocate and free one costs a quarter of all that is done for a transfer
 BULK_STREAM: Final = 4  # LIBUSB_TRANSFER_TYPE_BULK_STREAM
 ADD_ZERO_PACKET: Final = 0x08  # LIBUSB_TRANSFER_ADD_ZERO_PACKET
 
@@ -38,6 +39,7 @@ class Flight:
 
     __slots__ = (
         "_buffer",
+        "_context",
         "_is_asked",
         "_struct",
         "future",
@@ -62,11 +64,15 @@ class Flight:
         packets = transfer.packets
         count = len(packets) if packets is not None else 0
         lib = library()
-        pointer = lib.libusb_alloc_transfer(count)
-        if not pointer:
-            raise MemoryError
-        self.pointer = pointer
-        struct = self._struct = pointer.contents
+        if packets is None and context.spare:
+            self.pointer, struct = context.spare.pop()
+            struct.flags, struct.buffer = 0, None
+        else:
+            self.pointer = lib.libusb_alloc_transfer(count)
+            if not self.pointer:
+                raise MemoryError
+            struct = self.pointer.contents
+        self._context, self._struct = context, struct
         buffer = self._fill()
         struct.dev_handle = handle
         struct.endpoint = transfer.endpoint
@@ -83,7 +89,7 @@ class Flight:
                 place.length = packet.length
         if transfer.stream_id:
             struct.type = BULK_STREAM
-            streams().libusb_transfer_set_stream_id(pointer, transfer.stream_id)
+            streams().libusb_transfer_set_stream_id(self.pointer, transfer.stream_id)
 
     def add_zero_packet(self) -> None:
         """Let libusb end it with an empty packet, where its last one is full."""
@@ -111,9 +117,14 @@ class Flight:
             self.free()
 
     def free(self) -> None:
-        """Free the struct, now or when nobody needs it any more."""
+        """Let go of the struct, now or when nobody needs it any more: one of the usual size is kept for the next."""
         self.is_over = True
-        if not self._is_asked:
+        if self._is_asked:
+            return
+        spare = self._context.spare
+        if self.transfer.packets is None and len(spare) < SPARES:
+            spare.append((self.pointer, self._struct))
+        else:
             library().libusb_free_transfer(self.pointer)
 
     def end(self) -> Completion:

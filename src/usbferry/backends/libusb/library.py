@@ -132,6 +132,7 @@ class Context:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.flying: dict[int, Callable[[], None]] = {}
         self.pointer: Any = None  # libusb_context *
+        self.spare: list[tuple[Any, Any]] = []  # structs libusb_transfer that nobody uses, each with its pointer
         self.listeners: set[Listener] = set()
         """Called with (event, bus, address) when a device arrived or left, as far as libusb learns of it."""
         self.callback: Any = None  # for every transfer's struct
@@ -163,6 +164,8 @@ class Context:
         self._stop.value = 1
         lib.libusb_interrupt_event_handler(self.pointer)
         self._thread.join()
+        for pointer, _ in self.spare:
+            lib.libusb_free_transfer(pointer)
         lib.libusb_exit(self.pointer)
 
     def _watch(self) -> None:
