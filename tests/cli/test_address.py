@@ -17,6 +17,8 @@ from usbferry.cli.address import whole_address
         ("lab", "usbip://lab"),
         ("lab/1-2", "usbip://lab/1-2"),
         ("lab:4000", "usbip://lab:4000"),
+        ("cafe:3240", "usbip://cafe:3240"),
+        ("10.0.0.7:3240", "usbip://10.0.0.7:3240"),
         ("lab:4000/1-2", "usbip://lab:4000/1-2"),
         ("192.0.2.7", "usbip://192.0.2.7"),
         ("::1", "usbip://[::1]"),
@@ -36,7 +38,16 @@ def test_a_machines_name_is_its_usbip_server(text: str, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"), [("zero", "virtual:zero"), ("disk?size=1M", "virtual:disk?size=1M"), ("1-2.4", "usb:1-2.4")]
+    ("text", "address"),
+    [
+        ("zero", "virtual:zero"),
+        ("disk?size=1M", "virtual:disk?size=1M"),
+        ("1-2.4", "usb:1-2.4"),
+        ("046d:c52b", "usb:046d:c52b"),
+        ("0525:0104", "usb:0525:0104"),
+        ("046D:*,serial=AB/C", "usb:046D:*,serial=AB/C"),
+        ("class=08/06", "usb:class=08/06"),
+    ],
 )
 def test_a_device_is_no_machine(text: str, address: str) -> None:
     with pytest.raises(ValueError, match="is no address: write it as") as caught:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from ..registry import DEVICES, SOURCES
+
+# What is a selector, or a bus id, without the place where it shall be looked for. 0525:0104 could be a machine's port,
+# if machines were called so.
+_SELECTORS: Final = (
+    r"\d+-\d+(\.\d+)*$",
+    r"(serial|product|manufacturer|class|port)=",
+    r"(\d[0-9a-f]{3}|\*):([0-9a-f]{4}|\*)(,|$)",
+    r"[0-9a-f]{4}:(?!\d+$)([0-9a-f]{4}|\*)(,|$)",
+)
 
 
 def whole_address(text: str) -> str:
@@ -16,7 +26,7 @@ def whole_address(text: str) -> str:
         return text
     if text.partition("?")[0] in DEVICES:
         raise ValueError(f"{text!r} is no address: write it as virtual:{text}, or usbip://{text} if it is a machine")
-    if re.fullmatch(r"\d+-\d+(\.\d+)*", text):
+    if any(re.match(form, text, re.IGNORECASE) for form in _SELECTORS):
         raise ValueError(f"{text!r} is no address: write it as usb:{text}, or usbip://HOST/{text} at another machine")
     machine, slash, device = text.partition("/")
     if machine.count(":") > 1 and not machine.startswith("["):
