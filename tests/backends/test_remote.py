@@ -412,6 +412,16 @@ async def test_who_takes_long_over_an_import_is_asked_for_its_list_and_waited_fo
         assert server.asked == [b"\x80\x03", b"\x80\x05"]
 
 
+async def test_an_answer_is_not_kept_waiting_by_the_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the list: the one that comes first counts."""
+    monkeypatch.setattr(connection, "DOUBT_SECONDS", 0.02)
+    server = Slow(says(after=1))
+    async with bad_server(server) as address, asyncio.timeout(4):
+        asyncio.get_running_loop().call_later(0.1, server.may_import.set)
+        await fails(RemoteSource(address).try_open("1-1", ME), "somebody else uses it", Busy)
+        assert server.asked == [b"\x80\x03", b"\x80\x05"]
+
+
 async def test_who_is_silent_over_an_import_and_a_list_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "DOUBT_SECONDS", 0.02)
     monkeypatch.setattr(remote, "LIST_SECONDS", 0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol
 
 from ..device import Busy, DeviceError, NotFound, Unavailable
@@ -21,6 +21,8 @@ GREETING_SECONDS: Final = 5.0  # for the first byte of a server that speaks firs
 _TITLES: Final = {"usbip": "USB/IP"}  # of protocols, for people; the others go by their names
 _SHOWN: Final = 40  # characters of what a stranger says
 _ERRORS: Final = {Refusal.BUSY: Busy, Refusal.NOT_FOUND: NotFound, Refusal.UNAVAILABLE: Unavailable}
+
+Doubt = Callable[[], Coroutine[Any, Any, None]]  # raises DeviceError over who is no server; may be cancelled
 
 
 class Silent(DeviceError):
@@ -77,9 +79,7 @@ class Connection:
         """Why it ended, for people."""
         return self.gone.result() if self.gone.done() else "the connection was closed"
 
-    async def ask(
-        self, question: Any, *arguments: str, seconds: float, doubt: Callable[[], Awaitable[None]] | None = None
-    ) -> Any:
+    async def ask(self, question: Any, *arguments: str, seconds: float, doubt: Doubt | None = None) -> Any:
         """Put a question of the importer's and wait for its answer. Raises DeviceError, or what the question does.
 
         While not a byte has come, `doubt` may find out whether this is a server at all, and raise DeviceError.
@@ -288,14 +288,18 @@ class Connection:
         self._flush()
 
 
-async def settle(answer: asyncio.Future[Any], doubt: Callable[[], Awaitable[None]]) -> None:
-    """Let `doubt` raise DeviceError, unless there is an answer when it does."""
+async def settle(answer: asyncio.Future[Any], doubt: Doubt) -> None:
+    """Let `doubt` raise DeviceError, for as long as there is no answer."""
+    if answer.done():
+        return
+    doubting = asyncio.get_running_loop().create_task(doubt())
     try:
+        await asyncio.wait([answer, doubting], return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
-            await doubt()
-    except DeviceError:
-        if not answer.done():
-            raise
+            doubting.result()
+    finally:
+        doubting.cancel()
+        await asyncio.gather(doubting, return_exceptions=True)
 
 
 def check_opening(importer: Importer, view: memoryview) -> None:

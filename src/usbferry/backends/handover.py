@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ..device import Busy, DeviceError, NotFound
@@ -22,7 +22,7 @@ from ..usb.info import DeviceInfo
 from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
-from .connection import DOUBT_SECONDS, check_opening, refusal, settle
+from .connection import DOUBT_SECONDS, Doubt, check_opening, refusal, settle
 from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
@@ -54,9 +54,7 @@ async def _claim_once(source: RemoteSource, name: str) -> tuple[socket.socket, D
         raise
 
 
-async def claim_on(
-    connected: socket.socket, name: str, server: str, doubt: Callable[[], Awaitable[None]] | None = None
-) -> DeviceInfo:
+async def claim_on(connected: socket.socket, name: str, server: str, doubt: Doubt | None = None) -> DeviceInfo:
     """Import `name` on a connected socket that does not block; `server` is its name in messages. Raises DeviceError.
 
     `doubt` is that of `Connection.ask`.
@@ -86,9 +84,7 @@ async def claim_on(
         raise DeviceError(f"{server}: {error.strerror or error}") from error
 
 
-async def _first_answer(
-    connected: socket.socket, importer: Importer, doubt: Callable[[], Awaitable[None]] | None
-) -> Event:
+async def _first_answer(connected: socket.socket, importer: Importer, doubt: Doubt | None) -> Event:
     answering = asyncio.get_running_loop().create_task(_answer(connected, importer))
     try:
         if doubt is not None:
