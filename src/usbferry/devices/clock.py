@@ -1,12 +1,18 @@
-"""The device clock that paces periodic endpoints: the event loop's time in service, a virtual one in tests."""
+"""The device clock that paces periodic endpoints: real time in service, a virtual one in tests."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import math
+import time
 from collections.abc import Callable
 from itertools import count
-from typing import Protocol
+from typing import Final, Protocol
+
+from .timerfd import FineTimers
+
+_FINE_SECONDS: Final = 0.1  # longer than that, a millisecond is nothing
 
 
 class Timer(Protocol):
@@ -23,12 +29,23 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The time of the running event loop."""
+    """Real time, and calls in the running event loop: on Linux to the grain of the scheduler, else of a millisecond."""
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time
-        self.call_at = loop.call_at
+        self._loop = asyncio.get_running_loop()
+        self._fine: FineTimers | None = None
+        self._has_fine = True
+        self.now = time.monotonic  # uvloop's own time stands still while it works, and counts milliseconds
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        delay = when - self.now()
+        if delay < _FINE_SECONDS and self._has_fine:
+            try:
+                self._fine = self._fine or FineTimers(self._loop)
+                return self._fine.call_at(when, callback)
+            except (OSError, NotImplementedError):  # no timerfd, no files left, or a loop that watches none
+                self._has_fine = False
+        return self._loop.call_later(math.ceil(max(0.0, delay) * 1000) / 1000, callback)  # uvloop would round it down
 
 
 class VirtualClock:
