@@ -140,6 +140,14 @@ async def test_a_film_is_shown_picture_by_picture_and_then_again(tmp_path):
     await source.end()
 
 
+def test_a_picture_with_much_before_its_size_is_measured_too(tmp_path):
+    """It was once looked for in the first 64 KiB alone."""
+    path = tmp_path / "x.mjpeg"
+    comment = b"\xff\xfe\xea\x62" + bytes(60_000)
+    path.write_bytes(card(1)[:2] + comment * 3 + card(1)[2:])
+    assert make(f"mjpeg:{path}").own_size == SIZE
+
+
 async def test_a_film_that_is_none_or_left_is_an_error_of_one_line(tmp_path):
     path = tmp_path / "x.mjpeg"
     path.write_bytes(b"RIFF")

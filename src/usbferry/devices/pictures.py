@@ -120,7 +120,7 @@ class Film(Pictures):
     def __init__(self, path: Path) -> None:
         self._path = path
         with path.open("rb") as file:
-            start = file.read(1 << 16)
+            start = file.read(_LARGEST)  # what is before the size may be long: comments, colours, a thumbnail
         self.own_size = _jpeg_size(path, start)
         self.sizes = (self.own_size,)
         self._map: mmap | None = None
