@@ -70,6 +70,7 @@ _EXAMPLES: Final = {
         $ usbferry list
         $ usbferry list HOST
         $ usbferry list --json HOST ANOTHER_HOST:3241
+        $ usbferry list --follow ferry://HOST             # what comes, goes and changes hands
         """,
     "ports": """
         $ usbferry ports

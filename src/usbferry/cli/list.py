@@ -17,7 +17,7 @@ import click
 from ..device import DeviceError
 from ..local import state
 from ..registry import DEVICES, PROTOCOLS, open_source
-from . import printable
+from . import fail, printable
 from .address import whole_address
 from .waiting import waiting
 
@@ -27,8 +27,9 @@ _HEADINGS: Final = ("DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "DRIVER", "US
 
 @click.command()
 @click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
-@click.option("--json", "as_json", is_flag=True, help=f"Print JSON, schema {SCHEMA}.")
-def command(addresses: tuple[str, ...], as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help=f"Print JSON, schema {SCHEMA}; with --follow one line a change.")
+@click.option("--follow", "follows", is_flag=True, help="Then print what comes, goes and changes hands, until Ctrl-C.")
+def command(addresses: tuple[str, ...], as_json: bool, follows: bool) -> None:
     """List devices.
 
     \b
@@ -43,7 +44,13 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
     Each device is shown with the address by which the other commands take it.
 
     Exit status 1 when an ADDRESS could not be listed; the others still are.
+
+    With --follow, ADDRESS is one that tells of changes, at once: ferry://HOST,
+    or usb: for this machine's own devices.
     """
+    if follows:
+        _follow(addresses, as_json)
+        return
     places = asyncio.run(_remote(addresses)) if addresses else _local()
     if not addresses:
         places += asyncio.run(_plugged_in(places))
@@ -57,6 +64,18 @@ def command(addresses: tuple[str, ...], as_json: bool) -> None:
             click.echo(line)
     if any(place["error"] for place in places):
         sys.exit(1)
+
+
+def _follow(addresses: tuple[str, ...], as_json: bool) -> None:
+    from . import follow
+    from .serve import run
+
+    if not addresses:
+        fail("usbferry list: --follow needs an ADDRESS, such as ferry://HOST")
+    try:
+        run(follow.follow(addresses, as_json))
+    except (DeviceError, ValueError, OSError) as error:
+        fail(f"usbferry list: {error}")
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""`usbferry list --follow`: what comes, goes and changes hands, as it does, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import click
+
+from ..device import Change, DeviceError, NotFound, Source
+from ..local import state
+from ..registry import open_source
+from ..usb.info import DeviceInfo
+from . import printable
+from .address import whole_address
+from .serve import on_signal
+
+SCHEMA: Final = "usbferry.change/1"
+_WORDS: Final = {"here": "=", "arrived": "+", "left": "-", "claimed": "*", "released": "*", "changed": "*"}
+
+
+async def follow(addresses: tuple[str, ...], as_json: bool) -> None:
+    """Print the devices there are, and then each change. Raises ValueError or DeviceError where that cannot be."""
+    stop = on_signal()
+    sources = [open_source(whole_address(address)) for address in addresses]
+    try:
+        followed = [(source, source.watch(), await _known(source)) for source in sources]
+        async with asyncio.TaskGroup() as tasks:
+            printing = [tasks.create_task(_print(*one, as_json)) for one in followed]
+            await stop()
+            for task in printing:
+                task.cancel()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    finally:
+        for source in sources:
+            await source.close()
+
+
+async def _known(source: Source) -> dict[str, DeviceInfo]:
+    try:
+        return {info.name: info for info in await source.list()}
+    except NotFound:
+        return {}  # what is meant may come
+
+
+async def _print(source: Source, changes: AsyncIterator[Change], known: dict[str, DeviceInfo], as_json: bool) -> None:
+    for info in known.values():
+        _say(source, "here", info, as_json)
+    async for change in changes:
+        before = known.get(change.name)
+        shown = change.info or before
+        if shown is None or not (source.selector is None or source.selector.matches(shown)):
+            continue
+        what = _what(before, change.info)
+        if change.info is None:
+            known.pop(change.name, None)
+        else:
+            known[change.name] = change.info
+        if what:
+            _say(source, what, shown, as_json)
+    raise DeviceError(f"{source.address} tells of no changes; ferry:// and usb: do")
+
+
+def _what(before: DeviceInfo | None, after: DeviceInfo | None) -> str:
+    """A word for a change; none where there is none."""
+    if after is None:
+        return "left"
+    if before is None:
+        return "arrived"
+    if before == after:
+        return ""
+    if before.holder != after.holder:
+        return "claimed" if after.holder else "released"
+    return "changed"
+
+
+def _say(source: Source, what: str, info: DeviceInfo, as_json: bool) -> None:
+    address = source.at(info.name)
+    if as_json:
+        device = {**state.describe(info), "holder": info.holder or None}
+        line: dict[str, Any] = {"schema": SCHEMA, "time": time.time(), "what": what, "address": address}
+        click.echo(json.dumps({**line, "device": device}))
+    else:
+        by = f" by {info.holder}" if what == "claimed" else ""
+        identity = f"{info.device.vendor_id:04x}:{info.device.product_id:04x}"
+        name = " ".join(word for word in (info.manufacturer, info.product) if word)
+        click.echo(printable(f"{_WORDS[what]} {address}  {identity}  {name}  {what}{by}"))

@@ -1,0 +1,97 @@
+"""`usbferry list --follow`: one line for each change, soon after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from click.testing import CliRunner
+
+from tests.backends.test_lasting import ME, SECONDS, ferried
+from usbferry.cli import main
+from usbferry.registry import open_source
+
+SOON = 0.1  # seconds from a change to its line, on a machine that has nothing else to do
+
+
+@asynccontextmanager
+async def following(*words: str) -> AsyncIterator[asyncio.StreamReader]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "usbferry", "list", "--follow", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        yield process.stdout
+        process.terminate()
+        assert await process.wait() == 0, await process.stderr.read()
+        assert await process.stderr.read() == b""
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def line(reader: asyncio.StreamReader) -> str:
+    async with asyncio.timeout(SECONDS):
+        return (await reader.readline()).decode()
+
+
+async def test_what_comes_goes_and_changes_hands_is_a_line_each() -> None:
+    async with ferried() as (server, proxy), following(proxy.where) as said:
+        assert (await line(said)).split()[:5] == ["=", f"{proxy.where}/1-1", "0525:a4a0", "usbferry", "Gadget"]
+        source = open_source(proxy.where)
+        device = await source.open("1-1", ME)
+        assert "  claimed by 127.0.0.1" in await line(said)
+        await device.close()
+        assert (await line(said)).endswith("  released\n")
+        await server.offer(open_source("virtual:keyboard"))
+        assert (await line(said)).split()[:2] == ["+", f"{proxy.where}/1-2"]
+        server.catalog.list()[1].source.device.vanish("unplugged")  # type: ignore[attr-defined]
+        assert (await line(said)).split()[:2] == ["-", f"{proxy.where}/1-2"]
+        await source.close()
+
+
+async def test_as_json_and_soon() -> None:
+    """The best of some changes of each kind: other work on the machine makes one or the other late."""
+    async with ferried() as (server, proxy), following("--json", proxy.where) as said:
+        first = json.loads(await line(said))
+        assert (first["schema"], first["what"], first["device"]["holder"]) == ("usbferry.change/1", "here", None)
+        source = open_source(proxy.where)
+        loop, delays = asyncio.get_running_loop(), dict[str, float]()
+
+        async def told(what: str, since: float) -> dict[str, Any]:
+            change: dict[str, Any] = json.loads(await line(said))
+            assert change["what"] == what
+            delays[what] = min(delays.get(what, 9.0), loop.time() - since)
+            return change
+
+        for _ in range(5):
+            device = await source.open("1-1", ME)
+            change = await told("claimed", loop.time())
+            assert change["device"]["holder"].startswith("127.0.0.1")
+            await device.close()
+            await told("released", loop.time())
+            [offer] = await server.offer(open_source("virtual:keyboard"))
+            await told("arrived", loop.time())
+            offer.source.device.vanish("unplugged")  # type: ignore[attr-defined]
+            change = await told("left", loop.time())
+            assert change["device"]["interfaces"][0]["name"] == "keyboard"
+        await source.close()
+    assert max(delays.values()) < SOON, delays
+
+
+def run(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["list", "--follow", *words])
+    return done.exit_code, done.output
+
+
+def test_what_cannot_be_followed() -> None:
+    assert run() == (2, "usbferry list: --follow needs an ADDRESS, such as ferry://HOST\n")
+    code, text = run("ferry://127.0.0.1:1")
+    assert (code, text.startswith("usbferry list: ")) == (2, True)
