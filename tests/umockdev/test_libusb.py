@@ -655,6 +655,25 @@ async def test_what_matches_is_shared_whenever_it_is_plugged_in(bench, tmp_path,
             await until(lambda: "1-5" not in _names(tmp_path, server.address))
 
 
+async def test_an_importer_learns_that_a_reset_made_another_device_of_it(bench, tmp_path) -> None:
+    """As a loader that starts new firmware. What it is now is offered in its place."""
+    bench.plug("1-1")
+    with served("usb:1-1", runtime=tmp_path) as server:
+        async with opened(f"{server.address}/1-1") as device:
+            reading = device.submit(read(0x82, 64))
+            bench.do("set", name="1-1", next_reset="another")
+            assert await device.reset() is not ResetOutcome.SAME
+            assert (await ended(reading)).status in (Status.GONE, Status.SHUTDOWN)
+            async with asyncio.timeout(PATIENCE):
+                await device.gone
+
+        def offered() -> list[tuple[str, str]]:
+            (place,) = _list(tmp_path, server.address)["places"]
+            return [(one["name"], f"{one['vendor_id']}:{one['product_id']}") for one in place["devices"]]
+
+        await until(lambda: offered() == [("1-1", "1209:b007")])
+
+
 async def test_a_hub_is_not_shared_by_accident(bench, tmp_path) -> None:
     bench.do("plug_hub", name="1-7")
     done = _run(sys.executable, "-m", "usbferry", "serve", "--listen", "127.0.0.1:0", "usb:1-7")
