@@ -64,6 +64,7 @@ def test_each_is_lent_and_has_a_driver_on_the_other_side(machine, attached):
     assert machine.drivers([machine.bus_ids["uas-xhci"]]) == ["uas"]  # nobody asked for it
 
 
+@pytest.mark.timeout(700)  # for 64 MiB there and back, with everything emulated
 @pytest.mark.parametrize("name", [name for name in DISKS if name in SHARED])
 def test_a_disk_is_read_and_written(guest, attached, files, name):
     image = files / name
@@ -75,7 +76,7 @@ def test_a_disk_is_read_and_written(guest, attached, files, name):
         head -c {image.stat().st_size} /dev/urandom >/run/noise && sha256sum </run/noise
         dd if=/run/noise of=$disk bs=64K oflag=direct conv=fsync status=none && rm /run/noise
         """,
-        280,
+        600,
     )
     read, written = [line.split()[0] for line in done.ok().splitlines()]
     assert read == before
