@@ -1,15 +1,26 @@
 """A controller and a target on a transport that loses, doubles, delays and breaks: every transfer ends once, is
 carried out at most once, and each queue keeps its order.
 
-On `Packets` each record is a packet that may be lost, doubled or late; on `Stream` bytes come in order, in any pieces,
-and what is under way is lost with the transport, in the middle of a record too.
+On packets each record may be lost, doubled or late, and on small ones what is long goes in many parts; on a stream
+bytes come in order, in any pieces, and what is under way is lost with the transport, in the middle of a record too.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests import strategies as usb
 from tests.protocols.ferry.reader import Capture
@@ -17,13 +28,19 @@ from tests.protocols.ferry.wire import INFO
 from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import Cancel, Claim, Claimed, Completed, Event, Left, Refusal, Resume, Submit
 from usbferry.protocols.ferry.exporter import Exporter
+from usbferry.protocols.ferry.framing import Stream
 from usbferry.protocols.ferry.importer import Importer
 from usbferry.protocols.limits import Limits
+from usbferry.usb.setup import Setup
 from usbferry.usb.transfer import Completion, Flags, Transfer
 from usbferry.usb.types import Status
 
 LIMITS = Limits(transfer_bytes=1 << 20, transfers=8, bytes_in_flight=400_000)
 LONG = 70_000  # bytes, so that it goes in parts
+SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
+EXAMPLES, STEPS = (3000, 100) if SOAK else (60, 50)
+pytestmark = [pytest.mark.slow] if SOAK else []  # what `make soak` runs
+QUEUES = (0x81, 0x82, 0x01, 0x00)  # bulk and interrupt IN, bulk OUT, control OUT
 picks = st.integers(0, 255)
 assert usb  # its profile
 
@@ -32,12 +49,15 @@ class World(RuleBasedStateMachine):
     """Everything between the user of a device and the device."""
 
     packets = True
+    way = Stream()
+    steps = 0  # of all examples
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.importer = Importer(LIMITS, resends=self.packets)
-        self.exporter = Exporter(LIMITS, 0.0)  # of the transport that there is
+        self.importer.set_way(self.way)
+        self.exporter = self.new_exporter()  # of the transport that there is
         self.holder: Exporter | None = None  # that has the session
         self.linked = True
         self.sessions = Capture()
@@ -53,6 +73,11 @@ class World(RuleBasedStateMachine):
         self.results: dict[int, Completion] = {}  # by length
         self.working: dict[int, tuple[Exporter, Transfer]] = {}  # at the device
 
+    def new_exporter(self) -> Exporter:
+        exporter = Exporter(LIMITS, self.now)
+        exporter.set_way(self.way)
+        return exporter
+
     @initialize()
     def claim(self) -> None:
         self.importer.claim("1-1")
@@ -62,12 +87,14 @@ class World(RuleBasedStateMachine):
     # -- the user -----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.transfers) < 60)
-    @rule(address=st.sampled_from([0x81, 0x82, 0x01]), is_long=st.integers(0, 9), guards=st.booleans())
+    @rule(address=st.sampled_from(QUEUES), is_long=st.integers(0, 9), guards=st.booleans())
     def submit(self, address: int, is_long: int, guards: bool) -> None:
-        length = len(self.transfers) + 1 + (0 if is_long else LONG)
+        length = len(self.transfers) + 1 + (0 if is_long or not address else LONG)
         payload = b"" if address & 0x80 else bytes(length)
         flags = Flags.SHORT_NOT_OK if guards and address & 0x80 else 0
         transfer = Transfer(address, length, payload, flags=flags, interval=address == 0x82)
+        if not address:
+            transfer.setup = Setup(0x40, 1, 0, 0, length).pack()
         self.transfers[self.importer.submit(transfer)] = transfer
 
     @precondition(lambda self: self.transfers)
@@ -164,7 +191,8 @@ class World(RuleBasedStateMachine):
     def reconnect(self) -> None:
         self.linked = True
         self.reader = self.sessions.stream()
-        self.exporter = Exporter(LIMITS, self.now)
+        self.exporter = self.new_exporter()
+        self.importer.set_way(self.way)
         self.importer.connected(self.now)
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 2.0, 6.0]))
@@ -218,6 +246,7 @@ class World(RuleBasedStateMachine):
                 if self.holder is not None and event.session == self.holder.session:
                     self.exporter = self.holder
                     self.exporter.connected(self.now)
+                    self.exporter.set_way(self.way)
                 else:
                     self.exporter.refuse(Refusal.NOT_FOUND)
             case _:
@@ -255,6 +284,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_carried_out_twice(self) -> None:
+        type(self).steps += 1
         lengths = [transfer.length for transfer in self.executed]
         assert len(lengths) == len(set(lengths))
 
@@ -281,7 +311,7 @@ class World(RuleBasedStateMachine):
             assert sorted(self.ended) == sorted(self.transfers), "some never end"
         for tag, completion in self.ended.items():
             self.check(tag, self.transfers[tag], completion)
-        for address in (0x81, 0x82, 0x01):
+        for address in QUEUES:
             self.check_order(address)
 
     def check(self, tag: int, transfer: Transfer, completion: Completion) -> None:
@@ -317,7 +347,19 @@ class OnStream(World):
         """No stream does."""
 
 
-TestPackets = World.TestCase
-TestPackets.settings = settings(max_examples=60, stateful_step_count=50)
-TestStream = OnStream.TestCase
-TestStream.settings = settings(max_examples=60, stateful_step_count=50)
+class OnDatagrams(World):
+    """Packets as small as those of UDP, and a target that wants to see first that its answers arrive."""
+
+    way = Stream(packet_bytes=1200, is_lossy=True)
+
+
+@pytest.mark.timeout(3600 if SOAK else 120)
+@pytest.mark.parametrize("world", [World, OnDatagrams, OnStream])
+def test_one_end_one_execution_and_the_order_of_each_queue(
+    world: type[World], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.steps = 0
+    run_state_machine_as_test(world, settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{world.__name__}: {world.steps} steps")
+    assert world.steps > EXAMPLES * STEPS / 2
