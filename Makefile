@@ -42,6 +42,7 @@ bench: $(VENV)/base
 		ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -q; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends gcc libc6-dev </dev/null; }
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/media.py
 
 docs: $(VENV)/base
 	$(BIN)/python docs/generate.py
