@@ -114,7 +114,11 @@ class Pair:
     def forward(self) -> list[Event]:
         """What the importer said reaches the exporter; the device is asked as each event comes."""
         others = []
-        for piece in (*self.pieces(self.importer.take()), b""):  # or some wait for a transfer that has just ended
+        said = self.importer.take()
+        while self.importer.machine.has_events:  # there is room again for what it held back
+            assert list(self.importer.hear(b"")) == []
+            said += self.importer.take()
+        for piece in (*self.pieces(said), b""):  # or some wait for a transfer that has just ended
             for event in self.exporter.hear(piece):
                 if isinstance(event, Submit):
                     self.submitted(event.tag, event.transfer)
@@ -128,7 +132,14 @@ class Pair:
     def back(self) -> list[Event]:
         """What the exporter said reaches the importer."""
         others: list[Event] = []
-        for piece in self.pieces(self.exporter.take()):
+        said = more = self.exporter.take()
+        while more and self.exporter.machine.has_events:
+            for event in self.exporter.hear(b""):
+                assert isinstance(event, Submit)
+                self.submitted(event.tag, event.transfer)
+            more = self.exporter.take()
+            said += more
+        for piece in self.pieces(said):
             for event in self.importer.hear(piece):
                 if isinstance(event, Completed):
                     assert event.tag not in self.ended, "ended twice"

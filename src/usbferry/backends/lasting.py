@@ -49,6 +49,7 @@ class LastingConnection(Connection):
 
     def opened(self, link: Link) -> None:
         super().opened(link)
+        link.keep_short()
         self._patient.set_way(link)
         self._patient.connected(self._loop.time())
         self._flush_soon()

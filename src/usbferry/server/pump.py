@@ -96,6 +96,7 @@ class Pump:
 
     def _show_way(self, link: Link) -> None:
         if hasattr(self._exporter, "set_way"):
+            link.keep_short()
             cast(Wider, self._exporter).set_way(link)
 
     def received(self, view: memoryview) -> int:

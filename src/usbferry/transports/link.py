@@ -22,6 +22,7 @@ LARGE_BUFFER: Final = (
 IDLE_SECONDS: Final = 5.0  # without a full buffer, before a large one is given back
 CLOSE_SECONDS: Final = 5.0  # for the peer to take the last bytes
 HIGH_WATER: Final = 1024 * 1024  # unsent bytes at which reading stops
+SHORT_QUEUE: Final = 256 * 1024  # the same where what is urgent shall not wait behind what is not
 _GATHER_BYTES: Final = 1536  # a piece, on average, from which gathering beats copying into one; measured
 _MAX_PIECES: Final = 1024  # IOV_MAX of Linux and macOS
 
@@ -63,6 +64,13 @@ class Link(ABC):
     @abstractmethod
     def unsent(self) -> int:
         """Bytes that wait here for the network."""
+
+    @abstractmethod
+    def keep_short(self) -> None:
+        """Let little wait here and in the system: the user says first what is urgent, when it is offered a turn.
+
+        It goes on reading while it is `blocked`, for it bounds by itself what it has to say.
+        """
 
     @abstractmethod
     def process(self) -> None:
@@ -108,6 +116,11 @@ class StreamLink(Link, asyncio.BufferedProtocol):
     @property
     def unsent(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def keep_short(self) -> None:
+        self.reads_while_blocked = True
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=SHORT_QUEUE - 1)
 
     def process(self) -> None:
         if self._transport is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from ..usb.transfer import Buffer
-from .link import CLOSE_SECONDS, HIGH_WATER, Link, User
+from .link import CLOSE_SECONDS, SHORT_QUEUE, Link, User
 
 MARKER: Final = 4  # bytes
 RECEIVE_BYTES: Final = 128 * 1024  # more than any packet has
@@ -65,7 +65,7 @@ class PacketSocket:
                 self._loop.add_writer(self.sock, self._writable)
             self._queue.append((packet, address))
             self.unsent += sum(map(len, packet))
-            self._is_full = self._is_full or self.unsent > HIGH_WATER
+            self._is_full = self._is_full or self.unsent >= SHORT_QUEUE
 
     def _send_now(self, packet: list[Buffer], address: Any) -> bool:
         try:
@@ -85,7 +85,7 @@ class PacketSocket:
             self._loop.remove_writer(self.sock)
             if self._closing is not None:
                 self.abort()
-        if self._is_full and self.unsent <= HIGH_WATER // 4:
+        if self._is_full and self.unsent <= SHORT_QUEUE // 4:
             self._is_full = False
             self.drained()
 
@@ -154,11 +154,14 @@ class PacketLink(Link):
             return
         for packet in packets(pieces):
             self._socket.send(packet, self._address)
-        self.blocked = self._socket.unsent > HIGH_WATER
+        self.blocked = self._socket.unsent >= SHORT_QUEUE
 
     @property
     def unsent(self) -> int:
         return self._socket.unsent if self._socket is not None else 0
+
+    def keep_short(self) -> None:
+        self.reads_while_blocked = True  # it is short
 
     def process(self) -> None:
         if self._socket is not None:

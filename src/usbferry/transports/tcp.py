@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from .link import Link, StreamLink, User
+from .link import SHORT_QUEUE, Link, StreamLink, User
 
 # A silent peer is given up after idle + interval * probes = 11 s; one that owes acknowledgements after 10 s, for
 # keepalive does not run while data is unacknowledged.
@@ -37,6 +37,12 @@ def tune(sock: socket.socket) -> None:
 
 class TcpLink(StreamLink):
     """A StreamLink that tunes its socket first."""
+
+    def keep_short(self) -> None:
+        super().keep_short()
+        if self._transport is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SHORT_QUEUE)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         tune(transport.get_extra_info("socket"))

@@ -21,7 +21,8 @@ from ..errors import ProtocolError
 from ..events import Claim, Event, List, Refusal, Release, Resume, Submit, Watch
 from ..limits import DEFAULT_LIMITS, Limits
 from . import infos
-from .framing import HEADER, MARKER, RECORD_BYTES, STREAM, Way, pack_record, records
+from .framing import HEADER, MARKER, RECORD_BYTES, Way, pack_record, records
+from .lanes import Lanes
 from .ledger import Message
 from .messages import (
     CAPABILITIES,
@@ -66,7 +67,7 @@ def new_token() -> bytes:
     return token_bytes(TOKEN_BYTES)
 
 
-class Exporter:
+class Exporter(Lanes):
     """One transport seen from the side that has the devices, and the session on it, which may have others later."""
 
     protocol = "ferry"
@@ -79,11 +80,10 @@ class Exporter:
         instance: bytes = INSTANCE,
         token: Callable[[], bytes] = new_token,
     ) -> None:
+        super().__init__()
         self.state = Target.NEW
         self.consumed = 0  # bytes of the last view that are done with
         self.needed = _LEAST  # bytes that must be there before the next record can be read
-        self.outgoing: list[Buffer] = []  # taken and cleared by the pump
-        self.outgoing_bytes = 0
         self._limits = limits
         self._instance = instance
         self._token = token
@@ -92,7 +92,6 @@ class Exporter:
         self._view: memoryview = _EMPTY
         self._heard = now  # since then the transport is silent
         self._lost_at = now
-        self._way: Way = STREAM
         self._linked = True  # there is a transport
         self._attached = True  # and a controller on it that knows where the session stands
         self._is_direct = True  # records go out as they are: there is a controller, and a stream to it
@@ -131,7 +130,7 @@ class Exporter:
     @property
     def has_events(self) -> bool:
         """Whether `events` has something though nothing came: a queue goes on behind a transfer that ended."""
-        return self._attached and self._session is not None and bool(self._session.gates.ready)
+        return self._may_go_on or (self._attached and self._session is not None and bool(self._session.gates.ready))
 
     @property
     def in_flight(self) -> int:
@@ -144,6 +143,7 @@ class Exporter:
         if len(view):
             self._heard = now
         self.consumed = 0
+        self._go_on()
 
     def events(self) -> Iterator[Event]:
         """What the controller wants, call by call. May be left early and called again.
@@ -216,6 +216,8 @@ class Exporter:
             elif number == _CONTROL and size == _CONTROL_IN and length & 0x80000000 and after <= end:
                 setup = bytes(view[at + _LEAST : after])  # its first bit says IN, so nobody has to hear of it
                 length = setup[6] | setup[7] << 8
+                if not length:
+                    return
                 transfer = Transfer(0x80, length, b"", setup)
             else:
                 return
@@ -327,7 +329,8 @@ class Exporter:
         else:
             is_plain = len(data) <= length
         size = HEADER + len(data)
-        if completion.status or not is_plain or size > RECORD_BYTES or not self._is_direct:
+        is_direct = self._is_direct and self.outgoing_bytes < self._room and size <= RECORD_BYTES
+        if completion.status or not is_plain or not is_direct:
             session.ledger.open[tag] = length
             session.finish(tag, transfer, completion)
             return
@@ -347,6 +350,7 @@ class Exporter:
         """Answer Release: the device is closed, what was pending is answered. The transport goes on."""
         if self._session is not None and self.state is Target.RELEASING:
             self._session.released()
+            self._finish_backlog()
             self._first, self._spent = self._session.expected, self._claim
             self._session = None
             self._end_hold(Code.OK)
@@ -368,13 +372,14 @@ class Exporter:
         """The device left, or is taken from the controller, and everything pending is answered."""
         if self._session is not None:
             self._session.end_all(Status.GONE)
+        self._finish_backlog()
         self._end_hold(code_of(Status.GONE))
         self.state = TARGET.get((self.state, "device gone"), Target.OVER)  # in any state, for a server that closes
 
     def disconnected(self, now: float) -> bool:
         """The transport is lost; whether the claim waits for another (§8)."""
         self._linked = self._attached = self._is_direct = False
-        self.outgoing, self.outgoing_bytes = [], 0
+        self._clear()
         if self.state is not Target.OVER:
             self._move("transport lost, token unproven" if self._claimed else "transport lost")
             self._lost_at = now
@@ -525,11 +530,10 @@ class Exporter:
         """A reply that nobody keeps."""
         self._send(identifier, code, body, b"")
 
-    def _send(self, identifier: int, code: int, head: bytes, data: Buffer) -> None:
+    def _send(self, identifier: int, code: int, head: bytes, data: Buffer, is_bulk: bool = False) -> None:
         if self._attached:
             chunks = records(identifier, code, head, data, Code.PART, self._way.packet_bytes)
-            self.outgoing += chunks
-            self.outgoing_bytes += sum(map(len, chunks))
+            (self._say_bulk if is_bulk else self._say_records)(chunks)
 
     def _move(self, what: str) -> None:
         self.state = TARGET[self.state, what]

@@ -16,14 +16,15 @@ from struct import Struct
 from struct import error as struct_error
 from typing import Final
 
-from ...usb.transfer import Buffer, Completion, Flags, Transfer
+from ...usb.transfer import Completion, Flags, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
 from ..events import Changed, Claimed, Completed, Event, Left, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Pending
 from . import infos
-from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, STREAM, Assembly, Way, part_total, records
+from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, Way, part_total, records
+from .lanes import ENOUGH, Lanes
 from .messages import (
     CAPABILITIES,
     SILENT_HEARTBEATS,
@@ -46,6 +47,8 @@ from .transfers import decode_reply, encode
 
 _REPLY: Final = Struct(">III")  # marker, identifier, status
 _LEAST: Final = MARKER + HEADER
+_BULK: Final = int(Call.BULK)
+_USING: Final = Controller.USING
 _LIST_BYTES: Final = 16 << 20  # of a list in parts
 _LOSSY_BYTES: Final = 64 << 10  # of a transfer where packets get lost: what is lost of it is sent again with all of it
 _PART: Final = Call.PART << 24
@@ -60,22 +63,20 @@ _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
 }
 
 
-class Importer:
+class Importer(Lanes):
     """A controller, from its first transport to its last."""
 
     protocol = "ferry"
     opening = b"\0"  # what all that a target says begins with: no record is longer than 16 MiB
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, resends: bool = False) -> None:
+        super().__init__()
         self.state = Controller.IDLE
         self.session = b""  # the token of the claim
         self.instance = b""  # of the target's process
         self.ended = ""  # why the claim is over, for people
         self.consumed = 0
         self.needed = _LEAST
-        self.outgoing: list[Buffer] = []
-        self.outgoing_bytes = 0
-        self._way: Way = STREAM
         self.releasing = False  # RELEASE has no answer yet
         self._limits = limits
         self._resends = resends
@@ -99,6 +100,7 @@ class Importer:
         self._ready: deque[Completed] = deque()
         self._stopped: set[tuple[int, int]] = set()  # queues that the next submit has to restart
         self._adopts = False
+        self._holds_back = False  # bulk, for the transport has enough
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -149,14 +151,22 @@ class Importer:
             raise ValueError(f"a transfer of {transfer.length} bytes, the target takes {self._transfer_bytes}")
         if self._stopped:
             flags |= self._restarts(transfer)
-        call = Sent(number, _word(number, endpoint, flags), head, data, cost(transfer))
-        self._tags += 1
-        call.tag, call.transfer = self._tags, transfer
-        self._flying[call.tag] = call
+        call = Sent(number, number << 24 | endpoint << 16 | flags, head, data, cost(transfer))
+        self._tags = tag = self._tags + 1
+        call.tag, call.transfer = tag, transfer
+        self._flying[tag] = call
         if self._resends:
-            self._order.add(call.tag, transfer)
+            self._order.add(tag, transfer)
+        elif number == _BULK and self.state is _USING and self._has_room and self._outbox.leaves_at_once(call):
+            self._transmit(call)  # as it goes nearly always
+            return tag
         self._put(call)
-        return call.tag
+        return tag
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the transport wants more bulk; what comes later and is urgent would wait behind it."""
+        return self.outgoing_bytes < self._room
 
     def cancel(self, tag: int) -> Completion | None:
         """Ask for a transfer's end; its Completed still comes, unless it never left or waits for its turn.
@@ -206,7 +216,7 @@ class Importer:
     @property
     def has_events(self) -> bool:
         """Whether `events` has something though nothing came."""
-        return bool(self._ready)
+        return bool(self._ready) or (self._holds_back and self._way.unsent < ENOUGH)
 
     @property
     def in_flight(self) -> int:
@@ -221,7 +231,8 @@ class Importer:
         if (self.state, "transport lost") in CONTROLLER:
             self._move("transport lost")
         self._linked = self._greeted = self.releasing = False
-        self.outgoing, self.outgoing_bytes = [], 0
+        self._clear()
+        self._holds_back = False
         self._asked.clear()
         self._later.clear()
         self._pace = Pace()
@@ -310,17 +321,24 @@ class Importer:
             self._send()
 
     def _send(self) -> None:
-        for call in self._outbox.leaving(self._pace.has_room if self._resends else None):
+        self._holds_back = False
+        for call in self._outbox.leaving(self._may_leave):
             self._transmit(call)
+
+    def _may_leave(self, call: Sent) -> bool:
+        if self._resends and not self._pace.has_room(call.cost):
+            return False
+        if call.number == _BULK and not self._has_room:
+            self._holds_back = True
+            return False
+        return True
 
     def _transmit(self, call: Sent) -> None:
         if self._resends:
             call.due = call.due or self._now + call.wait
             if not call.identifier & TRANSPORT:
                 self._pace.sent(call)
-        chunks = records(call.identifier, call.word, call.head, call.payload, _PART, self._way.packet_bytes)
-        self.outgoing += chunks
-        self.outgoing_bytes += sum(map(len, chunks))
+        self._say_records(records(call.identifier, call.word, call.head, call.payload, _PART, self._way.packet_bytes))
 
     # -- from the target ----------------------------------------------------------------------------------------------
 
@@ -329,10 +347,13 @@ class Importer:
         self._view = view
         self._now = self._heard = now
         self.consumed = 0
+        self._room = ENOUGH - self._way.unsent
+        if self._holds_back:
+            self._proceed()
 
     def events(self) -> Iterator[Event]:
         """What the target answered, reply by reply. Raises ProtocolError when it breaks the protocol."""
-        view, end, at = self._view, len(self._view), self.consumed
+        view, end, at, outbox, sent = self._view, len(self._view), self.consumed, self._outbox, self._outbox.sent
         while end - at >= _LEAST:
             size, identifier, code = _REPLY.unpack_from(view, at)
             if not HEADER <= size <= RECORD_BYTES:
@@ -343,6 +364,16 @@ class Importer:
                 return
             body = view[at + _LEAST : after]
             self.consumed = at = after
+            call = sent.get(identifier) if code == 0 and not self._resends else None
+            if call is not None and call.transfer is not None:  # as it goes nearly always
+                outbox.answered(identifier)
+                del self._flying[call.tag]
+                yield Completed(call.tag, decode_reply(call.transfer, 0, body))
+                if outbox.wants_acknowledgement:
+                    self._acknowledge()
+                if self._unlinking:
+                    self._unlinking.discard(call.tag)
+                continue
             event = self._take(identifier, code, body)
             if event is not None:
                 yield event
@@ -355,9 +386,10 @@ class Importer:
         if code == Code.IN_PROGRESS:
             if self._resends and identifier in calls:
                 self._pace.in_progress(calls[identifier])
-                self._go_on()
+                self._proceed()
             return None
-        if code == Code.PART:
+        in_parts = code == Code.PART
+        if in_parts:
             call = calls.get(identifier)
             if call is None or not self._part(call, body):
                 return None
@@ -375,10 +407,10 @@ class Importer:
             self._acknowledge()
         if self._resends and call is not None:
             self._pace.answered(call, self._now)
-            self._go_on()
-        return self._finished(call, code, body) if call is not None else None
+            self._proceed()
+        return self._finished(call, code, body, is_lent=not in_parts) if call is not None else None
 
-    def _go_on(self) -> None:
+    def _proceed(self) -> None:
         """There may be room."""
         if self.state is Controller.USING:
             self._send()
@@ -390,7 +422,7 @@ class Importer:
             call.parts = Assembly(part_total(body, most + OVERHEAD if most else _LIST_BYTES))
         return call.parts.add(body)
 
-    def _finished(self, call: Sent, code: int, body: memoryview) -> Event | None:
+    def _finished(self, call: Sent, code: int, body: memoryview, *, is_lent: bool) -> Event | None:
         if call.number == Call.DESCRIBE and self._adopts:
             self._adopts = False
             return Claimed(infos.parse(body, self._limits))
@@ -400,7 +432,7 @@ class Importer:
             return None
         del self._flying[call.tag]
         self._unlinking.discard(call.tag)
-        completion = decode_reply(transfer, code, body)
+        completion = decode_reply(transfer, code, body, is_lent=is_lent)
         if completion.status == Status.SHORT and transfer.flags & Flags.SHORT_NOT_OK:
             self._stopped.add((transfer.endpoint, transfer.stream_id))
         if not self._resends:
@@ -430,7 +462,7 @@ class Importer:
                     self._outbox.acknowledged()
                     if self._outbox.wants_acknowledgement:  # of what came meanwhile
                         self._acknowledge()
-                    self._go_on()
+                    self._proceed()
                 case Call.HOLD:
                     return self._end("HOLD answered", "the device has left the server")
         except (struct_error, ValueError) as broken:

@@ -24,23 +24,15 @@ LAST_RESEND: Final = 2.0
 
 
 class Sent:
-    """One call, and what came of its reply."""
+    """One call, and what came of its reply. Made for every transfer: what most never have is the class's."""
 
-    __slots__ = (
-        "cost",
-        "due",
-        "head",
-        "identifier",
-        "in_progress",
-        "number",
-        "parts",
-        "payload",
-        "tag",
-        "transfer",
-        "under_way",
-        "wait",
-        "word",
-    )
+    identifier = NO_IDENTIFIER
+    tag = 0
+    transfer: Transfer | None = None  # whose end is waited for
+    parts: Assembly | None = None  # of the reply
+    due = 0.0  # when to send it again, where the transport loses packets
+    wait = FIRST_RESEND
+    in_progress = under_way = False  # at the target; on its way there or back
 
     def __init__(self, number: int, word: int, head: bytes = b"", payload: Buffer = b"", cost: int = 0) -> None:
         self.number = number
@@ -48,13 +40,6 @@ class Sent:
         self.head = head  # of the body
         self.payload = payload
         self.cost = cost  # bytes of the window
-        self.identifier = NO_IDENTIFIER
-        self.tag = 0
-        self.transfer: Transfer | None = None  # whose end is waited for
-        self.parts: Assembly | None = None  # of the reply
-        self.due = 0.0  # when to send it again, where the transport loses packets
-        self.wait = FIRST_RESEND
-        self.in_progress = self.under_way = False  # at the target; on its way there or back
 
     def again(self, now: float) -> bool:
         """Whether it is to be sent again; then the next time is set, later each time."""
@@ -92,19 +77,29 @@ class Outbox:
         queue.remove(call)
         return True
 
-    def leaving(self, may: Callable[[int], bool] | None = None) -> Iterator[Sent]:
-        """The calls that may be sent now, with their identifiers; `may` says whether another of a cost may."""
+    def leaving(self, may: Callable[[Sent], bool]) -> Iterator[Sent]:
+        """The calls that may be sent now, with their identifiers, as long as `may` says so too."""
         for queue, part in ((self._urgent, 0), (self._bulk, RESERVE)):
             while queue:
-                if not self._has_room(queue[0].cost, part) or (may is not None and not may(queue[0].cost)):
+                if not self._has_room(queue[0].cost, part) or not may(queue[0]):
                     return
                 call = queue.popleft()
-                call.identifier = self._next
-                self._next = self._next + 1 & MASK
-                self.sent[call.identifier] = call
-                self._used += 1
-                self._used_bytes += call.cost
+                self._leave(call)
                 yield call
+
+    def leaves_at_once(self, call: Sent) -> bool:
+        """Whether a bulk call may be sent now, without having waited; then it has its identifier."""
+        if self._bulk or self._urgent or not self._has_room(call.cost, RESERVE):
+            return False
+        self._leave(call)
+        return True
+
+    def _leave(self, call: Sent) -> None:
+        call.identifier = identifier = self._next
+        self._next = identifier + 1 & MASK
+        self.sent[identifier] = call
+        self._used += 1
+        self._used_bytes += call.cost
 
     def _has_room(self, cost: int, part: int) -> bool:
         calls, size = self.calls, self.size

@@ -31,7 +31,7 @@ from .messages import (
     parse_words,
     standard_request,
 )
-from .transfers import decode, encode_reply
+from .transfers import decode, encode_reply, is_bulk
 
 _PART: Final = int(Call.PART)
 _RESTART: Final = int(WireFlags.RESTART)
@@ -41,9 +41,7 @@ _NO_TRANSFER: Final = Transfer(0, 0)  # stands for calls that are none, in the o
 class Session:
     """One claim, from its acceptance to its end."""
 
-    def __init__(
-        self, limits: Limits, token: bytes, first: int, say: Callable[[int, int, bytes, Buffer], None]
-    ) -> None:
+    def __init__(self, limits: Limits, token: bytes, first: int, say: Callable[..., None]) -> None:
         self.token = token
         self.gates = Gates()
         self.ledger = Ledger(limits, first)
@@ -235,7 +233,7 @@ class Session:
         """Say on a new transport, whose controller lacks the replies to `outstanding`, those there are."""
         lost = self.ledger.resume(outstanding)
         for identifier, reply in self.ledger.replies.items():
-            self._say(identifier, *reply[1:])
+            self._say(identifier, *reply[1:], True)  # in the order in which they were given
         for identifier in lost:
             self._say(identifier, Code.FORGOTTEN, b"", b"")
 
@@ -244,18 +242,18 @@ class Session:
         assert entry.completion is not None
         self.finish(entry.tag, entry.transfer, entry.completion)
         for identifier in entry.cancels:
-            self._final(identifier, Code.OK)
+            self._final(identifier, Code.OK, bulk=is_bulk(entry.transfer))
 
     def finish(self, identifier: int, transfer: Transfer, completion: Completion) -> None:
         """A transfer's reply, whose turn it is."""
-        self._final(identifier, *encode_reply(transfer, completion))
+        self._final(identifier, *encode_reply(transfer, completion), bulk=is_bulk(transfer))
         for behind in self.gates.ended(identifier, transfer, completion.status):
             self.complete(behind, Completion(Status.CANCELLED))
 
-    def _final(self, identifier: int, code: int, head: bytes = b"", data: Buffer = b"") -> None:
+    def _final(self, identifier: int, code: int, head: bytes = b"", data: Buffer = b"", *, bulk: bool = False) -> None:
         """A call's reply, kept until it is acknowledged."""
         self.ledger.answer(identifier, code, head, data)
-        self._say(identifier, code, head, data)
+        self._say(identifier, code, head, data, bulk)
 
 
 _HANDLERS: Final[dict[int, Callable[[Session, Message], Event | None]]] = {

@@ -156,6 +156,11 @@ def encode_reply(transfer: Transfer, completion: Completion) -> tuple[int, bytes
     return code_of(status), b"" if all_done else words([actual]), b""
 
 
+def is_bulk(transfer: Transfer) -> bool:
+    """Whether it came as BULK, or would go as that."""
+    return not (transfer.interval or transfer.setup or transfer.packets is not None) and transfer.endpoint & 0x0F != 0
+
+
 def kept(data: Buffer) -> Buffer:
     """A reply's data, which is kept until it is acknowledged, and must not change meanwhile."""
     if data.__class__ is bytes or (data.__class__ is memoryview and data.obj.__class__ is bytes):
@@ -174,15 +179,15 @@ def _encode_isochronous(transfer: Transfer, asked: list[IsoPacket], completion: 
     return code_of(completion.status), head + b"".join(results), data
 
 
-def decode_reply(transfer: Transfer, code: int, body: memoryview) -> Completion:
-    """How a transfer ended. Raises ProtocolError for what cannot be."""
+def decode_reply(transfer: Transfer, code: int, body: memoryview, *, is_lent: bool = True) -> Completion:
+    """How a transfer ended; a body that is not lent is not copied. Raises ProtocolError for what cannot be."""
     status = status_of(code)
     if transfer.packets is not None:
         return _decode_results(transfer, transfer.packets, status, body)
     if transfer.is_in:
         if len(body) > transfer.length:
             raise ProtocolError(f"{len(body)} bytes in the reply to {transfer}")
-        return Completion(status, bytes(body))
+        return Completion(status, bytes(body) if is_lent else body)
     actual = transfer.length if status == Status.OK else 0
     if len(body):
         actual = int.from_bytes(body, "big")

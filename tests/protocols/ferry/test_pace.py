@@ -1,0 +1,150 @@
+"""The window of a controller whose network loses packets, and the challenge that shows whose address it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.protocols.ferry.wire import INFO, T, Talk, bulk, call, claim, reply, version, version_reply
+from usbferry.protocols.ferry.exporter import Exporter
+from usbferry.protocols.ferry.importer import Importer
+from usbferry.protocols.ferry.messages import Call
+from usbferry.protocols.ferry.outbox import FIRST_RESEND, Sent
+from usbferry.protocols.ferry.pace import FIRST_WINDOW, LARGEST_WINDOW, LEAST_WINDOW, Pace
+from usbferry.usb.transfer import Completion
+
+
+class Lossy:
+    packet_bytes = 1232
+    is_lossy = True
+    unsent = 0
+
+
+def sent(pace: Pace, cost: int) -> Sent:
+    one = Sent(Call.BULK, 0, cost=cost)
+    pace.sent(one)
+    return one
+
+
+def test_one_call_may_always_be_sent_and_as_many_as_fit() -> None:
+    pace = Pace()
+    assert pace.has_room(LARGEST_WINDOW)
+    sent(pace, FIRST_WINDOW - 1000)
+    assert pace.has_room(800)
+    assert not pace.has_room(1000)
+
+
+def test_answers_make_it_grow_up_to_its_limit() -> None:
+    pace = Pace()
+    for _ in range(1000):
+        pace.answered(sent(pace, 1024), 0.0)
+    assert pace.window == LARGEST_WINDOW
+
+
+def test_a_loss_halves_it_once_in_a_while_and_never_below_its_least() -> None:
+    pace = Pace()
+    for now, window in ((1.0, FIRST_WINDOW // 2), (1.05, FIRST_WINDOW // 2), (1.2, FIRST_WINDOW // 4)):
+        lost = sent(pace, 1024)
+        assert lost.again(FIRST_RESEND)
+        pace.answered(lost, now)
+        assert pace.window == window
+    for now in range(2, 20):
+        lost = sent(pace, 1024)
+        lost.again(FIRST_RESEND)
+        pace.answered(lost, float(now))
+    assert pace.window == LEAST_WINDOW
+    pace.answered(sent(pace, 1024), 20.0)
+    assert LEAST_WINDOW < pace.window < LEAST_WINDOW + 1024, "after a loss it grows slowly"
+
+
+def test_what_takes_long_at_the_target_is_neither_under_way_nor_lost() -> None:
+    pace = Pace()
+    parked = sent(pace, FIRST_WINDOW)
+    assert not pace.has_room(1)
+    parked.again(FIRST_RESEND)
+    pace.in_progress(parked)
+    assert pace.has_room(FIRST_WINDOW - 64)
+    pace.answered(parked, 1.0)
+    assert pace.window > FIRST_WINDOW
+
+
+def lossy_target() -> Talk:
+    talk = Talk()
+    talk.exporter.set_way(Lossy())
+    return talk
+
+
+def first_identifier(talk: Talk) -> int:
+    """What the reply to VERSION ends with."""
+    talk.says(version())
+    said = b"".join(talk.exporter.outgoing)
+    talk.exporter.outgoing, talk.exporter.outgoing_bytes = [], 0
+    assert said.startswith((len(said) - 4).to_bytes(4, "big"))
+    assert said[4:-4] == version_reply()[4:]
+    assert len(said) - 4 < 4 * (len(version()) - 4), "it must not be of use to who sends in somebody else's name"
+    return int.from_bytes(said[-4:], "big")
+
+
+def test_who_does_not_receive_is_told_nothing_but_the_version() -> None:
+    talk = lossy_target()
+    begins = first_identifier(talk)
+    assert begins & T
+    talk.says(call(begins ^ 1, Call.LIST)).asks().hears()
+    talk.says(claim(begins + 1)).asks().hears()
+    talk.says(bulk(1, 0x81, 8)).asks().hears()
+    talk.says(call(begins, Call.LIST)).asks("list")
+    talk.says(claim(begins + 1)).asks("claim 1-1")
+
+
+def test_a_duplicate_of_the_first_call_changes_nothing() -> None:
+    talk = lossy_target()
+    begins = first_identifier(talk)
+    assert first_identifier(talk) == begins
+
+
+def test_the_controller_goes_on_with_the_identifier_that_it_was_told() -> None:
+    importer = Importer(resends=True)
+    importer.set_way(Lossy())
+    importer.connected(0.0)
+    importer.list_devices()
+    assert b"".join(importer.outgoing) == version(T)
+    importer.outgoing, importer.outgoing_bytes = [], 0
+    told = version_reply(T)[4:] + (T + 77).to_bytes(4, "big")
+    importer.receive(memoryview(len(told).to_bytes(4, "big") + told), 0.0)
+    assert list(importer.events()) == []
+    assert b"".join(importer.outgoing) == call(T + 77, Call.LIST)
+
+
+@pytest.mark.parametrize(
+    ("packet", "opens"),
+    [
+        (version()[4:], True),
+        (claim()[4:], False),
+        (bulk(1, 0x81, 8)[4:], False),
+        (reply(1)[4:], False),
+        (b"", False),
+        (b"\x80\0\0\0\1", False),
+    ],
+)
+def test_only_version_opens_a_transport(packet: bytes, opens: bool) -> None:
+    assert Exporter.opens(packet) is opens
+
+
+def test_on_packets_what_is_long_goes_in_parts_that_fit() -> None:
+    talk = lossy_target()
+    begins = first_identifier(talk)
+    talk.says(call(begins, Call.LIST)).asks("list")
+    talk.exporter.listed([])
+    talk.hears(reply(begins, 0, bytes(4)))
+    talk.says(claim(begins + 1)).asks("claim 1-1")
+    talk.exporter.accept(INFO)
+    talk.exporter.outgoing, talk.exporter.outgoing_bytes = [], 0
+    talk.says(bulk(1, 0x81, 3000)).asks("submit #1 in 81 3000")
+    talk.exporter.complete(1, Completion(0, bytes(3000)))
+    raw = b"".join(bytes(piece) for piece in talk.exporter.outgoing)
+    sizes = []
+    while raw:
+        size = 4 + int.from_bytes(raw[:4], "big")
+        sizes.append(size - 4)
+        raw = raw[size:]
+    assert len(sizes) == 3
+    assert max(sizes) <= Lossy.packet_bytes
