@@ -236,7 +236,7 @@ async def test_a_halt_is_of_the_endpoint_a_cancel_of_one_transfer():
         assert (await host.command(1, INQUIRY, 36)).status == GOOD
 
 
-async def test_a_reset_takes_the_streams_and_the_setting_and_a_host_starts_anew():
+async def test_a_reset_takes_the_streams_and_what_is_under_way_and_leaves_the_setting():
     backing = _Slow(MIB)
     async with hosted(backing=backing) as host:
         waiting = [host.submit(STATUS, 128, tag=1), host.submit(IN, 512, tag=1)]
@@ -244,9 +244,17 @@ async def test_a_reset_takes_the_streams_and_the_setting_and_a_host_starts_anew(
         await host.device.reset()
         assert [(await answer).status for answer in waiting] == [Status.SHUTDOWN] * 2
         backing.gate.set()
-        bulk_only = BulkOnlyHost(host.device)  # alternate setting 0
-        assert (await bulk_only.command(bytes(6))).status == 1  # it was reset, and says so once
-        assert await bulk_only.read(0, 1) == bytes(512)
+        assert not host.device.has_streams(STATUS)
+        assert host.device.alloc_streams(PIPES, 4).status == Status.OK
+        assert (await host.command(1, bytes(6))).sense == (6, 0x29, 0)  # it was reset, and says so once
+        assert (await host.command(2, read10(0, 1), 512)) == Result(GOOD, bytes(512))
+
+
+async def test_the_other_setting_is_bulk_only_transport():
+    async with hosted() as host:
+        assert (await host.command(1, write10(3, 1), data=bytes(range(256)) * 2)) == Result(GOOD)
+        assert ask(host.device, set_interface(0, 0)).status == Status.OK
+        assert await BulkOnlyHost(host.device).read(3, 1) == bytes(range(256)) * 2
 
 
 class _Slow(Memory):

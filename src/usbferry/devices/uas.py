@@ -109,10 +109,6 @@ class Uas(Disk):
         self._forget()
         await super().opened()
 
-    def settings_changed(self) -> None:
-        super().settings_changed()
-        self._is_uas = self.info.alternates.get(0) == 1
-
     def _restart(self) -> None:
         super()._restart()
         self._forget()
@@ -121,7 +117,7 @@ class Uas(Disk):
         """No command is under way. What the storage is at goes on, and comes before what is asked of it next."""
         for task in getattr(self, "_active", {}).values():
             _stop(task)
-        self._is_uas = False
+        self._is_uas = self.info.alternates.get(0) == 1
         self._active, self._turns, self._ready, self._pending = {}, deque(), {}, 0
 
     # -- the endpoints ------------------------------------------------------------------------------------------------
@@ -161,7 +157,7 @@ class Uas(Disk):
     def _command_came(self, unit: bytes) -> None:
         tag = _COMMAND(unit)[0]
         if tag in self._active:
-            self._forget_tasks()
+            self._forget()
             self._respond(tag, Response.OVERLAPPED)
         elif self._active and not self.has_streams(STATUS):
             self._turns.append(unit)
@@ -241,16 +237,11 @@ class Uas(Disk):
                 _stop(task)
             self._turns = deque(unit for unit in self._turns if _COMMAND(unit)[0] != subject)
         elif function in _FORGETS_ALL:
-            self._forget_tasks()
+            self._forget()
         else:
             self._respond(tag, Response.NOT_SUPPORTED)
             return
         self._respond(tag, Response.COMPLETE)
-
-    def _forget_tasks(self) -> None:
-        is_uas = self._is_uas
-        self._forget()
-        self._is_uas = is_uas
 
     def _respond(self, tag: int, response: Response) -> None:
         self._say(tag, pack(">BxH3xB", Iu.RESPONSE, tag, response))
