@@ -639,7 +639,7 @@ def _fault_parts() -> Iterator[str]:
 _DECLARED: Final = ("descriptor", "manufacturer", "product", "serial", "strings", "speed", "bos")
 _DESCRIBE: Final = ("interfaces", "configurations", "bulk", "interrupt", "isochronous")
 _HOOKS: Final = ("plugged", "unplugged", "opened", "closed", "was_reset", "settings_changed", "halt_cleared")
-_FOR_HANDLERS: Final = ("clock", "kick", "halt", "later", "vanish")
+_FOR_HANDLERS: Final = ("clock", "kick", "kick_stream", "has_streams", "halt", "later", "vanish")
 _PEOPLE: Final = {
     keyboard.Keyboard: "type press release tap flushed",
     printer.Printer: "paper status",
