@@ -53,7 +53,7 @@ class Ethernet(VirtualDevice):
     options, and stays the same.
     """
 
-    descriptor = DeviceDescriptor(0x1209, 0x000D, 0x0200, 0xEF, 0x02, 0x01)  # "look for associations"
+    descriptor = DeviceDescriptor(0x1209, 0x000F, 0x0200, 0xEF, 0x02, 0x01)  # "look for associations"
     product = "Network adapter"
 
     def __init__(
