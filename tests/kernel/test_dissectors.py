@@ -3,12 +3,15 @@
 The sessions are made in memory and written as captures; of those of real kernels see test_ferry.py.
 """
 
+import struct
 from collections import Counter
 from contextlib import suppress
 
 import pytest
 
+import usbferry
 from tests import pcap
+from tests.cli.served import served
 from tests.kernel.dissected import Dissected, Row
 from tests.protocols.ferry import everything
 from tests.protocols.ferry.reader import CALLS, STATUSES, Message
@@ -180,6 +183,29 @@ def test_packets_without_markers(tmp_path):
     dissected = Dissected(path)
     assert len(dissected.rows("ferry.identifier", ["ferry.identifier"])) == len(short)
     assert len(dissected.wrong()) == sum(bool(message.malformed) for message in MESSAGES)
+
+
+# -- what passed on real connections -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["ferry", "usbredir"])
+def test_what_a_program_does_with_a_disk(protocol, record, tmp_path):
+    """Descriptors, and a command of SCSI with its data and status, in transfers that a program made."""
+    with served("virtual:disk?size=1M", "--on", f"{protocol}://127.0.0.1:0", runtime=tmp_path) as server:
+        recorder = record(int(server.listening[-1].rpartition(":")[2]))
+        with usbferry.open(f"{protocol}://127.0.0.1:{recorder.port}") as device:
+            device.control(0x80, 6, 0x0200, 0, 255)
+            for tag in (1, 2):
+                device.write(0x02, struct.pack("<4sIIBBB16s", b"USBC", tag, 36, 0x80, 0, 6, b"\x12\0\0\0\x24"))
+                assert len(device.read(0x81, 36)) == 36
+                assert device.read(0x81, 13)[:4] == b"USBS"
+        recorder.close()
+        recorder.write_pieces(tmp_path / "disk.pcap")
+    dissected = Dissected(tmp_path / "disk.pcap")
+    assert dissected.wrong() == []
+    assert len(dissected.rows(f"{protocol} && usb.bInterfaceProtocol == 0x50", ["usb.bInterfaceProtocol"])) >= 1
+    assert len(dissected.rows("scsi_sbc.opcode == 0x12 && usbms.dCBWFlags", ["usbms.dCBWTag"])) == 2
+    assert len(dissected.rows("scsi.inquiry.vendor_id", ["scsi.inquiry.vendor_id"])) == 2
 
 
 # -- usbredir ----------------------------------------------------------------------------------------------------------

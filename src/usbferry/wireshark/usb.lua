@@ -112,9 +112,11 @@ local function show_usb(one, pinfo, tree)
   end
   local bytes = ByteArray.new(header, true)
   if has_data then bytes:append(data) end
-  local source, target = pinfo.src, pinfo.dst
-  usb_dissector:call(bytes:tvb("USB"), pinfo, tree)
+  local source, target, tvb = pinfo.src, pinfo.dst, bytes:tvb("USB")
+  -- What they stumble over is in the payload: a descriptor or an answer of SCSI that was asked for in part.
+  local done, problem = pcall(usb_dissector.call, usb_dissector, tvb, pinfo, tree)
   pinfo.src, pinfo.dst = source, target  -- USB's are written into them
+  if not done then tree:add(tvb:range(), "Wireshark read no further: " .. tostring(problem)):set_generated() end
 end
 
 -- Which end of a connection sent a packet, and a name for the connection that is its own in the capture.
