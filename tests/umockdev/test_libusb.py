@@ -27,7 +27,9 @@ from tests.umockdev.testbed import Testbed, here
 from usbferry.backends.libusb import handle as libusb_handle
 from usbferry.backends.libusb import source as libusb_source
 from usbferry.device import Busy, Claimant, Device, DeviceError, NotFound, ResetOutcome
-from usbferry.registry import open_source
+from usbferry.registry import load_exporter, open_source
+from usbferry.server.catalog import Catalog
+from usbferry.server.listen import serving
 from usbferry.usb.setup import (
     PORT_RESET,
     SET_ADDRESS,
@@ -437,16 +439,53 @@ async def test_two_devices_of_contexts_of_their_own(bench) -> None:
     assert _event_threads() == 0
 
 
-async def test_closed_while_a_device_is_being_opened(bench, monkeypatch) -> None:
-    """Its context would end under it. Who asked for it is no more."""
+@pytest.fixture
+def slow(monkeypatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """The calls that open a device say that they have begun, and wait until they may go on."""
     begun, go, opened_ = threading.Event(), threading.Event(), libusb_source._opened
 
-    def slow(*arguments: Any) -> Any:
+    def slowly(*arguments: Any) -> Any:
         begun.set()
         assert go.wait(PATIENCE)
         return opened_(*arguments)
 
-    monkeypatch.setattr(libusb_source, "_opened", slow)
+    monkeypatch.setattr(libusb_source, "_opened", slowly)
+    yield begun, go
+    go.set()
+
+
+async def test_a_server_is_stopped_while_it_opens_a_device(bench, slow) -> None:
+    begun, go = slow
+    bench.plug("1-1", "keyboard")
+    loop = asyncio.get_running_loop()
+    ports, stop = asyncio.Queue[int](), asyncio.Event()
+
+    async def serve() -> None:
+        async with serving(Catalog()) as server:
+            await server.offer(open_source("usb:1-1"))
+            [(_, port)] = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
+            ports.put_nowait(port)
+            await stop.wait()
+
+    server = loop.create_task(serve())
+    source = open_source(f"usbip://127.0.0.1:{await ports.get()}/1-1")
+    importing = loop.create_task(source.open("1-1", ME))
+    await until(begun.is_set)
+    stop.set()
+    with pytest.raises(DeviceError):
+        await importing
+    await asyncio.wait([server], timeout=0.1)
+    assert (server.done(), _event_threads()) == (False, 1)
+    go.set()
+    await server
+    assert _event_threads() == 0
+    assert bench.state("1-1")["drivers"] == {"0": "usbhid"}
+    await source.close()
+
+
+async def test_closed_while_a_device_is_being_opened(bench, slow) -> None:
+    """Its context would end under it. Who asked for it is no more."""
+    begun, go = slow
     bench.plug("1-1", "keyboard")
     source = open_source("usb:1-1")
     opening = asyncio.get_running_loop().create_task(source.open("1-1", ME))
