@@ -22,7 +22,7 @@ LARGE_BUFFER: Final = (
 IDLE_SECONDS: Final = 5.0  # without a full buffer, before a large one is given back
 CLOSE_SECONDS: Final = 5.0  # for the peer to take the last bytes
 HIGH_WATER: Final = 1024 * 1024  # unsent bytes at which reading stops
-SHORT_QUEUE: Final = 256 * 1024  # the same where what is urgent shall not wait behind what is not
+SHORT_QUEUE: Final = 128 * 1024  # the same where what is urgent shall not wait behind what is not
 _GATHER_BYTES: Final = 1536  # a piece, on average, from which gathering beats copying into one; measured
 _MAX_PIECES: Final = 1024  # IOV_MAX of Linux and macOS
 

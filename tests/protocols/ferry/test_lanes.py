@@ -8,12 +8,12 @@ from tests.protocols.ferry.wire import INFO, TOKEN, T, bulk, claimed, device, he
 from tests.protocols.ferry.wire import version_reply as granted
 from usbferry.protocols.events import Claimed
 from usbferry.protocols.ferry.importer import Importer
-from usbferry.protocols.ferry.lanes import ENOUGH
+from usbferry.protocols.ferry.lanes import BURST, ENOUGH
 from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status
 
 BLOCK = 64 * 1024
-FIT = ENOUGH // BLOCK  # replies of a block that go to the transport before it has enough
+FIT = BURST // BLOCK  # replies of a block that go to the transport before it has enough
 
 
 class Way:
@@ -76,8 +76,8 @@ def test_an_interrupt_reply_passes_bulk_ones() -> None:
 
 
 def test_it_passes_between_the_parts_of_one() -> None:
-    exporter, _ = parked([(0x81, 2 * ENOUGH), (0x82, 8)])
-    exporter.complete(1, done(2 * ENOUGH))
+    exporter, _ = parked([(0x81, 2 * BURST), (0x82, 8)])
+    exporter.complete(1, done(2 * BURST))
     exporter.complete(2, done(8))
     first = take(exporter)
     assert first[-1] == 2

@@ -347,7 +347,7 @@ class Importer(Lanes):
         self._view = view
         self._now = self._heard = now
         self.consumed = 0
-        self._room = ENOUGH - self._way.unsent
+        self._measure()
         if self._holds_back:
             self._proceed()
 

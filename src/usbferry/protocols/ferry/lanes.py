@@ -12,7 +12,8 @@ from typing import Final
 from ...usb.transfer import Buffer
 from .framing import MARKER, STREAM, Way
 
-ENOUGH: Final = 256 * 1024  # bytes that the transport has not sent: more would only make others wait
+ENOUGH: Final = 128 * 1024  # bytes that the transport has not sent: more would only make others wait
+BURST: Final = 1024 * 1024  # given to one that has sent all; less in proportion to what it has not
 
 
 class Lanes:
@@ -22,7 +23,7 @@ class Lanes:
         self.outgoing: list[Buffer] = []  # taken and cleared by the pump
         self.outgoing_bytes = 0
         self._way: Way = STREAM
-        self._room = ENOUGH  # for bulk in `outgoing`
+        self._room = BURST  # for bulk in `outgoing`
         self._backlog: deque[tuple[int, list[Buffer]]] = deque()  # records and their bytes
 
     def _clear(self) -> None:
@@ -50,12 +51,17 @@ class Lanes:
 
     def _go_on(self) -> None:
         """Let as much of the backlog go as there is room for."""
-        self._room = room = ENOUGH - self._way.unsent
+        self._measure()
+        room = self._room
         backlog = self._backlog
         while backlog and self.outgoing_bytes < room:
             size, chunks = backlog.popleft()
             self.outgoing += chunks
             self.outgoing_bytes += size
+
+    def _measure(self) -> None:
+        """How much bulk the transport wants now."""
+        self._room = BURST - self._way.unsent * (BURST // ENOUGH)
 
     @property
     def _may_go_on(self) -> bool:
