@@ -11,20 +11,16 @@ import contextlib
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from tests.conformance.chain import chained
 from tests.devices.host import control, isochronous, turn
 from tests.umockdev import inside, testbed
 from usbferry.backends.options import split
 from usbferry.device import Claimant, Device, DeviceError, ResetOutcome, Source
-from usbferry.registry import DEVICES, PROTOCOLS, TRANSPORTS, load_exporter, open_source
-from usbferry.server.catalog import Catalog
-from usbferry.server.listen import serving
-from usbferry.transports.place import parse
+from usbferry.registry import DEVICES, PROTOCOLS, open_source
 from usbferry.usb import build
 from usbferry.usb.descriptors import Endpoint
 from usbferry.usb.setup import Setup, clear_halt, get_descriptor, set_configuration, set_interface
@@ -32,7 +28,6 @@ from usbferry.usb.transfer import Completion, Flags, Transfer
 from usbferry.usb.types import Status, TransferType
 
 ADDRESSES = {"disk": "virtual:disk?size=1M", "uas": "virtual:uas?size=1M"}
-FILES = [name for name, row in TRANSPORTS.items() if row.at_files]
 OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
 GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
 HERE = ("here", "libusb")  # without any protocol
@@ -70,14 +65,7 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
         else:
             source = near = open_source(address)
             vanish = near.device.vanish
-        directory = Path(stack.enter_context(TemporaryDirectory()))
-        for number, hop in enumerate(() if way in HERE else way.split(">")):
-            server = await stack.enter_async_context(serving(Catalog()))
-            await server.offer(source)
-            protocol, _, transport = hop.partition("+")
-            asked = f"{hop}://{directory}/{number}" if transport in FILES else f"{hop}://127.0.0.1:0"
-            [there] = await server.listen_at(parse(asked, 0), load_exporter(protocol))
-            source = open_source(f"{hop}://{there.naming('1-1').whole}")
+        source = await stack.enter_async_context(chained(source, "" if way in HERE else way))
         (info,) = await source.list()
         place = Place(source, info.name, await source.open(info.name, ME), vanish)
         try:
