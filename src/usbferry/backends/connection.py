@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from ..device import Busy, DeviceError, NotFound, Unavailable
 from ..protocols.errors import ProtocolError, Stranger
@@ -51,6 +51,14 @@ class Importer(Protocol):
     def events(self) -> Iterator[Event]: ...
     def deadline(self) -> float | None: ...
     def tick(self, now: float) -> None: ...
+
+
+@runtime_checkable
+class Streaming(Importer, Protocol):
+    """An importer whose protocol has bulk streams. Both return the tag of the Completed that answers."""
+
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> int: ...
+    def free_streams(self, endpoints: tuple[int, ...]) -> int: ...
 
 
 class Connection:
@@ -140,6 +148,19 @@ class Connection:
             if completion is not None:  # it never left
                 self._completed(tag, completion)
             self._flush_soon()
+
+    def streams(self, endpoints: tuple[int, ...], count: int) -> Completion | asyncio.Future[Completion]:
+        """Set up `count` bulk streams on each endpoint, 0 for none. INVALID where the protocol has none."""
+        importer = self.importer
+        if self.over is not None:
+            return Completion(self.over)
+        if not isinstance(importer, Streaming):
+            return Completion(Status.INVALID)
+        tag = importer.alloc_streams(endpoints, count) if count else importer.free_streams(endpoints)
+        future: asyncio.Future[Completion] = self._loop.create_future()
+        self._flying[tag] = (Transfer(0, 0), future)
+        self._flush_soon()
+        return future
 
     async def close(self) -> None:
         """End what is pending with SHUTDOWN, close, and wait until it is closed. May be called twice."""

@@ -69,7 +69,7 @@ class RemoteDevice(Device):
         self._gate = DirectGate(self._go_on, self._gate_moved)
         self._gated: set[int] = set()
         self._touching: dict[Transfer, frozenset[int]] = {}  # barriers that wait at the gate, and what they will touch
-        self._in_pieces: dict[int, Pieces] = {}
+        self._in_pieces: dict[tuple[int, int], Pieces] = {}  # by endpoint and stream
 
     # -- the seam -----------------------------------------------------------------------------------------------------
 
@@ -79,17 +79,18 @@ class RemoteDevice(Device):
             return self._control(transfer)
         if not (self._gated or self._in_pieces or transfer.length > self._piece):
             return self._send(transfer)  # as it goes nearly always
-        pieces = self._in_pieces.get(address) if self._in_pieces else None
+        key = (address, transfer.stream_id)
+        pieces = self._in_pieces.get(key) if self._in_pieces else None
         if pieces is None:
             if transfer.length <= self._piece or transfer.packets is not None or address not in self._pipes:
                 return self._pass(transfer)
-            pieces = self._start_pieces(address)
+            pieces = self._start_pieces(key)
         _check(transfer)
-        self._in_pieces[address] = pieces
+        self._in_pieces[key] = pieces
         return pieces.submit(transfer)
 
     def cancel(self, transfer: Transfer) -> None:
-        pieces = self._in_pieces.get(transfer.endpoint)
+        pieces = self._in_pieces.get((transfer.endpoint, transfer.stream_id))
         if pieces is None or not pieces.cancel(transfer):
             self._withdraw(transfer)
 
@@ -103,16 +104,22 @@ class RemoteDevice(Device):
             answer.add_done_callback(lambda done: outcome.set_result(self._outcome(done.result())))
         return outcome
 
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Answer:
+        return self._connection.streams(endpoints, count) if count > 0 else Completion(Status.INVALID)
+
+    def free_streams(self, endpoints: tuple[int, ...]) -> Answer:
+        return self._connection.streams(endpoints, 0)
+
     async def close(self) -> None:
         await self._connection.close()
 
     # -- the way of a transfer ----------------------------------------------------------------------------------------
 
-    def _start_pieces(self, address: int) -> Pieces:
+    def _start_pieces(self, key: tuple[int, int]) -> Pieces:
         def ended() -> None:
-            del self._in_pieces[address]
+            del self._in_pieces[key]
 
-        packet = self._pipes[address].packet
+        packet = self._pipes[key[0]].packet
         return Pieces(self._pass, self._withdraw, ended, self._piece // packet * packet)
 
     def _pass(self, transfer: Transfer) -> Answer:

@@ -15,10 +15,12 @@ from tests.protocols.usbredir.wire import (
     INFO,
     INVAL,
     LONG_BULK,
+    RECEIVING,
     SETTINGS,
     STALL,
     STREAMS,
     SUCCESS,
+    buffered,
     bulk,
     connect,
     control,
@@ -333,7 +335,7 @@ def test_interrupt_packets_that_nobody_reads_are_bounded():
     talk = using()
     talk.importer.submit(Transfer(0x83, 8, interval=4))
     talk.says(status(17, SUCCESS, 0x83), *(interrupt(n, 0x83, b"x") for n in range(1500)))
-    assert talk.importer._inboxes[0x83].dropped == 1500 - 1001
+    assert talk.importer.dropped == 1500 - 1001
 
 
 def test_a_stalled_stream_ends_what_waits_and_is_started_again():
@@ -423,7 +425,7 @@ def test_iso_in_that_overflows_is_dropped_to_its_target():
     talk = using()
     talk.importer.submit(iso_transfer(0x85, 4))
     talk.says(status(14, SUCCESS, 0x85), *(iso(n, 0x85, bytes([n])) for n in range(125)))
-    assert talk.importer._inboxes[0x85].dropped == 65
+    assert talk.importer.dropped == 65
     talk.importer.tick(1.0)
     assert list(talk.ends().values()) == [(OK, bytes([65, 66, 67, 68]), 4)]
 
@@ -493,6 +495,92 @@ def test_iso_on_an_endpoint_that_is_none():
     assert talk.ends() == {one: (Status.INVALID, b"", 0)}
 
 
+# -- buffered bulk -----------------------------------------------------------------------------------------------------
+
+
+def ahead(**options: object) -> Talk:
+    """A connection whose bulk IN endpoint is read ahead, and a first read of 100 bytes."""
+    talk = using(ahead=frozenset((0x81,)), **options)
+    assert talk.importer.submit(Transfer(0x81, 100)) == 2
+    talk.hears(packet(25, 0, struct.pack("<IIBB", 0, 512, 0x81, 5)))
+    talk.says(packet(27, 0, struct.pack("<IBB", 0, 0x81, SUCCESS)))
+    return talk
+
+
+def receiving(number: int) -> bytes:
+    return packet(27, 0, struct.pack("<IBB", 0, 0x81, number))
+
+
+HALT = packet(26, 0, struct.pack("<IB", 0, 0x81))
+
+
+def test_what_is_read_ahead_is_a_stream_of_bytes():
+    """A packet goes to as many transfers as it fills, and one that is not full ends the transfer."""
+    talk = ahead()
+    talk.says(buffered(0, 0x81, bytes(range(256)) * 2), buffered(1, 0x81, b""), buffered(2, 0x81, b"end"))
+    assert talk.ends() == {2: (OK, bytes(range(100)), 100)}
+    rest, nothing, end = (talk.importer.submit(Transfer(0x81, 600)) for _ in range(3))
+    assert talk.ends() == {
+        rest: (OK, (bytes(range(256)) * 2)[100:], 412),
+        nothing: (OK, b"end", 3),
+    }
+    talk.hears(b"").says(buffered(3, 0x81, b"", status=STALL))
+    assert talk.ends() == {end: (Status.STALL, b"", 0)}
+
+
+def test_a_packet_that_fills_a_transfer_leaves_the_rest_to_the_next():
+    talk = ahead()
+    for number in range(3):
+        talk.says(buffered(number, 0x81, bytes([number]) * 150))
+    reads = [2, *(talk.importer.submit(Transfer(0x81, 100)) for _ in range(5))]
+    ends = talk.ends()
+    assert [ends[tag][1] for tag in reads] == [bytes([n]) * size for n in range(3) for size in (100, 50)]
+
+
+def test_what_nobody_reads_pauses_the_exporter_and_is_not_lost():
+    talk = ahead()
+    talk.says(buffered(0, 0x81, b"x" * 100)).ends()
+    many = 64 * 1024 // (512 + 64)
+    talk.says(*(buffered(n, 0x81, bytes(512)) for n in range(many))).hears(b"")
+    talk.says(buffered(many, 0x81, bytes(512))).hears(HALT)
+    talk.says(buffered(many + 1, 0x81, bytes(512)))  # it was under way
+    talk.says(receiving(SUCCESS)).hears(b"")
+    read = talk.importer.submit(Transfer(0x81, (many + 2) * 512))
+    assert talk.ends() == {read: (OK, bytes((many + 2) * 512), (many + 2) * 512)}
+    talk.hears(packet(25, 0, struct.pack("<IIBB", 0, 512, 0x81, 5)))  # and on
+    waits = talk.importer.submit(Transfer(0x81, 8))
+    talk.says(receiving(SUCCESS), buffered(0, 0x81, b"new"))
+    assert talk.ends() == {waits: (OK, b"new", 3)}
+    assert talk.importer.dropped == 0
+
+
+def test_reading_ahead_stops_with_its_endpoint():
+    """What arrives until the stop is answered belongs to the stream before it."""
+    talk = ahead()
+    talk.says(buffered(0, 0x81, bytes(512))).ends()
+    first = talk.importer.submit(Transfer(0x81, 500))
+    clear = talk.importer.submit(Transfer(0, 0, b"", requests.clear_halt(0x81).pack()))
+    waits = talk.importer.submit(Transfer(0x81, 8))
+    assert talk.ends() == {first: (Status.SHUTDOWN, bytes(412), 412)}
+    talk.says(buffered(1, 0x81, b"old"), receiving(SUCCESS), receiving(SUCCESS), buffered(0, 0x81, b"new"))
+    assert talk.ends() == {waits: (OK, b"new", 3)}
+    assert clear
+
+
+def test_a_cancelled_read_ahead_has_what_came():
+    talk = ahead()
+    talk.says(buffered(0, 0x81, bytes(512))).ends()
+    read = talk.importer.submit(Transfer(0x81, 1000))
+    talk.importer.cancel(read)
+    assert talk.ends() == {read: (Status.CANCELLED, bytes(412), 412)}
+
+
+def test_an_exporter_that_reads_nothing_ahead_is_asked_each_time():
+    talk = using(ALL & ~RECEIVING, ahead=frozenset((0x81,)))
+    read = talk.importer.submit(Transfer(0x81, 100))
+    talk.hears(bulk(read, 0x81, 100))
+
+
 # -- bulk streams -----------------------------------------------------------------------------------------------------
 
 
@@ -553,10 +641,10 @@ def test_a_device_that_leaves_before_it_is_claimed_is_waited_for_again():
 
 def test_ids_go_round():
     talk = using()
-    talk.importer._tag = 0xFFFFFFFE
+    talk.importer._flights._tag = 0xFFFFFFFE
     tags = [talk.importer.submit(Transfer(0x81, 8)) for _ in range(3)]
     assert tags == [0xFFFFFFFF, 1, 2]
-    talk.importer._tag = 0
+    talk.importer._flights._tag = 0
     assert talk.importer.submit(Transfer(0x81, 8)) == 3
 
 

@@ -168,6 +168,24 @@ class Importer(Lanes):
         """Whether the transport wants more bulk; what comes later and is urgent would wait behind it."""
         return self.outgoing_bytes < self._room
 
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> int:
+        """Ask for bulk streams; the answer is Completed with this tag."""
+        return self._streams(Call.ALLOC_STREAMS, words([count]) + bytes(endpoints))
+
+    def free_streams(self, endpoints: tuple[int, ...]) -> int:
+        """Give bulk streams back; the answer is Completed with this tag."""
+        return self._streams(Call.FREE_STREAMS, bytes(endpoints))
+
+    def _streams(self, number: Call, body: bytes) -> int:
+        call = Sent(number, _word(number), body)
+        self._tags += 1
+        call.tag, call.transfer = self._tags, Transfer(0, 0)
+        self._flying[call.tag] = call
+        if self._resends:
+            self._order.add(call.tag, call.transfer)
+        self._put(call)
+        return call.tag
+
     def cancel(self, tag: int) -> Completion | None:
         """Ask for a transfer's end; its Completed still comes, unless it never left or waits for its turn.
 

@@ -123,7 +123,9 @@ class Exporter:
     @property
     def has_events(self) -> bool:
         """Whether `events` has something to say without more bytes."""
-        return bool(self._own) or self._can_claim() or (self._runner.is_active and self._runner.is_due)
+        return bool(
+            self._own or (self._may_claim and self._can_claim()) or (self._runner.running and self._runner.is_due)
+        )
 
     def receive(self, view: memoryview, now: float) -> None:
         """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
@@ -155,7 +157,7 @@ class Exporter:
                     yield event
                 finally:
                     self._transfers.settle()
-            if self._own or self._may_claim or self._runner.is_active:
+            if self._own or self._may_claim or self._runner.running:
                 yield from self._unasked()
 
     def deadline(self) -> float | None:
@@ -166,7 +168,7 @@ class Exporter:
         """
         if self.state is State.HELLO:
             return None if self._begun is None else self._begun + self._limits.handshake_seconds
-        return self._now + HELD_SECONDS if self._runner.is_active and self._runner.is_held else None
+        return self._now + HELD_SECONDS if self._runner.running and self._runner.is_held else None
 
     def tick(self, now: float) -> None:
         """Let time pass. Raises ProtocolError when the importer took too long over its hello."""

@@ -2,7 +2,7 @@
 
 The exporter says when there is a device, and one connection may see several, one after the other. Requests that have
 packets of their own are turned into them and back: configurations, alternate settings, reset. Interrupt IN and
-isochronous endpoints are streams of the exporter's, see `inboxes`.
+isochronous endpoints are streams of the exporter's, see `intake`; all other packets have an answer, see `flights`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from ...usb.setup import Request, Setup
 from ...usb.transfer import Buffer, Completion, Transfer
 from ...usb.tree import DeviceDescriptor
 from ...usb.types import Speed, Status, TransferType
-from ..errors import ProtocolError
 from ..events import Claimed, Completed, Event, Left, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
 from ..record import Record
 from . import filter as filters
-from .codec import Codec, Packet, length_of
-from .inboxes import ISO_SECONDS, Inbox, InterruptIn, IsoIn, IsoOut, Shape
-from .infos import Pipe, device_info, interface_classes, peer_pipes
+from .codec import Codec, Packet
+from .flights import ANSWERED, Flights
+from .infos import device_info, interface_classes, peer_pipes
+from .intake import Intake
 from .messages import (
     ALL_CAPABILITIES,
     AllocBulkStreams,
-    BulkPacket,
     Capability,
     ControlPacket,
     Dialect,
@@ -44,36 +43,20 @@ from .messages import (
     Sender,
     SetAltSetting,
     SetConfiguration,
-    StartIsoStream,
     Type,
     slot,
-    status_of,
 )
+from .pacing import ISO_SECONDS
 
 VERSION: Final = "usbferry usb-guest"
-MAX_ID: Final = 0xFFFFFFFF
 _SHORT_BULK: Final = 0xFFFF // 1024 * 1024  # bytes of a transfer without 32-bit lengths, whole packets of any size
 _LONG_BULK: Final = 64 << 20
 _EMPTY: Final = memoryview(b"")
 _NO_BODY: Final = Empty()
 _OK: Final = Status.OK
+_BULK: Final = int(Type.BULK_PACKET)
 _GET_CONFIGURATION: Final = (0x80, Request.GET_CONFIGURATION)
 _GET_INTERFACE: Final = (0x81, Request.GET_INTERFACE)
-
-
-class _Flight:
-    """A transfer whose answer has to come. `ids` are those of the packets it was sent in, without answer yet."""
-
-    __slots__ = ("actual", "ids", "is_cancelled", "kind", "status", "tag", "transfer")
-
-    def __init__(self, tag: int, kind: int, transfer: Transfer) -> None:
-        self.tag = tag
-        self.kind = kind  # of the answer
-        self.transfer = transfer
-        self.ids = [tag]
-        self.is_cancelled = False
-        self.status: Status = _OK
-        self.actual = 0
 
 
 class Importer:
@@ -90,31 +73,28 @@ class Importer:
         capabilities: frozenset[Capability] = ALL_CAPABILITIES,
         rules: tuple[filters.Rule, ...] = (),
         iso_seconds: float = ISO_SECONDS,
+        ahead: frozenset[int] = frozenset(),
     ) -> None:
-        """`rules` say which devices are wanted, and the peer hears them. `iso_seconds` hide the network's jitter."""
+        """`rules` say which devices are wanted, and the peer hears them. `iso_seconds` hide the network's jitter.
+
+        `ahead` are bulk IN endpoints that the exporter reads without being asked (buffered bulk): for devices that talk
+        all the time, over networks that are slow. What a driver wants the device to forget is not forgotten there.
+        """
         self.consumed = 0
         self.outgoing: list[Buffer] = []
         self.outgoing_bytes = 0
         self.peer_rules: tuple[filters.Rule, ...] = ()
-        self._codec = Codec(Sender.IMPORTER, dialect, capabilities, self._admit)
+        self._codec = codec = Codec(Sender.IMPORTER, dialect, capabilities, self._admit)
         self._dialect = dialect
-        self._limits = limits
         self._rules = rules
-        self._iso_seconds = iso_seconds
         self._view: memoryview = _EMPTY
         self._question = ""  # "list" or "claim", until it is answered
         self._info: DeviceInfo | None = None  # of the device that is connected
         self._interfaces: InterfaceInfo | None = None
-        self._pipes: dict[int, Pipe] = {}
-        self._tag = 0
-        self._flying: dict[int, _Flight] = {}  # by the id of each of their packets
-        self._by_tag: dict[int, _Flight] = {}
-        self._inboxes: dict[int, Inbox] = {}
-        self._inbox_of: dict[int, Inbox] = {}  # by the tag of a transfer that waits there
-        self._iso_id = 0
-        self._claiming = 0  # tag of the question about the configuration
         self._own: deque[Event] = deque()
-        self._put(self._codec.hello(VERSION))
+        self._intake = Intake(self._say, self._own, dialect, iso_seconds, ahead)
+        self._flights = Flights(self, codec, limits, self._own, self._intake.__contains__)
+        self._put(codec.hello(VERSION))
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -122,6 +102,11 @@ class Importer:
     def largest(self) -> int:
         """Bytes of the largest bulk transfer that goes in one packet."""
         return _LONG_BULK if Capability.BULK_LENGTH_32_BITS in self._codec.in_force else _SHORT_BULK
+
+    @property
+    def dropped(self) -> int:
+        """Packets of streams that came faster than they were used; see `inboxes` and `pacing` for the rules."""
+        return self._intake.dropped
 
     def list_devices(self) -> None:
         """Ask which device there is; the answer is Listed, once there is one."""
@@ -143,37 +128,33 @@ class Importer:
             raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {transfer.length}")
         if transfer.length < 0:
             raise ValueError(f"a transfer of {transfer.length} bytes")
-        tag = self._next()
+        tag = self._flights.next()
         if self._info is None:
             self._own.append(Completed(tag, Completion(Status.GONE)))
         elif not transfer.endpoint & 0x0F:
             self._control(tag, transfer)
         elif transfer.packets is not None:
-            self._stream(tag, transfer, TransferType.ISOCHRONOUS)
+            self._intake.submit(tag, transfer, TransferType.ISOCHRONOUS)
         elif self._is_interrupt(transfer):
             self._interrupt(tag, transfer)
+        elif self._intake.reads_ahead(transfer.endpoint) and self._codec.has(Type.START_BULK_RECEIVING):
+            self._intake.submit(tag, transfer, TransferType.BULK)
         else:
             self._bulk(tag, transfer)
         return tag
 
     def cancel(self, tag: int) -> None:
         """Ask for a transfer's end; its Completed still comes. An unknown tag is ignored: it has ended."""
-        inbox = self._inbox_of.get(tag)
-        if inbox is not None:
-            inbox.cancel(tag)
-            return
-        flight = self._by_tag.get(tag)
-        if flight is not None and not flight.is_cancelled and flight.kind >= Type.CONTROL_PACKET:
-            flight.is_cancelled = True
-            for id in flight.ids:
+        if not self._intake.cancel(tag):
+            for id in self._flights.cancel(tag):
                 self._say(Type.CANCEL_DATA_PACKET, id)
 
     def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> int:
         """Ask for bulk streams; the answer is Completed with this tag. The draft does it for one endpoint alone."""
-        tag = self._next()
+        tag = self._flights.next()
         if not self._codec.has(Type.ALLOC_BULK_STREAMS) or (self._dialect is Dialect.DRAFT and len(endpoints) != 1):
             return self._end_now(tag, Completion(Status.INVALID))
-        self._fly(tag, Type.BULK_STREAMS_STATUS, Transfer(0, 0))
+        self._flights.fly(tag, Type.BULK_STREAMS_STATUS, Transfer(0, 0))
         body: Record
         if self._dialect is Dialect.DRAFT:
             body = DraftAllocBulkStreams(endpoints[0], count)
@@ -184,10 +165,10 @@ class Importer:
 
     def free_streams(self, endpoints: tuple[int, ...]) -> int:
         """Give bulk streams back; the answer is Completed with this tag."""
-        tag = self._next()
+        tag = self._flights.next()
         if not self._codec.has(Type.FREE_BULK_STREAMS) or (self._dialect is Dialect.DRAFT and len(endpoints) != 1):
             return self._end_now(tag, Completion(Status.INVALID))
-        self._fly(tag, Type.BULK_STREAMS_STATUS, Transfer(0, 0))
+        self._flights.fly(tag, Type.BULK_STREAMS_STATUS, Transfer(0, 0))
         is_draft = self._dialect is Dialect.DRAFT
         body = EndpointOnly(endpoints[0]) if is_draft else FreeBulkStreams(_mask(endpoints))
         self._say(Type.FREE_BULK_STREAMS, tag, body)
@@ -212,24 +193,27 @@ class Importer:
 
     def events(self) -> Iterator[Event]:
         """What the exporter said, packet by packet. Raises ProtocolError when it breaks the protocol."""
+        codec, own = self._codec, self._own
         while True:
-            while self._own:
-                yield self._own.popleft()
-            packet = self._codec.read(self._view, self.consumed)
+            while own:
+                yield own.popleft()
+            if codec.has_long_bulk:
+                yield from self._flights.bulk_packets(self._view, self.consumed)
+                if len(self._view) - self.consumed < codec.needed:
+                    return
+            packet = codec.read(self._view, self.consumed)
             if packet is None:
                 return
-            self.consumed += self._codec.size
+            self.consumed += codec.size
             self._take(packet)
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called; long past for at once."""
-        found = [due for inbox in self._inboxes.values() if (due := inbox.deadline()) is not None]
-        return min(found, default=None)
+        return self._intake.deadline()
 
     def tick(self, now: float) -> None:
         """Let time pass: isochronous transfers end at their pace."""
-        for inbox in self._inboxes.values():
-            inbox.tick(now)
+        self._intake.tick(now)
 
     # -- submits ------------------------------------------------------------------------------------------------------
 
@@ -242,8 +226,8 @@ class Importer:
             self._reset(tag, transfer)
         else:
             if requests.is_clear_halt(setup):
-                self._stop_streams(lambda endpoint: endpoint == setup.index & 0x8F)
-            self._fly(tag, Type.CONTROL_PACKET, transfer)
+                self._intake.stop(lambda endpoint: endpoint == setup.index & 0x8F)
+            self._flights.fly(tag, Type.CONTROL_PACKET, transfer)
             body = ControlPacket(
                 setup.request_type & 0x80,
                 setup.request,
@@ -259,145 +243,79 @@ class Importer:
         self._end_now(tag, Completion(_OK))
 
     def _set_configuration(self, tag: int, transfer: Transfer, setup: Setup) -> None:
-        self._stop_streams(lambda endpoint: True)
-        self._fly(tag, Type.CONFIGURATION_STATUS, transfer)
+        self._intake.stop(lambda endpoint: True)
+        self._flights.fly(tag, Type.CONFIGURATION_STATUS, transfer)
         self._say(Type.SET_CONFIGURATION, tag, SetConfiguration(setup.value & 0xFF))
 
     def _get_configuration(self, tag: int, transfer: Transfer, setup: Setup) -> None:
-        self._fly(tag, Type.CONFIGURATION_STATUS, transfer)
+        self._flights.fly(tag, Type.CONFIGURATION_STATUS, transfer)
         self._say(Type.GET_CONFIGURATION, tag)
 
     def _set_interface(self, tag: int, transfer: Transfer, setup: Setup) -> None:
-        pipes = self._pipes
-        self._stop_streams(lambda endpoint: endpoint not in pipes or pipes[endpoint].interface == setup.index)
-        self._fly(tag, Type.ALT_SETTING_STATUS, transfer)
+        pipes = self._intake.pipes
+        self._intake.stop(lambda endpoint: endpoint not in pipes or pipes[endpoint].interface == setup.index)
+        self._flights.fly(tag, Type.ALT_SETTING_STATUS, transfer)
         self._say(Type.SET_ALT_SETTING, tag, SetAltSetting(setup.index & 0xFF, setup.value & 0xFF))
 
     def _get_interface(self, tag: int, transfer: Transfer, setup: Setup) -> None:
-        self._fly(tag, Type.ALT_SETTING_STATUS, transfer)
+        self._flights.fly(tag, Type.ALT_SETTING_STATUS, transfer)
         self._say(Type.GET_ALT_SETTING, tag, GetAltSetting(setup.index & 0xFF))
 
     def _reset(self, tag: int, transfer: Transfer) -> None:
         """No answer but the draft's. Streams are stopped first, or a late word of their end would be taken for new."""
-        self._stop_streams(lambda endpoint: True)
+        self._intake.stop(lambda endpoint: True)
         if self._codec.has(Type.RESET_STATUS):
-            self._fly(tag, Type.RESET_STATUS, transfer)
+            self._flights.fly(tag, Type.RESET_STATUS, transfer)
         else:
             self._end_now(tag, Completion(_OK))
         self._say(Type.RESET, tag)
 
     def _bulk(self, tag: int, transfer: Transfer) -> None:
-        length = transfer.length
-        body = BulkPacket(transfer.endpoint, 0, length & 0xFFFF, transfer.stream_id, length >> 16)
-        self._say(Type.BULK_PACKET, tag, body, b"" if transfer.is_in else transfer.data)
-        self._fly(tag, Type.BULK_PACKET, transfer)
+        endpoint, length = transfer.endpoint, transfer.length
+        data = b"" if endpoint >= 0x80 else transfer.data
+        head = self._codec.pack_bulk(tag, endpoint, 0, length, transfer.stream_id, len(data))
+        self.outgoing.append(head)
+        self.outgoing_bytes += len(head) + len(data)
+        if data:
+            self.outgoing.append(data)
+        self._flights.fly(tag, _BULK, transfer)
 
     def _is_interrupt(self, transfer: Transfer) -> bool:
-        pipe = self._pipes.get(transfer.endpoint)
+        pipe = self._intake.pipes.get(transfer.endpoint)
         return transfer.interval > 0 if pipe is None else pipe.type is TransferType.INTERRUPT
 
     def _interrupt(self, tag: int, transfer: Transfer) -> None:
         if not self._codec.has(Type.INTERRUPT_PACKET):
             self._end_now(tag, Completion(Status.INVALID))  # the draft has no word for them
         elif transfer.is_in:
-            self._stream(tag, transfer, TransferType.INTERRUPT)
+            self._intake.submit(tag, transfer, TransferType.INTERRUPT)
         else:
             self._interrupt_out(tag, transfer)
 
     def _interrupt_out(self, tag: int, transfer: Transfer) -> None:
         """In packets of the endpoint's size: the reference host refuses longer ones."""
-        pipe = self._pipes.get(transfer.endpoint)
+        pipe = self._intake.pipes.get(transfer.endpoint)
         size = min(pipe.packet if pipe is not None and pipe.packet else 0xFFFF, 0xFFFF)
         pieces = [transfer.data[at : at + size] for at in range(0, transfer.length, size)] or [b""]
-        flight = self._fly(tag, Type.INTERRUPT_PACKET, transfer)
+        flight = self._flights.fly(tag, Type.INTERRUPT_PACKET, transfer)
         for number, piece in enumerate(pieces):
-            id = tag
-            if number:
-                id = self._next()
-                self._flying[id] = flight
-                flight.ids.append(id)
+            id = self._flights.another(flight) if number else tag
             self._say(Type.INTERRUPT_PACKET, id, PeriodicPacket(transfer.endpoint, 0, len(piece)), piece)
-
-    def _stream(self, tag: int, transfer: Transfer, kind: TransferType) -> None:
-        endpoint = transfer.endpoint
-        inbox = self._inboxes.get(endpoint)
-        if inbox is None:
-            pipe = self._pipes.get(endpoint)
-            if pipe is None and self._dialect is Dialect.DRAFT:
-                largest = max((p.length for p in transfer.packets or ()), default=0)
-                pipe = Pipe(kind, largest, max(1, transfer.interval.bit_length()), 0)
-            if pipe is None or pipe.type is not kind:
-                self._end_now(tag, Completion(Status.INVALID))
-                return
-            inbox = self._inboxes[endpoint] = self._new_inbox(endpoint, pipe)
-        self._inbox_of[tag] = inbox
-        inbox.submit(tag, transfer)
-
-    def _new_inbox(self, endpoint: int, pipe: Pipe) -> Inbox:
-        assert self._info is not None
-        if pipe.type is TransferType.INTERRUPT:
-            body = EndpointOnly(endpoint)
-            return InterruptIn(
-                self._inbox_ended,
-                lambda: self._say(Type.START_INTERRUPT_RECEIVING, 0, body),
-                lambda: self._say(Type.STOP_INTERRUPT_RECEIVING, 0, body),
-                pipe,
-            )
-        speed = self._info.speed if self._info.speed is not Speed.UNKNOWN else Speed.FULL
-        shape = Shape(pipe, speed, endpoint >= 0x80, self._iso_seconds)
-
-        def begin() -> None:
-            self._iso_id = 0
-            self._say(Type.START_ISO_STREAM, 0, StartIsoStream(endpoint, shape.packets, shape.transfers))
-
-        def halt() -> None:
-            self._say(Type.STOP_ISO_STREAM, 0, EndpointOnly(endpoint))
-
-        def send(data: bytes) -> None:
-            self._say(Type.ISO_PACKET, self._iso_id, PeriodicPacket(endpoint, 0, len(data)), data)
-            self._iso_id = self._iso_id + 1 & MAX_ID
-
-        if endpoint >= 0x80:
-            return IsoIn(self._inbox_ended, begin, halt, shape)
-        return IsoOut(self._inbox_ended, begin, halt, shape, send)
-
-    def _stop_streams(self, touches: Callable[[int], bool]) -> None:
-        """Before what takes their endpoints from them, as the protocol wants it."""
-        for endpoint, inbox in tuple(self._inboxes.items()):
-            if touches(endpoint):
-                inbox.stop(Status.SHUTDOWN)
-
-    def _inbox_ended(self, tag: int, completion: Completion) -> None:
-        del self._inbox_of[tag]
-        self._own.append(Completed(tag, completion))
 
     def _end_now(self, tag: int, completion: Completion) -> int:
         self._own.append(Completed(tag, completion))
         return tag
 
-    def _fly(self, tag: int, kind: int, transfer: Transfer) -> _Flight:
-        flight = _Flight(tag, kind, transfer)
-        self._flying[tag] = self._by_tag[tag] = flight
-        return flight
-
     # -- packets ------------------------------------------------------------------------------------------------------
 
     def _admit(self, kind: int, id: int, body: Any) -> None:
-        """Refuse from the headers alone what no transfer asked for."""
-        if kind < Type.CONTROL_PACKET:
-            return
-        length = length_of(body)
-        flight = self._flying.get(id) if kind in _ANSWERED else None
-        if flight is not None and flight.kind == kind and length > flight.transfer.length:
-            raise ProtocolError(f"{length} bytes in the answer to #{id}, a transfer of {flight.transfer.length}")
-        if length > self._limits.transfer_bytes and flight is None:
-            raise ProtocolError(f"{length} bytes that nobody asked for, the limit is {self._limits.transfer_bytes}")
+        self._flights.admit(kind, id, body)
 
     def _take(self, packet: Packet) -> None:
         handler = _HANDLERS.get(packet.kind)
         if handler is not None:
             handler(self, packet)
-        elif packet.kind in _ANSWERED:
+        elif packet.kind in ANSWERED:
             self._answered(packet)
 
     def _greeted(self, packet: Packet) -> None:
@@ -418,12 +336,8 @@ class Importer:
             self._info.interface_classes = interface_classes(packet.body)
 
     def _ep_info(self, packet: Packet) -> None:
-        """Endpoints that changed have new streams; the old ones were stopped before."""
-        body: Any = packet.body
-        pipes = peer_pipes(body)
-        for endpoint in [e for e in self._inboxes if pipes.get(e) != self._pipes.get(e)]:
-            self._inboxes.pop(endpoint).end(Status.SHUTDOWN)
-        self._pipes = pipes
+        """Endpoints that changed have new streams."""
+        self._intake.change(peer_pipes(packet.body))  # type: ignore[arg-type]
 
     def _connect(self, packet: Packet) -> None:
         """A device. One that comes while there is one is none (QEMU ignores it too)."""
@@ -431,6 +345,7 @@ class Importer:
         if self._info is not None:
             return
         self._info = device_info(body, self._interfaces)
+        self._intake.speed = self._info.speed if self._info.speed is not Speed.UNKNOWN else Speed.FULL
         if self._rules and filters.check(self._rules, self._info) is not filters.Verdict.ALLOWED:
             text = f"{self._info} is not wanted: the filter given here does not admit it"
             self._info = None
@@ -449,9 +364,10 @@ class Importer:
         if question == "list":
             self._own.append(Listed([self._info]))
             return
-        self._claiming = self._next()  # the claim is answered when the configuration in force is known
-        self._fly(self._claiming, Type.CONFIGURATION_STATUS, Transfer(0x80, 1))
-        self._say(Type.GET_CONFIGURATION, self._claiming)
+        flights = self._flights
+        flights.claiming = flights.next()  # the claim is answered when the configuration in force is known
+        flights.fly(flights.claiming, Type.CONFIGURATION_STATUS, Transfer(0x80, 1))
+        self._say(Type.GET_CONFIGURATION, flights.claiming)
 
     def _disconnect(self, packet: Packet) -> None:
         """The device left: all that waits ends, and whatever still comes of it is late."""
@@ -460,74 +376,36 @@ class Importer:
         if self._info is None:
             return
         self._info = self._interfaces = None
-        self._pipes = {}
-        inboxes, self._inboxes = self._inboxes, {}
-        for inbox in inboxes.values():
-            inbox.end(Status.GONE)
-        flights, self._by_tag = self._by_tag, {}
-        self._flying.clear()
-        for tag in flights:
-            if tag != self._claiming:
-                self._own.append(Completed(tag, Completion(Status.GONE)))
-        if self._claiming:
-            self._claiming, self._question = 0, "claim"  # the next device may answer it
+        self._intake.clear(Status.GONE)
+        self._flights.clear(Status.GONE)
+        if self._flights.claiming:
+            self._flights.claiming, self._question = 0, "claim"  # the next device may answer it
             return
         self._own.append(Left())
 
     def _stream_status(self, packet: Packet) -> None:
-        body: Any = packet.body
-        inbox = self._inboxes.get(body.endpoint)
-        if inbox is not None:
-            inbox.told(body.status)
+        self._intake.status(packet)
 
-    def _iso(self, packet: Packet) -> None:
-        body: Any = packet.body
-        inbox = self._inboxes.get(body.endpoint)
-        if isinstance(inbox, IsoIn):
-            inbox.take(body.status, bytes(packet.data))
+    def _stream_packet(self, packet: Packet) -> None:
+        self._intake.arrived(packet)
 
     def _interrupt_packet(self, packet: Packet) -> None:
         body: Any = packet.body
         if body.endpoint < 0x80:
             self._answered(packet)
-            return
-        inbox = self._inboxes.get(body.endpoint)
-        if isinstance(inbox, InterruptIn):
-            inbox.take(body.status, bytes(packet.data))
+        else:
+            self._intake.arrived(packet)
 
     def _answered(self, packet: Packet) -> None:
-        """The answer to a packet of ours; one that we know nothing of came too late, and says nothing."""
-        flight = self._flying.get(packet.id)
-        if flight is None or flight.kind != packet.kind:
+        ended = self._flights.answered(packet)
+        if ended is None:
             return
-        body: Any = packet.body
-        transfer, status = flight.transfer, status_of(body.status, flight.is_cancelled)
-        if packet.kind >= Type.CONTROL_PACKET and (body.endpoint ^ _endpoint(flight)) & 0x8F:
-            raise ProtocolError(f"an answer for endpoint {body.endpoint:02x} to #{packet.id}, {transfer}")
-        del self._flying[packet.id]
-        flight.ids.remove(packet.id)
-        flight.status = flight.status or status
-        if packet.kind >= Type.CONTROL_PACKET:
-            flight.actual += length_of(body)
-        if not flight.ids:
-            del self._by_tag[flight.tag]
-            self._completed(flight.tag, _completion(flight, packet))
-
-    def _completed(self, tag: int, completion: Completion) -> None:
-        if tag != self._claiming:
-            self._own.append(Completed(tag, completion))
+        if ended.tag != self._flights.claiming:
+            self._own.append(ended)
         elif self._info is not None:
-            self._claiming = 0
-            self._info.configuration = completion.data[0] if completion.data else 0
+            self._flights.claiming = 0
+            self._info.configuration = ended.completion.data[0] if ended.completion.data else 0
             self._own.append(Claimed(replace(self._info, alternates={})))  # one for each who claims it
-
-    def _next(self) -> int:
-        """The next number that is free: a parked read may be older than the last turn of the counter."""
-        tag = self._tag % MAX_ID + 1
-        while tag in self._flying or tag in self._by_tag or tag in self._inbox_of:
-            tag = tag % MAX_ID + 1
-        self._tag = tag
-        return tag
 
     def _say(self, kind: int, id: int = 0, body: Record = _NO_BODY, data: Buffer = b"") -> None:
         self._put(self._codec.pack(kind, id, body, data))
@@ -539,26 +417,6 @@ class Importer:
         self.outgoing_bytes += len(chunk)
 
 
-def _completion(flight: _Flight, packet: Packet) -> Completion:
-    body: Any = packet.body
-    transfer, status = flight.transfer, flight.status
-    if packet.kind == Type.CONFIGURATION_STATUS:
-        return Completion(status, bytes([body.configuration])[: transfer.length] if transfer.is_in else b"")
-    if packet.kind == Type.ALT_SETTING_STATUS:
-        return Completion(status, bytes([body.alternate])[: transfer.length] if transfer.is_in else b"")
-    if packet.kind < Type.CONTROL_PACKET:
-        return Completion(status)
-    if transfer.is_in:
-        return Completion(status, bytes(packet.data))
-    return Completion(status, b"", min(flight.actual, transfer.length))
-
-
-def _endpoint(flight: _Flight) -> int:
-    """As it was sent: a control packet's is the direction of its request, whether it has data or not."""
-    transfer = flight.transfer
-    return transfer.setup[0] & 0x80 if flight.kind == Type.CONTROL_PACKET else transfer.endpoint
-
-
 def _mask(endpoints: tuple[int, ...]) -> int:
     return sum(1 << slot(endpoint) for endpoint in set(endpoints))
 
@@ -568,17 +426,6 @@ def _unknown() -> DeviceInfo:
     return DeviceInfo("device", DeviceDescriptor(0, 0), speed=Speed.UNKNOWN, configuration=0)
 
 
-_ANSWERED: Final = frozenset(
-    (
-        Type.CONFIGURATION_STATUS,
-        Type.ALT_SETTING_STATUS,
-        Type.BULK_STREAMS_STATUS,
-        Type.RESET_STATUS,
-        Type.CONTROL_PACKET,
-        Type.BULK_PACKET,
-        Type.INTERRUPT_PACKET,
-    )
-)
 _REQUESTS: Final[dict[tuple[int, int], Callable[[Importer, int, Transfer, Setup], None]]] = {
     requests.SET_ADDRESS: Importer._set_address,
     requests.SET_CONFIGURATION: Importer._set_configuration,
@@ -595,6 +442,8 @@ _HANDLERS: Final[dict[int, Callable[[Importer, Packet], None]]] = {
     Type.DEVICE_DISCONNECT: Importer._disconnect,
     Type.ISO_STREAM_STATUS: Importer._stream_status,
     Type.INTERRUPT_RECEIVING_STATUS: Importer._stream_status,
-    Type.ISO_PACKET: Importer._iso,
+    Type.ISO_PACKET: Importer._stream_packet,
+    Type.BULK_RECEIVING_STATUS: Importer._stream_status,
+    Type.BUFFERED_BULK_PACKET: Importer._stream_packet,
     Type.INTERRUPT_PACKET: Importer._interrupt_packet,
 }

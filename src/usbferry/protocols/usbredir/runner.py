@@ -43,27 +43,22 @@ class Runner:
         self._iso_seconds = iso_seconds
         self._tags = tags
         self._own = own
-        self._running: dict[int, Stream] = {}  # by endpoint
+        self.running: dict[int, Stream] = {}  # by endpoint
         self._flying: dict[int, Stream] = {}  # tag of a transfer -> its stream, stopped ones too
-
-    @property
-    def is_active(self) -> bool:
-        """Whether there is a stream."""
-        return bool(self._running)
 
     @property
     def is_due(self) -> bool:
         """Whether `events` has transfers to submit."""
-        return any(stream.due() > 0 for stream in self._running.values())
+        return any(stream.due() > 0 for stream in self.running.values())
 
     @property
     def is_held(self) -> bool:
         """Whether a stream waits for the network."""
-        return any(stream.is_held for stream in self._running.values())
+        return any(stream.is_held for stream in self.running.values())
 
     def events(self) -> Iterator[Event]:
         """One turn of each stream: a device that answers at once does not keep us here."""
-        for stream in tuple(self._running.values()):
+        for stream in tuple(self.running.values()):
             for _ in range(stream.due()):
                 if not stream.is_running:
                     break
@@ -87,21 +82,21 @@ class Runner:
 
     def fail_all(self) -> None:
         """Stop everything, and say so of each stream."""
-        for stream in tuple(self._running.values()):
+        for stream in tuple(self.running.values()):
             stream.fail()
             self._drop(stream)
 
     def forget_all(self) -> None:
         """The device is gone, and its streams with it."""
-        for stream in self._running.values():
+        for stream in self.running.values():
             stream.is_running = False
-        self._running.clear()
+        self.running.clear()
 
     def _drop(self, stream: Stream) -> None:
         """The stream is over: what it has at the device is cancelled."""
         stream.is_running = False
-        if self._running.get(stream.endpoint) is stream:
-            del self._running[stream.endpoint]
+        if self.running.get(stream.endpoint) is stream:
+            del self.running[stream.endpoint]
         self._own.extend(Cancel(tag, transfer) for tag, transfer in stream.flying.items())
 
     # -- packets ------------------------------------------------------------------------------------------------------
@@ -117,14 +112,14 @@ class Runner:
         else:
             pipe, speed = self._settings.pipes[endpoint], self._settings.info.speed
             if endpoint >= 0x80:
-                self._running[endpoint] = IsoIn(self._host, endpoint, pipe, speed, shape, self._iso_seconds)
+                self.running[endpoint] = IsoIn(self._host, endpoint, pipe, speed, shape, self._iso_seconds)
             else:
-                self._running[endpoint] = IsoOut(self._host, endpoint, pipe, shape)
+                self.running[endpoint] = IsoOut(self._host, endpoint, pipe, shape)
         self._host.say(Type.ISO_STREAM_STATUS, packet.id, StreamStatus(status, endpoint))
 
     def iso(self, packet: Packet) -> None:
         body: Any = packet.body
-        stream = self._running.get(body.endpoint)
+        stream = self.running.get(body.endpoint)
         if isinstance(stream, IsoOut):
             stream.take(packet.id, packet.data)
         else:
@@ -137,7 +132,7 @@ class Runner:
         if self._is_free(endpoint, kind):
             status = WireStatus.SUCCESS
             size = self._settings.pipes[endpoint].packet
-            self._running[endpoint] = Receiving(self._host, endpoint, kind, size, INTERRUPT_TRANSFERS)
+            self.running[endpoint] = Receiving(self._host, endpoint, kind, size, INTERRUPT_TRANSFERS)
         self._host.say(Type.INTERRUPT_RECEIVING_STATUS, packet.id, StreamStatus(status, endpoint))
 
     def start_bulk(self, packet: Packet) -> None:
@@ -147,18 +142,18 @@ class Runner:
         if self._is_free(endpoint, TransferType.BULK) and self._is_sensible(endpoint, size, transfers):
             status = WireStatus.SUCCESS
             kind = TransferType.BULK
-            self._running[endpoint] = Receiving(self._host, endpoint, kind, size, transfers, body.stream_id)
+            self.running[endpoint] = Receiving(self._host, endpoint, kind, size, transfers, body.stream_id)
         self._host.say(Type.BULK_RECEIVING_STATUS, packet.id, BulkReceivingStatus(body.stream_id, endpoint, status))
 
     def stop(self, packet: Packet) -> None:
         """One that does not run has been stopped already."""
         body: Any = packet.body
-        stream = self._running.get(body.endpoint)
+        stream = self.running.get(body.endpoint)
         if stream is not None:
             self._drop(stream)
 
     def _is_free(self, endpoint: int, kind: TransferType) -> bool:
-        return self._settings.has_endpoint(endpoint, kind) and endpoint not in self._running
+        return self._settings.has_endpoint(endpoint, kind) and endpoint not in self.running
 
     def _is_sensible(self, endpoint: int, size: int, transfers: int) -> bool:
         """Whole packets, and no more of them than may be in flight."""
