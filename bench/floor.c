@@ -25,15 +25,27 @@ static unsigned char *received, *answers;  // `answers` is zeros, but for header
 static const unsigned char device_descriptor[18] = {
     18, 1, 0x00, 0x02, 0, 0, 0, 64, 0x09, 0x12, 0x01, 0x00, 0x00, 0x01, 0, 0, 0, 1};
 static const unsigned char configuration_descriptor[32] = {
-    9, 2,    32,  0,    1,    0, 1, 0x80, 50,       // one interface
+    9, 2,    32,  0,    1,    1, 0, 0x80, 50,       // one interface
     9, 4,    0,   0,    2,    0xff, 0, 0, 0,        // of the vendor's own class, two endpoints
     7, 5,    0x81, 2,   0x00, 0x02, 0,
     7, 5,    0x01, 2,   0x00, 0x02, 0};
 
+// A list of that one device, called 1-1, with its one interface; nothing follows on this connection.
+static void tell_list(int fd, struct import_reply *reply)
+{
+    struct operation head = {.version = htons(VERSION), .code = htons(REP_DEVLIST)};
+    uint32_t count = htonl(1);
+    uint8_t interface[4] = {0xff, 0, 0, 0};
+    strcpy(reply->busid, "1-1");
+    if (write_all(fd, &head, sizeof head) && write_all(fd, &count, sizeof count) &&
+        write_all(fd, reply->path, sizeof *reply - sizeof reply->head))
+        write_all(fd, interface, sizeof interface);
+}
+
 static bool grant_import(int fd)
 {
     struct import_request request;
-    if (!read_all(fd, &request, sizeof request) || request.head.code != htons(REQ_IMPORT))
+    if (!read_all(fd, &request.head, sizeof request.head))
         return false;
 
     struct import_reply reply = {
@@ -44,6 +56,12 @@ static bool grant_import(int fd)
         // are, how many interfaces it has
         .rest = {0, 0, 0, 3, 0x12, 0x09, 0x00, 0x01, 0x01, 0x00, 0, 0, 0, 1, 1, 1},
     };
+    if (request.head.code == htons(REQ_DEVLIST)) {
+        tell_list(fd, &reply);
+        return false;
+    }
+    if (request.head.code != htons(REQ_IMPORT) || !read_all(fd, request.busid, sizeof request.busid))
+        return false;
     memcpy(reply.busid, request.busid, sizeof reply.busid);
     return write_all(fd, &reply, sizeof reply);
 }

@@ -3,7 +3,7 @@
 That is `floor`, a server, and `load`, a client, both in C. `load` loads `floor` and `usbferry serve` in turn, and so do
 `load` and `client`, a program of the Python API, with `floor`: round after round. The medians are divided: a ratio says
 what Python and all the layers cost, on any machine. 1.00 is the physical limit. Of a relay, `relay` says what it adds.
-Rows of ferry have our own USB/IP where the others have the floor.
+Rows of ferry, usbredir and gateways have our own USB/IP, or a single hop, where the others have the floor.
 
 Server and load share one CPU unless told otherwise. On two, most of a round trip is the time that an idle CPU takes to
 wake, and where the scheduler puts the two processes decides more than what they do.
@@ -189,7 +189,7 @@ def _port(process: subprocess.Popen[bytes], said: TextIO, name: str) -> int:
     while time.monotonic() < end:
         said.seek(0)
         text = said.read()
-        listening = re.search(r"^listening on 127\.0\.0\.1:(\d+)$", text, re.MULTILINE)
+        listening = re.search(r"^listening on (?:usbredir://)?127\.0\.0\.1:(\d+)$", text, re.MULTILINE)
         if listening:
             return int(listening[1])
         if process.poll() is not None:
@@ -198,8 +198,9 @@ def _port(process: subprocess.Popen[bytes], said: TextIO, name: str) -> int:
     raise Failed(f"{name} does not listen: {text.strip()[-1000:] or 'it says nothing'}")
 
 
-def serve(addresses: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "usbferry", "serve", "--listen", "127.0.0.1:0", *addresses]
+def serve(addresses: Sequence[str], protocol: str = "usbip") -> list[str]:
+    where = ("--listen", "127.0.0.1:0") if protocol == "usbip" else ("--on", f"{protocol}://127.0.0.1:0")
+    return [sys.executable, "-m", "usbferry", "serve", *where, *addresses]
 
 
 # -- rates and times --------------------------------------------------------------------------------------------------
@@ -283,6 +284,66 @@ def ferry(programs: Path, cases: Sequence[FerryCase], loops: Sequence[str], roun
                 met = ratio >= target if more else ratio <= target
                 rows.append(Row(case.work, loop, like.unit, usbip, ours, ratio, target, met, more, found))
     return rows
+
+
+# -- usbredir and gateways ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HopCase:
+    """A way to a device, compared with our own single hop of USB/IP, or of the protocol at a gateway's near side."""
+
+    case: Case
+    way: str  # "usbredir", or a gateway's: its far side's protocol, "to", its near side's
+    target: float
+
+    @property
+    def work(self) -> str:
+        return f"{self.way}: {self.case.work}"
+
+    @property
+    def near(self) -> str:
+        return self.way.rpartition(" ")[2]
+
+
+_DISK: Final = Case("64 KiB disk read", ("disk", "1", "2", "65536"), "mb_per_second", "MB/s", True, None, busid=DISK)
+HOP_CASES: Final = (
+    *(HopCase(case, "usbredir", 0.9 if case.higher_is_better else 1.1) for case in CASES[:6]),
+    *(
+        HopCase(case, way, 0.4)
+        for way in ("usbip to usbredir", "usbredir to usbip")
+        for case in (CASES[1], CASES[2], CASES[4], CASES[5])
+    ),
+    HopCase(_DISK, "usbredir to usbip", 0.4),
+)
+
+
+def hops(programs: Path, cases: Sequence[HopCase], loops: Sequence[str], rounds: int, seconds: float) -> list[Row]:
+    """Measure each case and the hop that it is compared with in turn. Behind a gateway is the floor, or our disk."""
+    return [_hop(programs, case, loop, rounds, seconds) for loop in loops for case in cases]
+
+
+def _hop(programs: Path, one: HopCase, loop: str, rounds: int, seconds: float) -> Row:
+    case, address = one.case, ADDRESSES["disk" if one.case.busid == DISK else "zero"]
+    far, _, near = one.way.rpartition(" to ")
+    with ExitStack() as stack:
+        hop = stack.enter_context(running(serve([address], near if far else "usbip"), loop))
+        if far:
+            floor = [str(programs / "floor"), *(["usbredir"] if far == "usbredir" else [])]
+            behind = stack.enter_context(running(serve([address], far) if case.busid == DISK else floor, loop))
+            address = f"{far}://127.0.0.1:{behind.port}"
+        ways = {"floor": (hop, near if far else "usbip")}
+        ways["usbferry"] = (stack.enter_context(running(serve([address], near), loop)), near)
+        figures: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, (server, protocol) in ways.items():
+                busid = "usbredir" if protocol == "usbredir" else ZERO
+                command = [str(programs / "load"), str(server.port), busid, *case.load]
+                figures[name].append(measure(command, seconds)[case.figure])
+    base, ours = map(statistics.median, figures.values())
+    ratio, more = ours / base, case.higher_is_better
+    met = ratio >= one.target if more else ratio <= one.target
+    return Row(one.work, loop, case.unit, base, ours, ratio, one.target, met, more, figures)
 
 
 # -- the relay --------------------------------------------------------------------------------------------------------
@@ -467,11 +528,13 @@ def run(chosen: argparse.Namespace) -> list[Row]:
     relay_cases = [case for case in RELAY_CASES if chosen.only in case.work and hasattr(os, "fork")]
     ferry_cases = [case for case in FERRY_CASES if chosen.only in case.work]
     rows = []
-    if cases or relay_cases or ferry_cases:
+    hop_cases = [case for case in HOP_CASES if chosen.only in case.work]
+    if cases or relay_cases or ferry_cases or hop_cases:
         with tempfile.TemporaryDirectory(prefix="usbferry-bench-") as directory:
             build(Path(directory))
             rows = compare(Path(directory), cases, chosen.loop, chosen.rounds, chosen.seconds)
             rows += ferry(Path(directory), ferry_cases, chosen.loop, chosen.rounds, chosen.seconds)
+            rows += hops(Path(directory), hop_cases, chosen.loop, chosen.rounds, chosen.seconds)
             rows += relay(Path(directory), relay_cases, chosen.loop, chosen.rounds, chosen.seconds)
     if chosen.idle and chosen.only in "idle imported devices" and Path("/proc/self/smaps_rollup").exists():
         rows += idle(chosen.loop, chosen.idle)

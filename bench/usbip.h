@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { VERSION = 0x0111, REQ_IMPORT = 0x8003, REP_IMPORT = 0x0003 };
+enum { VERSION = 0x0111, REQ_DEVLIST = 0x8005, REP_DEVLIST = 0x0005, REQ_IMPORT = 0x8003, REP_IMPORT = 0x0003 };
 enum { CMD_SUBMIT = 1, RET_SUBMIT = 3 };
 enum { DIRECTION_OUT = 0, DIRECTION_IN = 1 };
 enum { NOT_ISO = 0xffffffff };  // number_of_packets of anything but an isochronous transfer

@@ -360,7 +360,7 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
     rows = {row["work"]: row for row in report["rows"]}
     expected = {case.work for case in run.CASES if case.busid != run.DISK or "disk" in DEVICES}
     relayed = {case.work for case in run.RELAY_CASES}
-    ferried = {case.work for case in run.FERRY_CASES}
+    ferried = {case.work for case in (*run.FERRY_CASES, *run.HOP_CASES)}
     assert set(rows) == {*expected, *relayed, *ferried, "20 idle imported devices"}
     expected |= ferried
     assert all(rows[work]["usbferry"] > 0 for work in relayed)

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol, runtime_checkable
 
-from ..device import Busy, DeviceError, NotFound, Unavailable
+from ..device import Busy, DeviceError, NotFound, Promise, Unavailable
 from ..protocols.errors import ProtocolError, Stranger
 from ..protocols.events import Claimed, Completed, Event, Left, Listed, Refusal, Refused
+from ..transports import turn
 from ..transports.link import Link
 from ..transports.reasons import reason
 from ..usb.transfer import Buffer, Completion, Transfer
@@ -77,6 +78,9 @@ class Connection:
         self._about = server  # what was asked for, for messages
         self._flying: dict[int, tuple[Transfer, asyncio.Future[Completion]]] = {}
         self._tags: dict[Transfer, int] = {}
+        self._behind: dict[
+            int, list[tuple[asyncio.Future[Completion], Completion]]
+        ] = {}  # what was refused, by the tag
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None  # the importer's
         self._lost = asyncio.Event()
@@ -134,11 +138,25 @@ class Connection:
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)  # it was lent, and is sent at the end of this turn
         tag = self.importer.submit(transfer)
-        future = answer if answer is not None else self._loop.create_future()
+        future = answer if answer is not None else Promise(loop=self._loop)
         self._flying[tag] = (transfer, future)
         self._tags[transfer] = tag
         if not self._flush_due:
-            self._flush_soon()
+            self._flush_due = True
+            turn.defer(self._flush)
+        return future
+
+    def refuse(
+        self, transfer: Transfer, status: Status, answer: asyncio.Future[Completion] | None = None
+    ) -> Completion | asyncio.Future[Completion]:
+        """End a transfer that is not sent with `status`, behind those that were sent to its endpoint before."""
+        completion = Completion(status if self.over is None else self.over)
+        queue = _queue(transfer)
+        before = [tag for tag, (other, _) in self._flying.items() if _queue(other) == queue]
+        if not before:
+            return completion
+        future = answer if answer is not None else self._loop.create_future()
+        self._behind.setdefault(before[-1], []).append((future, completion))
         return future
 
     def cancel(self, transfer: Transfer) -> None:
@@ -179,6 +197,7 @@ class Connection:
         self._end(Status.SHUTDOWN)
         self._stop_timer()
         other = self._successor()
+        other._heard = self._heard
         if self._link is not None:
             other._link, self._link = self._link, None
             other._link.user = other
@@ -204,7 +223,7 @@ class Connection:
                 check_opening(importer, view)
                 self._heard = True
             for event in importer.events():
-                if isinstance(event, Completed):
+                if event.__class__ is Completed:
                     self._completed(event.tag, event.completion)
                 elif isinstance(event, Left):
                     self._leave("the device was unplugged")
@@ -249,6 +268,15 @@ class Connection:
         if found is not None:
             transfer, future = found
             self._tags.pop(transfer, None)
+            if future.__class__ is Promise:
+                future.fulfil(completion)
+            elif not future.done():
+                future.set_result(completion)
+            if self._behind and tag in self._behind:
+                self._end_behind(tag)
+
+    def _end_behind(self, tag: int) -> None:
+        for future, completion in self._behind.pop(tag):
             if not future.done():
                 future.set_result(completion)
 
@@ -338,6 +366,11 @@ def check_opening(importer: Importer, view: memoryview) -> None:
 
 def _title(importer: Importer) -> str:
     return _TITLES.get(importer.protocol, importer.protocol)
+
+
+def _queue(transfer: Transfer) -> tuple[int, int]:
+    """Transfers of one queue end in the order in which they were submitted."""
+    return (transfer.endpoint if transfer.endpoint & 0x0F else 0, transfer.stream_id)
 
 
 def refusal(event: Refused, about: str) -> DeviceError:

@@ -142,14 +142,13 @@ class RemoteDevice(Device):
         """The Linux server loses the connection over an endpoint that is not there, and over odd packets."""
         pipe = self._pipes.get(transfer.endpoint)
         if pipe is None:
-            over = self._connection.over
-            return Completion(Status.STALL if over is None else over)
+            return self._connection.refuse(transfer, Status.STALL, answer)
         if transfer.packets is not None or pipe.iso is not None:
             refusal = _iso_refusal(transfer, transfer.packets, pipe.iso)
             if refusal is not None:
-                return Completion(refusal)
+                return self._connection.refuse(transfer, refusal, answer)
         if transfer.length > WHOLE_BYTES:
-            return Completion(Status.NO_MEMORY)
+            return self._connection.refuse(transfer, Status.NO_MEMORY, answer)
         transfer.interval = pipe.interval
         return self._connection.submit(transfer, answer)
 
@@ -162,10 +161,10 @@ class RemoteDevice(Device):
     def _control(self, transfer: Transfer, waits: asyncio.Future[Completion] | None = None) -> Answer:
         """Servers take wLength and the direction in bmRequestType for the transfer's own, or end the connection."""
         if len(transfer.setup) != 8:
-            return Completion(Status.INVALID)
+            return self._connection.refuse(transfer, Status.INVALID, waits)
         setup = Setup.parse(transfer.setup)
         if setup.length != transfer.length or (setup.length and setup.is_in != transfer.is_in):
-            return Completion(Status.INVALID)
+            return self._connection.refuse(transfer, Status.INVALID, waits)
         touched = self._touched(setup)
         if self._gated and self._gate.is_holding(control=touched is None):
             _check(transfer)

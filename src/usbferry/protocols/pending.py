@@ -13,7 +13,8 @@ The rules, the same for every protocol:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ..usb.transfer import Completion, Transfer
 
@@ -21,11 +22,13 @@ from ..usb.transfer import Completion, Transfer
 class Entry:
     """One transfer in flight. `cancels` are the tags of the cancel requests that wait for its end, oldest first."""
 
-    __slots__ = ("cancels", "completion", "tag", "transfer")
+    __slots__ = ("asked", "cancels", "completion", "queue", "tag", "transfer")
 
-    def __init__(self, tag: int, transfer: Transfer) -> None:
+    def __init__(self, tag: int, transfer: Transfer, queue: deque[Entry], asked: Any) -> None:
         self.tag = tag
         self.transfer = transfer
+        self.queue = queue  # of its endpoint and stream
+        self.asked = asked  # what the protocol needs for the answer
         self.completion: Completion | None = None
         self.cancels: list[int] = []
 
@@ -33,35 +36,35 @@ class Entry:
 class Pending:
     """The transfers of one claim that have no answer yet. Tags are unique among them."""
 
-    __slots__ = ("_entries", "_queues", "bytes")
+    __slots__ = ("_queues", "bytes", "entries")
 
     def __init__(self) -> None:
-        self._entries: dict[int, Entry] = {}
+        self.entries: dict[int, Entry] = {}  # by tag
         self._queues: dict[tuple[int, int], deque[Entry]] = {}  # none of them empty
         self.bytes = 0  # sum of the transfers' lengths
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __contains__(self, tag: int) -> bool:
-        return tag in self._entries
+        return tag in self.entries
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+        return iter(self.entries.values())
 
     def waits_on(self, transfer: Transfer) -> bool:
         """Whether an earlier transfer on the same (endpoint, stream) has no answer yet."""
         return (transfer.endpoint, transfer.stream_id) in self._queues
 
-    def add(self, tag: int, transfer: Transfer) -> Entry:
+    def add(self, tag: int, transfer: Transfer, asked: Any = None) -> Entry:
         """Note a transfer. Raises ValueError when its tag is in flight already."""
-        if tag in self._entries:
+        if tag in self.entries:
             raise ValueError(f"tag {tag} is in flight already")
-        entry = self._entries[tag] = Entry(tag, transfer)
         key = (transfer.endpoint, transfer.stream_id)
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = deque()
+        entry = self.entries[tag] = Entry(tag, transfer, queue, asked)
         queue.append(entry)
         self.bytes += transfer.length
         return entry
@@ -71,45 +74,46 @@ class Pending:
 
         An entry that comes back with a completion was held back for order: `release` it and answer it now.
         """
-        entry = self._entries.get(tag)
+        entry = self.entries.get(tag)
         if entry is not None:
             entry.cancels.append(cancel_tag)
         return entry
 
-    def finish(self, tag: int, completion: Completion) -> list[Entry]:
+    def finish(self, tag: int, completion: Completion) -> Sequence[Entry]:
         """Note the end of a transfer; the entries to answer now, in order. An unknown tag gives none."""
-        entry = self._entries.get(tag)
+        entry = self.entries.get(tag)
         if entry is None or entry.completion is not None:
-            return []
+            return ()
         entry.completion = completion
+        queue = entry.queue
         if entry.cancels:
             self.release(entry)
-            return [entry, *self._ready(entry)]
-        return self._ready(entry)
+            return [entry, *self._ready(queue)]
+        if queue[0] is not entry:
+            return ()
+        if len(queue) == 1 or queue[1].completion is None:  # as it goes nearly always
+            queue.popleft()
+            self._forget(entry)
+            return (entry,)
+        return self._ready(queue)
 
     def release(self, entry: Entry) -> None:
         """Take one entry out of its order."""
-        key = (entry.transfer.endpoint, entry.transfer.stream_id)
-        queue = self._queues[key]
-        queue.remove(entry)
-        if not queue:
-            del self._queues[key]
+        entry.queue.remove(entry)
         self._forget(entry)
 
-    def _ready(self, entry: Entry) -> list[Entry]:
-        """What may leave now of the endpoint and stream of `entry`."""
-        key = (entry.transfer.endpoint, entry.transfer.stream_id)
-        queue = self._queues.get(key)
+    def _ready(self, queue: deque[Entry]) -> list[Entry]:
+        """What may leave now of an endpoint and stream."""
         ready: list[Entry] = []
-        if queue is None:
-            return ready
         while queue and queue[0].completion is not None:
             ready.append(queue.popleft())
             self._forget(ready[-1])
-        if not queue:
-            del self._queues[key]
         return ready
 
     def _forget(self, entry: Entry) -> None:
-        del self._entries[entry.tag]
-        self.bytes -= entry.transfer.length
+        """It has left its queue."""
+        del self.entries[entry.tag]
+        transfer = entry.transfer
+        self.bytes -= transfer.length
+        if not entry.queue:
+            del self._queues[transfer.endpoint, transfer.stream_id]

@@ -13,9 +13,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
-from ..device import ResetOutcome
+from ..device import Promise, ResetOutcome
 from ..protocols.errors import ProtocolError
 from ..protocols.events import Event, Refusal
+from ..transports import turn
 from ..transports.link import Link
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Buffer, Completion
@@ -60,6 +61,7 @@ class Answers:
         self.link: Link | None = None
         self.name = "-"  # of the claimed device, for people
         self.closing = False  # what comes is not looked at any more: the connection is being closed
+        self.trace = False  # whether answers are logged: asking the logger each time would cost as much as an answer
         self._exporter = exporter
         self._end = end  # the pump's: nothing more comes for it
         self._loop = asyncio.get_running_loop()
@@ -72,7 +74,10 @@ class Answers:
 
     def give(self, tag: int, answer: Answer) -> None:
         """Take a device's answer, or the promise of one."""
-        if isinstance(answer, Completion):
+        if answer.__class__ is Promise:
+            self._awaited += 1
+            answer.listener = partial(self._kept, tag)
+        elif isinstance(answer, Completion):
             self._say(tag, answer)
         else:
             self._awaited += 1
@@ -98,6 +103,14 @@ class Answers:
             if self._awaited:
                 log.error("%s owes %d answers", self.name, self._awaited)
 
+    def _kept(self, tag: int, completion: Completion) -> None:
+        if self.trace:
+            log.debug("< %s #%d %s", self.name, tag, completion)
+        self._exporter.complete(tag, completion)
+        self._awaited -= 1
+        if not self._flush_due or not self._awaited:
+            self._went()
+
     def _later(self, tag: int, future: asyncio.Future[Completion]) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None or future.cancelled():
@@ -106,7 +119,8 @@ class Answers:
         self._one_less()
 
     def _say(self, tag: int, completion: Completion) -> None:
-        log.debug("< %s #%d %s", self.name, tag, completion)
+        if self.trace:
+            log.debug("< %s #%d %s", self.name, tag, completion)
         self._exporter.complete(tag, completion)
 
     def _was_reset(self, tag: int, future: asyncio.Future[ResetOutcome]) -> None:
@@ -121,6 +135,9 @@ class Answers:
 
     def _one_less(self) -> None:
         self._awaited -= 1
+        self._went()
+
+    def _went(self) -> None:
         if not self._awaited and self._settled is not None:
             self._settled.set()
         if not self._flush_due:
@@ -134,10 +151,10 @@ class Answers:
         return self.link.unsent if self.link is not None else 0
 
     def flush_soon(self) -> None:
-        """Write once for all the completions of this turn of the loop."""
+        """Write once for all the completions of this turn."""
         if not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self.flush)
+            turn.defer(self.flush)
 
     def flush(self) -> None:
         """Write what the exporter has to say, and close the connection when that was the last."""

@@ -141,7 +141,7 @@ class Pump:
         device, out, link = self._device, self._out, self._out.link
         assert link is not None
         submit = device.submit if device is not None else _absent
-        trace = log.isEnabledFor(logging.DEBUG)
+        trace = out.trace = log.isEnabledFor(logging.DEBUG)
         for event in exporter.events():
             if isinstance(event, Submit):
                 if trace:

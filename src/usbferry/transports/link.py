@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
 from ..usb.transfer import Buffer
+from . import turn
 
 SMALL_BUFFER: Final = 4 * 1024  # an idle connection costs this much
 LARGE_BUFFER: Final = (
@@ -152,7 +153,7 @@ class StreamLink(Link, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._end += nbytes
-        self._offer()
+        turn.take(self._offer)
 
     def eof_received(self) -> bool:
         return False  # close: half-open connections are of no use to any of the protocols

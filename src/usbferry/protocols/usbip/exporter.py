@@ -97,7 +97,6 @@ class Exporter:
         self._devid = 0
         self._pending = Pending()
         self._has_packets: dict[int, bool] = {}  # endpoint -> whether it is isochronous, where the descriptors say
-        self._echo: dict[int, tuple[int, int]] = {}  # seqnum in flight -> its start_frame and number_of_packets
         self._current: tuple[int, int, int, Transfer] | None = None  # the submit that was just emitted
         self._newest: int | None = None  # newest seqnum submitted so far, modulo 2**32
         self._early: dict[int, tuple[list[int], float]] = {}  # unlinks that overtook their submit, and since when
@@ -176,7 +175,7 @@ class Exporter:
         """
         current = self._current
         if current is not None and current[0] == tag:
-            if not self._pending or not self._pending.waits_on(current[3]):
+            if not self._pending.entries or not self._pending.waits_on(current[3]):
                 self._current = None
                 self._reply(current[0], current[1], current[2], current[3], completion)
                 return
@@ -236,6 +235,7 @@ class Exporter:
         """The hot loop: what it reads of itself is in locals, and an answer given at once touches no table."""
         view, end, devid, limits = self._view, len(self._view), self._devid, self._limits
         unpack, pending, early = CmdSubmit.STRUCT.unpack_from, self._pending, self._early
+        waiting = pending.entries
         at = self.consumed
         while self.state is _SERVING:
             if end - at < HEADER:
@@ -279,14 +279,14 @@ class Exporter:
                 0,
                 interval,
             )
-            if pending and seqnum in pending:
+            if seqnum in waiting:
                 raise ProtocolError(f"seqnum {seqnum} is in flight already")
             if self._newest is None or 0 < (seqnum - self._newest & 0xFFFFFFFF) < 0x80000000:
                 self._newest = seqnum
             if early and seqnum in early:
                 self._answer_overtaken(seqnum)
                 continue
-            if pending and (len(pending) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
+            if waiting and (len(waiting) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
                 # Not in its order: behind parked reads it would wait for them, and they for room.
                 if count > 0:
                     transfer.packets = iso_packets(view[descriptors:after])
@@ -353,9 +353,7 @@ class Exporter:
 
     def _park(self, current: tuple[int, int, int, Transfer]) -> None:
         self._current = None
-        tag, start_frame, packets, transfer = current
-        self._pending.add(tag, transfer)
-        self._echo[tag] = (start_frame, packets)
+        self._pending.add(current[0], current[3], current)
 
     # -- unlink -------------------------------------------------------------------------------------------------------
 
@@ -404,7 +402,7 @@ class Exporter:
     def _answer(self, entry: Entry) -> None:
         completion, cancels = entry.completion, entry.cancels
         assert completion is not None
-        start_frame, packets = self._echo.pop(entry.tag)
+        _, start_frame, packets, _ = entry.asked
         if cancels and completion.status == Status.CANCELLED and not completion.actual:
             self._say_unlinked(cancels.pop(0), ECONNRESET)
         else:

@@ -107,6 +107,7 @@ class Codec:
         self.needed = _SHORT.size  # bytes that must be there before `read` can say more
         self.size = 0  # bytes of the packet that was read last
         self._side = side
+        self._is_host = side is Sender.EXPORTER
         self._ours = sensible(capabilities & dialect.capabilities, dialect)
         self._admit = admit
         self.has_long_bulk = False  # whether bulk packets are as LONG_BULK has them
@@ -244,8 +245,7 @@ class Codec:
 
         Raises ValueError as that does.
         """
-        carries = (endpoint >= 0x80) == (self._side is Sender.EXPORTER)
-        if data != (length if carries else 0) or length > MAX_TRANSFER:
+        if data != (length if (endpoint >= 0x80) == self._is_host else 0) or length > MAX_TRANSFER:
             raise ValueError(f"{data} bytes of data with {length} on endpoint {endpoint:02x}")
         if self.has_long_bulk:
             size = BulkPacket.SIZE + data

@@ -203,14 +203,12 @@ class Exporter:
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
         current = self._transfers.current
-        if current is not None and current[0] == tag:
+        if (current is not None and current[0] == tag) or tag in self._transfers.pending.entries:
             self._transfers.complete(tag, completion)
-        elif tag in self._runner:
+        elif tag in self._runner.flying:
             self._runner.ended(tag, completion)
         elif tag in self._stream_requests:
             self._say_status(*self._stream_requests.pop(tag), wire_status(completion.status))
-        else:
-            self._transfers.complete(tag, completion)
 
     def reset_done(self, tag: int, ok: bool) -> None:
         """Answer Reset. Only the draft tells the importer; after a failure `gone` follows."""

@@ -7,7 +7,7 @@ too, `bulk_packets`: those that end well and say nothing odd, between peers of t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Container, Iterator
 from typing import Any, Final, Protocol
 
 from ...usb.transfer import Completion, Transfer
@@ -60,15 +60,13 @@ class Flight:
 class Flights:
     """Of one connection. `completed` hears of the end of each, in the general way."""
 
-    def __init__(
-        self, host: Host, codec: Codec, limits: Limits, own: deque[Event], is_taken: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, host: Host, codec: Codec, limits: Limits, own: deque[Event], others: Container[int]) -> None:
         self.claiming = 0  # tag of the question that comes before a claim's answer
         self._host = host
         self._codec = codec
         self._limits = limits
         self._own = own
-        self._is_taken = is_taken
+        self._others = others  # tags that are taken, of transfers that are none of these
         self._tag = 0
         self._flying: dict[int, Flight] = {}  # by id
         self._split: dict[int, tuple[Flight, list[int]]] = {}  # by tag: those of several packets, and their ids
@@ -76,7 +74,7 @@ class Flights:
     def next(self) -> int:
         """The next number that is free: a parked read may be older than the last turn of the counter."""
         tag = self._tag % MAX_ID + 1
-        while tag in self._flying or tag in self._split or self._is_taken(tag):
+        while tag in self._flying or tag in self._split or tag in self._others:
             tag = tag % MAX_ID + 1
         self._tag = tag
         return tag

@@ -93,7 +93,7 @@ class Importer:
         self._interfaces: InterfaceInfo | None = None
         self._own: deque[Event] = deque()
         self._intake = Intake(self._say, self._own, dialect, iso_seconds, ahead)
-        self._flights = Flights(self, codec, limits, self._own, self._intake.__contains__)
+        self._flights = Flights(self, codec, limits, self._own, self._intake.inbox_of)
         self._put(codec.hello(VERSION))
 
     # -- questions ----------------------------------------------------------------------------------------------------
@@ -124,12 +124,15 @@ class Importer:
         Its payload must not change until it is sent. Raises ValueError when that is not as long as the transfer says,
         or for a bulk transfer of more than `largest` bytes.
         """
-        if transfer.endpoint < 0x80 and len(transfer.data) != transfer.length:
-            raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {transfer.length}")
-        if transfer.length < 0:
-            raise ValueError(f"a transfer of {transfer.length} bytes")
+        endpoint, length = transfer.endpoint, transfer.length
+        if endpoint < 0x80 and len(transfer.data) != length:
+            raise ValueError(f"{len(transfer.data)} bytes of payload in a transfer of {length}")
+        if length < 0:
+            raise ValueError(f"a transfer of {length} bytes")
         tag = self._flights.next()
-        if self._info is None:
+        if endpoint in self._intake.asked:
+            self._bulk(tag, transfer)  # as it goes nearly always
+        elif self._info is None:
             self._own.append(Completed(tag, Completion(Status.GONE)))
         elif not transfer.endpoint & 0x0F:
             self._control(tag, transfer)
@@ -137,7 +140,7 @@ class Importer:
             self._intake.submit(tag, transfer, TransferType.ISOCHRONOUS)
         elif self._is_interrupt(transfer):
             self._interrupt(tag, transfer)
-        elif self._intake.reads_ahead(transfer.endpoint) and self._codec.has(Type.START_BULK_RECEIVING):
+        elif self._intake.reads_ahead(endpoint) and self._codec.has(Type.START_BULK_RECEIVING):
             self._intake.submit(tag, transfer, TransferType.BULK)
         else:
             self._bulk(tag, transfer)
@@ -273,10 +276,11 @@ class Importer:
     def _bulk(self, tag: int, transfer: Transfer) -> None:
         endpoint, length = transfer.endpoint, transfer.length
         data = b"" if endpoint >= 0x80 else transfer.data
-        head = self._codec.pack_bulk(tag, endpoint, 0, length, transfer.stream_id, len(data))
+        size = len(data)
+        head = self._codec.pack_bulk(tag, endpoint, 0, length, transfer.stream_id, size)
         self.outgoing.append(head)
-        self.outgoing_bytes += len(head) + len(data)
-        if data:
+        self.outgoing_bytes += len(head) + size
+        if size:
             self.outgoing.append(data)
         self._flights.fly(tag, _BULK, transfer)
 

@@ -42,6 +42,7 @@ class Intake:
         self, say: Say, own: deque[Event], dialect: Dialect, iso_seconds: float, ahead: frozenset[int]
     ) -> None:
         self.pipes: dict[int, Pipe] = {}  # the endpoints in force, as far as the exporter says
+        self.asked: frozenset[int] = frozenset()  # bulk endpoints of them that are no streams
         self.speed = Speed.FULL
         self._say = say
         self._own = own
@@ -49,12 +50,8 @@ class Intake:
         self._iso_seconds = iso_seconds
         self._ahead = ahead
         self._inboxes: dict[int, Inbox] = {}  # by endpoint
-        self._inbox_of: dict[int, Inbox] = {}  # by the tag of a transfer that waits there
+        self.inbox_of: dict[int, Inbox] = {}  # by the tag of a transfer that waits there
         self._dropped = 0  # by streams that are over
-
-    def __contains__(self, tag: int) -> bool:
-        """Whether a transfer waits here."""
-        return tag in self._inbox_of
 
     @property
     def dropped(self) -> int:
@@ -78,12 +75,12 @@ class Intake:
                 self._own.append(Completed(tag, Completion(Status.INVALID)))
                 return
             inbox = self._inboxes[endpoint] = self._new(endpoint, pipe)
-        self._inbox_of[tag] = inbox
+        self.inbox_of[tag] = inbox
         inbox.submit(tag, transfer)
 
     def cancel(self, tag: int) -> bool:
         """End one transfer now; whether it was here."""
-        inbox = self._inbox_of.get(tag)
+        inbox = self.inbox_of.get(tag)
         return inbox is not None and inbox.cancel(tag)
 
     def stop(self, touches: Callable[[int], bool]) -> None:
@@ -97,10 +94,12 @@ class Intake:
         for endpoint in [e for e in self._inboxes if pipes.get(e) != self.pipes.get(e)]:
             self._over(self._inboxes.pop(endpoint), Status.SHUTDOWN)
         self.pipes = pipes
+        bulk = [address for address, pipe in pipes.items() if pipe.type is TransferType.BULK]
+        self.asked = frozenset(bulk) - self._ahead
 
     def clear(self, status: Status) -> None:
         """The device is gone, and everything ends."""
-        inboxes, self._inboxes, self.pipes = self._inboxes, {}, {}
+        inboxes, self._inboxes, self.pipes, self.asked = self._inboxes, {}, {}, frozenset()
         for inbox in inboxes.values():
             self._over(inbox, status)
 
@@ -138,7 +137,7 @@ class Intake:
         inbox.end(status)
 
     def _ended(self, tag: int, completion: Completion) -> None:
-        del self._inbox_of[tag]
+        del self.inbox_of[tag]
         self._own.append(Completed(tag, completion))
 
     def _tell(self, kind: int, body: Record) -> Callable[[], None]:

@@ -44,7 +44,7 @@ class Runner:
         self._tags = tags
         self._own = own
         self.running: dict[int, Stream] = {}  # by endpoint
-        self._flying: dict[int, Stream] = {}  # tag of a transfer -> its stream, stopped ones too
+        self.flying: dict[int, Stream] = {}  # tag of a transfer -> its stream, stopped ones too
 
     @property
     def is_due(self) -> bool:
@@ -64,16 +64,12 @@ class Runner:
                     break
                 tag, transfer = next(self._tags), stream.make()
                 stream.flying[tag] = transfer
-                self._flying[tag] = stream
+                self.flying[tag] = stream
                 yield Submit(tag, transfer)
-
-    def __contains__(self, tag: int) -> bool:
-        """Whether a transfer is a stream's."""
-        return tag in self._flying
 
     def ended(self, tag: int, completion: Completion) -> None:
         """A transfer of a stream ended; what comes after the stream's end means nothing."""
-        stream = self._flying.pop(tag)
+        stream = self.flying.pop(tag)
         transfer = stream.flying.pop(tag)
         if stream.is_running:
             stream.ended(transfer, completion)

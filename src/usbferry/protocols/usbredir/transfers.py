@@ -23,7 +23,7 @@ from ...usb.types import Status, TransferType
 from ..errors import ProtocolError
 from ..events import Cancel, Event, Submit
 from ..limits import Limits
-from ..pending import Entry, Pending
+from ..pending import Pending
 from .codec import LONG_BULK, Codec, Packet, length_of
 from .messages import BulkPacket, ControlPacket, Header, Type, wire_status
 from .settings import Settings
@@ -65,13 +65,11 @@ class Transfers:
         self._settings = settings
         self._limits = limits
         self._tags = tags
-        self._asked: dict[int, Asked] = {}  # by the tag of a transfer that waits
         self._tag_of: dict[int, int] = {}  # id -> tag, newest first served, of data packets that may be cancelled
 
     def forget_all(self) -> None:
         """The device is gone; what it still says of these comes too late."""
         self.pending, self.current = Pending(), None
-        self._asked.clear()
         self._tag_of.clear()
 
     def settle(self) -> None:
@@ -83,13 +81,17 @@ class Transfers:
         """Answer a transfer, when those before it on its endpoint are answered."""
         current = self.current
         if current is not None and current[0] == tag:
-            if not self.pending or not self.pending.waits_on(current[4]):
+            if not self.pending.entries or not self.pending.waits_on(current[4]):
                 self.current = None
                 self._answer(current, completion)
                 return
             self._park(current)
         for entry in self.pending.finish(tag, completion):
-            self._finish(entry)
+            asked, done = entry.asked, entry.completion
+            if self._tag_of.get(asked[2]) == entry.tag:
+                del self._tag_of[asked[2]]
+            assert done is not None
+            self._answer(asked, done)
 
     # -- packets ------------------------------------------------------------------------------------------------------
 
@@ -136,7 +138,7 @@ class Transfers:
         Without a device no endpoint is in force, and it ends at once.
         """
         host, settings, pending, limits, tags = self._host, self._settings, self.pending, self._limits, self._tags
-        unpack, end = LONG_BULK.unpack_from, len(view)
+        unpack, end, waiting = LONG_BULK.unpack_from, len(view), pending.entries
         self._codec.needed = _HEADER
         while at + _SIZE <= end and settings.pipes:
             kind, rest, id, endpoint, _, length, stream_id, high = unpack(view, at)
@@ -157,7 +159,7 @@ class Transfers:
             if after > end:
                 self._codec.needed = after - at
                 return
-            if pending and (len(pending) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
+            if waiting and (len(waiting) >= limits.transfers or pending.bytes + length > limits.bytes_in_flight):
                 return
             at = host.consumed = after
             self.is_used = True
@@ -189,8 +191,7 @@ class Transfers:
     def _park(self, asked: Asked) -> None:
         self.current = None
         tag, kind, id, _, transfer = asked
-        self.pending.add(tag, transfer)
-        self._asked[tag] = asked
+        self.pending.add(tag, transfer, asked)
         if kind in DATA:
             self._tag_of[id] = tag
 
@@ -202,16 +203,9 @@ class Transfers:
         assert entry is not None
         if entry.completion is None:
             return Cancel(tag, entry.transfer)
-        self.pending.release(entry)
-        self._finish(entry)
+        self.pending.release(entry)  # its answer was held back
+        self._answer(entry.asked, entry.completion)
         return None
-
-    def _finish(self, entry: Entry) -> None:
-        asked = self._asked.pop(entry.tag)
-        if self._tag_of.get(asked[2]) == entry.tag:
-            del self._tag_of[asked[2]]
-        assert entry.completion is not None
-        self._answer(asked, entry.completion)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

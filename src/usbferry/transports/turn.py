@@ -1,0 +1,52 @@
+"""What one read sets off is written when all of it was looked at: after the read, and not a turn of the loop later.
+
+A link opens a turn around each read; who has something to write by then says `defer(flush)`. A gateway's way there and
+back is two turns of the loop shorter for it, each of which asks the system for news.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+
+class _Turn(threading.local):
+    """Of this thread, and so of its event loop."""
+
+    waiting: list[Callable[[], object]] | None = None  # None outside of a turn
+
+
+_turn = _Turn()
+
+
+def defer(flush: Callable[[], object]) -> None:
+    """Call `flush` at the end of the turn; outside of one, soon."""
+    waiting = _turn.waiting
+    if waiting is None:
+        asyncio.get_running_loop().call_soon(flush)
+    else:
+        waiting.append(flush)
+
+
+def take(read: Callable[[], object]) -> None:
+    """A turn: call `read`, then all that it defers, and what that defers."""
+    if _turn.waiting is not None:
+        read()
+        return
+    waiting = _turn.waiting = []
+    try:
+        read()
+    finally:
+        for flush in waiting:
+            _call(flush)
+        _turn.waiting = None
+
+
+def _call(flush: Callable[[], object]) -> None:
+    """As the loop would: what goes wrong with one ends no other."""
+    try:
+        flush()
+    except Exception as error:
+        context = {"message": "could not be written", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
