@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 
 class Protocol(NamedTuple):
-    """A row of PROTOCOLS: where its two sides are, as "module:class", its default port, and what it runs on."""
+    """A row of PROTOCOLS: where its two sides are, as "module:class", its default port, and what it runs on.
+
+    An importer that cannot choose gets the one device that its place was set up for. Where an exporter `connects`, it
+    may do so to an importer that listens, as `serve --to` does.
+    """
 
     exporter: str
     importer: str
     port: int
     transports: tuple[str, ...]
+    chooses: bool = True  # the importer names the device that it wants
+    connects: bool = False
 
 
 _FERRY: Final = "usbferry.protocols.ferry"
@@ -35,6 +41,8 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
         "usbferry.protocols.usbredir.importer:Importer",
         4000,
         ("tcp", "unix"),
+        chooses=False,
+        connects=True,
     ),
 }
 

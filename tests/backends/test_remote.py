@@ -1009,8 +1009,46 @@ async def test_a_large_transfer_to_an_endpoint_that_is_not_there_yet() -> None:
         device.submit(small)
         answer = pending(device.submit(large))
         hand.complete((await hand.submit()).tag)
-        assert (await hand.transfer()).length == 4 << 20
+        sent = await hand.submit()
+        assert sent.transfer.length == 4 << 20
+        assert not answer.done()  # what was asked for earlier on an endpoint ends earlier
+        hand.complete(sent.tag)
         assert (await answer).status == Status.NO_MEMORY
+
+
+async def test_what_is_refused_here_does_not_overtake_what_was_sent() -> None:
+    """Completions of an endpoint come in the order of submission, whoever makes them; others' do not wait."""
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        ended: list[str] = []
+        answers: list[asyncio.Future[Completion]] = []
+
+        def submit(name: str, transfer: Transfer) -> None:
+            answers.append(pending(device.submit(transfer)))
+            answers[-1].add_done_callback(lambda done: ended.append(name))
+
+        submit("first", Transfer(0x81, 8))
+        submit("odd", Transfer(0x81, 8, packets=[IsoPacket(0, 8)]))
+        submit("odder", Transfer(0x81, 8, packets=[]))
+        submit("last", Transfer(0x81, 8))
+        elsewhere = device.submit(Transfer(0x01, 8, bytes(8), packets=[IsoPacket(0, 8)]))
+        assert isinstance(elsewhere, Completion)
+        assert elsewhere.status == Status.INVALID
+        first, last = (await hand.submit()).tag, (await hand.submit()).tag
+        for tag in (first, last):
+            hand.complete(tag)  # in one write
+        async with asyncio.timeout(10):
+            await asyncio.gather(*answers)
+        assert ended == ["first", "odd", "odder", "last"]
+
+
+async def test_what_is_refused_ends_with_the_connection_too() -> None:
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        sent = pending(device.submit(Transfer(0x81, 8)))
+        refused = pending(device.submit(Transfer(0x81, 8, packets=[])))
+        await hand.submit()
+        await device.close()
+        assert (await sent).status == Status.SHUTDOWN
+        assert (await refused).status == Status.INVALID
 
 
 async def test_a_payload_of_another_length_is_the_callers_mistake() -> None:

@@ -121,7 +121,7 @@ def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
             ("--on", "usbredir://127.0.0.1:x"),
             "'usbredir://127.0.0.1:x' is no address, write it as usbredir://HOST:PORT",
         ),
-        (("--on", "usbip://:1"), "--on 'usbip://:1': write it as PROTOCOL://..., with one of: ferry, usbredir"),
+        (("--on", "http://:1"), "--on 'http://:1': write it as PROTOCOL://..., with one of: ferry, usbip, usbredir"),
         (("--on", "ferry://:1/1-1"), "--on 'ferry://:1/1-1': ferry serves every device; leave out /1-1"),
         (("--to", "ferry://vm"), "--to 'ferry://vm': write it as PROTOCOL://..., with one of: usbredir"),
         (("--on", "usbredir://192.0.2.1:1"), "cannot listen on 192.0.2.1:1: this machine has no such address"),

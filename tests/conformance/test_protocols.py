@@ -40,7 +40,7 @@ INFO = DeviceInfo(
 
 WHOLE = 1 << 30
 # usbredir has one device on a connection, with no name, refusal or flags; its periodic endpoints are streams.
-ONE_DEVICE = {"usbredir"}
+ONE_DEVICE = {name for name, protocol in PROTOCOLS.items() if not protocol.chooses}
 BULK = tuple(Endpoint(number | way, 2, 512) for number in range(1, 16) for way in (0x00, 0x80))
 BULK_INFO = replace(INFO, configurations=(Configuration(1, (Interface(0, endpoints=BULK),)),))
 listing = pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name not in ONE_DEVICE])

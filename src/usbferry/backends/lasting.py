@@ -14,6 +14,7 @@ from typing import Final, Protocol, runtime_checkable
 from ..protocols.errors import ProtocolError
 from ..transports.link import Link
 from ..usb.types import Status
+from .chore import Chore
 from .connection import Connection, Importer
 
 log: Final = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class LastingConnection(Connection):
         super().__init__(importer, server)
         self._patient = importer
         self._connect = connect
-        self._connecting: asyncio.Task[None] | None = None
+        self._connecting: Chore | None = None
         self._pause = 0.0  # before the next attempt; a link that brought something begins anew
 
     def opened(self, link: Link) -> None:
@@ -69,7 +70,7 @@ class LastingConnection(Connection):
         log.info("%s: the connection is lost, the device waits", self.server)
         self._link = None
         self._stop_timer()
-        self._connecting = self._loop.create_task(self._connect_again())
+        self._connecting = Chore(self._connect_again(), f"{self.server}: connecting again", self._gave_up)
 
     async def _connect_again(self) -> None:
         while True:
@@ -83,12 +84,14 @@ class LastingConnection(Connection):
                 await self._connect(self)
                 return
 
+    def _gave_up(self) -> None:
+        """Nobody connects any more."""
+        super().lost(None)
+
     async def close(self) -> None:
         """As every connection, and the device is given back at once: nobody waits for this claim any more."""
         if self._connecting is not None:
-            self._connecting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._connecting
+            await self._connecting.end()
         self._end(Status.SHUTDOWN)
         self._patient.release()
         self._flush()

@@ -9,16 +9,17 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from ..device import Change, DeviceError, Watching
 from ..protocols.events import Changed, Event
 from ..usb.info import DeviceInfo
+from .chore import Chore
 from .lasting import LastingConnection
 
 log: Final = logging.getLogger(__name__)
 LIST_SECONDS: Final = 10.0
+Tell = Callable[[Change | None], None]
 RETRY_SECONDS: Final = 1.0  # after a connection that failed, before the next
 
 
@@ -54,18 +55,18 @@ class News(Watching):
         self, connect: Callable[[], Awaitable[NewsConnection]], is_meant: Callable[[DeviceInfo], bool]
     ) -> None:
         super().__init__()
-        self._task = asyncio.get_running_loop().create_task(_follow(weakref.WeakMethod(self.tell), connect, is_meant))
-        self._dropped = weakref.finalize(self, self._task.cancel)
+        tell: weakref.WeakMethod[Tell] = weakref.WeakMethod(self.tell)
+        self._following = Chore(_follow(tell, connect, is_meant), "a watch", lambda: _end(tell))
+        self._dropped = weakref.finalize(self, self._following.cancel)
 
     async def aclose(self) -> None:
         self._dropped()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await self._following.end()
         await super().aclose()
 
 
 async def _follow(
-    tell: weakref.WeakMethod[Callable[[Change], None]],
+    tell: weakref.WeakMethod[Tell],
     connect: Callable[[], Awaitable[NewsConnection]],
     is_meant: Callable[[DeviceInfo], bool],
 ) -> None:
@@ -89,7 +90,14 @@ async def _follow(
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _tell(tell: Callable[[Change], None] | None, known: dict[str, DeviceInfo], found: dict[str, DeviceInfo]) -> None:
+def _end(tell: weakref.WeakMethod[Tell]) -> None:
+    """Who watches hears that there will be no news any more, and may look by himself."""
+    told = tell()
+    if told is not None:
+        told(None)
+
+
+def _tell(tell: Tell | None, known: dict[str, DeviceInfo], found: dict[str, DeviceInfo]) -> None:
     if tell is None:
         return
     for name in known.keys() - found.keys():

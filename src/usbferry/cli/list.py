@@ -120,15 +120,16 @@ def users_of(name: str) -> str:
 
 
 def _reachable(listening: list[str], name: str) -> str | None:
-    """A device of a server on this machine, by the first address that lets it be chosen: USB/IP's, else ferry's."""
+    """A device of a server on this machine, by the first address that lets it be chosen; USB/IP's come first."""
     for where in sorted(listening, key=lambda one: "://" in one):  # USB/IP's are without a scheme
         scheme, _, endpoint = where.rpartition("://")
-        host, _, port = endpoint.rpartition(":")
-        if not host or host.startswith("/") or not port.isdecimal() or scheme not in ("", "ferry", "ferry+udp"):
-            continue  # a socket file, or a protocol of one device
         scheme = scheme or "usbip"
+        host, _, port = endpoint.rpartition(":")
+        protocol = PROTOCOLS[scheme.partition("+")[0]]
+        if not host or host.startswith("/") or not port.isdecimal() or not protocol.chooses:
+            continue  # a socket file, or a protocol of one device
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"{scheme}://{host}{'' if int(port) == PROTOCOLS[scheme.partition('+')[0]].port else f':{port}'}/{name}"
+        return f"{scheme}://{host}{'' if int(port) == protocol.port else f':{port}'}/{name}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""`serve --on` and `--to`: where other protocols than USB/IP are served. Some serve one device at each place."""
+"""`serve --on` and `--to`: where protocols are served. Some serve one device at each place."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from ..server.listen import MakeExporter, Server
 from ..transports.place import Place, parse
 from ..transports.reasons import no_listening
 
-ONE_DEVICE = ("usbredir",)  # protocols that serve one device on a connection
-EVERY_DEVICE = ("ferry",)  # and that let who connects choose
-SERVED = {"--on": (*EVERY_DEVICE, *ONE_DEVICE), "--to": ONE_DEVICE}
+SERVED = {"--on": tuple(PROTOCOLS), "--to": tuple(name for name, row in PROTOCOLS.items() if row.connects)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Outlet:
             known = ", ".join(SERVED[option])
             raise UnknownName(f"{option} {text!r}: write it as PROTOCOL://..., with one of: {known}")
         place = parse(text, PROTOCOLS[protocol].port)
-        if place.name and protocol in EVERY_DEVICE:
+        if place.name and PROTOCOLS[protocol].chooses:
             raise ValueError(f"{option} {text!r}: {protocol} serves every device; leave out /{place.name}")
         if option == "--to" and not (place.host or place.path):
             raise ValueError(f"--to {text!r}: name the host to connect to, as in {protocol}://vm:4000")
@@ -44,7 +42,7 @@ class Outlet:
         names = [offer.info.name for offer in catalog.list()]
         if self.place.name and self.place.name not in names:
             raise DeviceError(f"{self.option} {self}: there is no device {self.place.name!r} here, {_there(names)}")
-        if len(names) > 1 and not self.place.name and self.protocol in ONE_DEVICE:
+        if len(names) > 1 and not self.place.name and not PROTOCOLS[self.protocol].chooses:
             example = f"{self._scheme}://{self.place.naming(names[0]).whole}"
             raise DeviceError(f"{self.option} {self}: say which device, as in {example}; {_there(names)}")
 
@@ -67,7 +65,8 @@ class Outlet:
     @property
     def _exporter(self) -> MakeExporter:
         exporter = load_exporter(self.protocol)
-        made: MakeExporter = partial(exporter, name=self.place.name) if self.protocol in ONE_DEVICE else exporter
+        one = not PROTOCOLS[self.protocol].chooses
+        made: MakeExporter = partial(exporter, name=self.place.name) if one else exporter
         return made
 
     @property

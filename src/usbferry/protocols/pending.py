@@ -13,7 +13,7 @@ The rules, the same for every protocol:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ..usb.transfer import Completion, Transfer
@@ -79,22 +79,22 @@ class Pending:
             entry.cancels.append(cancel_tag)
         return entry
 
-    def finish(self, tag: int, completion: Completion) -> Sequence[Entry]:
+    def finish(self, tag: int, completion: Completion) -> list[Entry]:
         """Note the end of a transfer; the entries to answer now, in order. An unknown tag gives none."""
         entry = self.entries.get(tag)
         if entry is None or entry.completion is not None:
-            return ()
+            return []
         entry.completion = completion
         queue = entry.queue
         if entry.cancels:
             self.release(entry)
             return [entry, *self._ready(queue)]
         if queue[0] is not entry:
-            return ()
+            return []
         if len(queue) == 1 or queue[1].completion is None:  # as it goes nearly always
             queue.popleft()
             self._forget(entry)
-            return (entry,)
+            return [entry]
         return self._ready(queue)
 
     def release(self, entry: Entry) -> None:

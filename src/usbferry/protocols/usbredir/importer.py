@@ -130,7 +130,7 @@ class Importer:
         if length < 0:
             raise ValueError(f"a transfer of {length} bytes")
         tag = self._flights.next()
-        if endpoint in self._intake.asked:
+        if endpoint in self._intake.asked and transfer.packets is None:
             self._bulk(tag, transfer)  # as it goes nearly always
         elif self._info is None:
             self._own.append(Completed(tag, Completion(Status.GONE)))
