@@ -84,6 +84,16 @@ def test_a_folder_is_shown_by_name_again_and_again(tmp_path):
     assert [number_in(source.next(), SIZE, Coding.MJPEG) for _ in range(5)] == [2, 0, 1, 2, 0]
 
 
+def test_a_large_folder_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("usbferry.devices.pictures._HELD", 2 * 2 * 160 * 120)
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(card(number))
+    source = make(f"directory:{tmp_path}")
+    source.start(Coding.YUY2, SIZE)
+    assert [number_in(source.next(), SIZE, Coding.YUY2) for _ in range(8)] == [0, 1, 2, 3] * 2
+    assert len(source._shown) == 2
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no pictures"):
         make(f"directory:{tmp_path}")

@@ -32,6 +32,7 @@ Size = tuple[int, int]
 _KINDS: Final = (".jpg", ".jpeg")
 _MORE_KINDS: Final = (*_KINDS, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # with Pillow
 _QUEUED: Final = 1 << 20  # bytes of a live stream between two looks at it
+_HELD: Final = 64 << 20  # bytes of converted pictures; others of a large folder are converted each time
 _LARGEST: Final = 16 << 20  # bytes of one picture that comes live
 _BEGINNING: Final = b"\xff\xd8\xff"  # which no picture has in its middle, but for a thumbnail
 
@@ -97,14 +98,18 @@ class Files(Pictures):
 
     def start(self, coding: Coding, size: Size) -> None:
         self._coding, self._size = coding, size
-        self._number = 0
+        self._number = self._held = 0
         self._shown = {}
 
     def next(self) -> bytes:
         at, self._number = self._number % len(self._raw), self._number + 1
-        if at not in self._shown:
-            self._shown[at] = self._convert(self._raw[at])
-        return self._shown[at]
+        if at in self._shown:
+            return self._shown[at]
+        picture = self._convert(self._raw[at])
+        if self._held + len(picture) <= _HELD:
+            self._held += len(picture)
+            self._shown[at] = picture
+        return picture
 
     def _convert(self, raw: bytes) -> bytes:
         if self._coding is Coding.MJPEG and raw.startswith(b"\xff\xd8") and jpeg.size_of(raw) == self._size:
