@@ -137,7 +137,7 @@ async def test_a_fifo_gets_the_samples(tmp_path):
     await sink.end()
 
 
-async def test_a_slow_reader_slows_the_host_down_and_then_loses_what_does_not_fit(tmp_path):
+async def test_a_slow_reader_slows_the_host_down_and_then_loses_what_does_not_fit(tmp_path, caplog):
     path = tmp_path / "fifo"
     sink = make(f"fifo:{path}")
     assert isinstance(sink, Piped)
@@ -153,4 +153,9 @@ async def test_a_slow_reader_slows_the_host_down_and_then_loses_what_does_not_fi
     assert paces[0] > 1, "nearly empty: it may send more"
     assert min(paces) < 1, "nearly full: it is to send less"
     assert sink.lost == 800
+    sink.stop()
+    sink.stop()
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "800 frames had no room, as too little is taken"
+    ]
     await sink.end()

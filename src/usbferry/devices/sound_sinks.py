@@ -198,6 +198,7 @@ class Piped(Sink):
     def __init__(self, bridge: Bridge) -> None:
         super().__init__()
         self.bridge = bridge
+        self._told = 0  # of those lost
 
     async def begin(self, sound: Format, seconds: float) -> None:
         full = max(2, int(seconds * sound.rate)) * sound.frame_bytes
@@ -211,6 +212,11 @@ class Piped(Sink):
     def start(self, sound: Format) -> None:
         self._frame_bytes = sound.frame_bytes
         self._matching.restart()
+
+    def stop(self) -> None:
+        if self.lost > self._told:
+            log.warning("%s: %d frames had no room, as too little is taken", self.bridge, self.lost - self._told)
+            self._told = self.lost
 
     def write(self, data: Buffer) -> None:
         if self._queue.room < len(data):
