@@ -64,6 +64,23 @@ def played(path: Path, frames: int, limit: float = 30) -> array:
         time.sleep(0.1)
 
 
+def exchange(guest: Guest, card: int, to: Path, rate: int, seconds: int) -> None:
+    """Record and play a counter at the same time; each frame comes once and in order, and nobody tells of an xrun.
+
+    The card is a headset's that hears a counter and writes to `to`.
+    """
+    count = counter_file(guest.shared / "play.wav", rate, seconds)
+    playing = guest.start(play_command(card, "play.wav"), seconds + 60)
+    recording = guest.start(record_command(card, "recorded.wav", rate, seconds), seconds + 60)
+    assert (playing.wait().ok(), recording.wait().ok()) == ("", "")
+    recorded = frames_of(guest.shared / "recorded.wav")
+    assert len(recorded) == rate * seconds
+    assert is_counter(recorded, recorded[0]), "recorded"
+    got = played(to, count)
+    assert len(got) == count
+    assert is_counter(got, 1), "played"
+
+
 def video_of(guest: Guest, device: str) -> str:
     """Its video device: the first of two, as the other one has metadata alone."""
     script = f"""

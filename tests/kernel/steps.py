@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -99,6 +100,14 @@ def disk_of(guest: Guest, attached: Attached) -> str:
         echo ${{block##*/}}
     """
     return guest.run(script, 20).ok().strip()
+
+
+def once_it_says(step: Step, text: str) -> str:
+    """What a step has written, once that has `text`."""
+    while text not in step.output():
+        assert not step.is_over(), step.output()
+        time.sleep(0.05)
+    return step.output()
 
 
 def traffic_command(attached: Attached, seconds: float | str = "") -> str:

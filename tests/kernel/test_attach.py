@@ -6,11 +6,10 @@ import re
 import shlex
 import statistics
 import sys
-import time
 
 import pytest
 
-from tests.kernel.guest import CHECKOUT, Guest, Step
+from tests.kernel.guest import CHECKOUT, Guest
 from tests.kernel.liar import Liar, Lie, word
 from tests.kernel.steps import (
     HOST,
@@ -18,6 +17,7 @@ from tests.kernel.steps import (
     attach,
     detach,
     disk_of,
+    once_it_says,
     traffic_command,
     unexpected,
     usbip_attach,
@@ -223,11 +223,3 @@ def test_a_relay_is_nearly_as_fast_as_the_kernel_alone(guest, serve, capsys):
     assert [step.wait().rc for step in relays] == [0, 0]
     assert statistics.geometric_mean(ratios.values()) > LEAST
     assert unexpected(guest, *DISK_ENDED) == []
-
-
-def once_it_says(step: Step, text: str) -> str:
-    """What a step has written, once that has `text`."""
-    while text not in step.output():
-        assert not step.is_over(), step.output()
-        time.sleep(0.05)
-    return step.output()

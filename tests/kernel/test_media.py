@@ -8,6 +8,8 @@ clock is ours; the guest's, which is emulated, only has to keep up.
 import json
 import os
 import re
+import shlex
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from struct import unpack
@@ -19,20 +21,17 @@ from tests.kernel.guest import Guest
 from tests.kernel.media import (
     V4L2,
     card_of,
-    counter_file,
     cut,
-    frames_of,
-    is_counter,
-    play_command,
-    played,
+    exchange,
     record_command,
     video_of,
 )
-from tests.kernel.steps import importing, unexpected
+from tests.kernel.steps import HOST, importing, once_it_says, unexpected
 from usbferry.devices.pcm import Format
 from usbferry.devices.uvc import Coding
 from usbferry.devices.wav import WavFile
 
+USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 SECONDS = {2: 30, 1: 30} if SOAK else {2: 5, 1: 2}  # by version
 SECONDS_MORE = 5 if SOAK else 1  # at the second rate
@@ -44,7 +43,7 @@ STEREO = Format()
 
 @pytest.fixture(scope="module")
 def guest(guest: Guest) -> Guest:
-    guest.run("modprobe -a snd-usb-audio uvcvideo").ok()
+    guest.run("modprobe -a vhci-hcd snd-usb-audio uvcvideo").ok()
     return guest
 
 
@@ -67,18 +66,46 @@ def test_each_frame_is_recorded_and_played_once_and_in_order(guest, serve, tmp_p
     guest.mark()
     with carded(guest, server.port, "1-1") as card:
         for rate, seconds, file in ((48000, SECONDS[version], to), (44100, SECONDS_MORE, to.with_stem("played-2"))):
-            count = counter_file(guest.shared / "play.wav", rate, seconds)
-            playing = guest.start(play_command(card, "play.wav"), seconds + 60)
-            recording = guest.start(record_command(card, "recorded.wav", rate, seconds), seconds + 60)
-            assert (playing.wait().ok(), recording.wait().ok()) == ("", ""), "neither tells of an xrun"
-            recorded = frames_of(guest.shared / "recorded.wav")
-            assert len(recorded) == rate * seconds
-            assert is_counter(recorded, recorded[0]), "recorded"
-            got = played(file, count)
-            assert len(got) == count
-            assert is_counter(got, 1), "played"
+            exchange(guest, card, file, rate, seconds)
     assert WavFile.read(to).format == STEREO
     assert WavFile.read(to.with_stem("played-2")).format == Format(44100)
+    assert unexpected(guest, *NOISE) == []
+
+
+WAYS = ["gateway", *(["relay", "ferry", "ferry+udp"] if SOAK else [])]
+
+
+@contextmanager
+def attached_by_us(guest: Guest, words: str):
+    """A device that our own `attach` carries, for the length of a `with`; its name in the guest's sysfs."""
+    relay = guest.start(f"exec {USBFERRY} attach {words}", 240)
+    there = re.search(r"^port (\d+): .* is (\S+) here", once_it_says(relay, "Ctrl-C"), re.M)
+    assert there, relay.output()
+    yield there[2]
+    guest.run(f"usbip detach -p {there[1]}").ok()
+    relay.wait().ok()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", WAYS)
+def test_sound_comes_whole_through_all_that_may_lie_between(guest, serve, tmp_path, way):
+    """`relay`: USB/IP, checked by a process of ours in the guest. `ferry`: our own protocol, into that same process.
+    `gateway`: USB/IP to a second server of ours, and on by ferry.
+    """
+    to = tmp_path / "played.wav"
+    device = f"virtual:headset?source=counter&to=wav:{to}"
+    guest.mark()
+    if way == "relay":
+        words = f"--relay usbip://{HOST}:{serve(device).port}/1-1"
+    else:
+        if way == "gateway":
+            device = f"usbip://127.0.0.1:{serve(device).port}/1-1"
+        protocol = "ferry" if way == "gateway" else way
+        log = serve(device, f"--on={protocol}://127.0.0.1:0").log()
+        port = re.findall(rf"listening on {re.escape(protocol)}://127\.0\.0\.1:(\d+)", log)[-1]
+        words = f"{protocol}://{HOST}:{port}/1-1"
+    with attached_by_us(guest, words) as name:
+        exchange(guest, card_of(guest, name), to, 48000, 10 if SOAK else 2)
     assert unexpected(guest, *NOISE) == []
 
 
