@@ -1,48 +1,32 @@
 """The target's side of ferry: calls in, events out, replies back. No I/O. `states.TARGET` says what may happen when.
 
-Calls of the transport (version, list, claim, ...) are carried out here, as they come. Those of the claim are its
-`session`'s, which outlives the transport: RESUME hands it another one (§8).
+Records come in here. Calls of the transport (version, list, claim, ...) are the `desk`'s; those of a claim are its
+`session`'s, which outlives the transport: RESUME hands it another one (§8). Those that nearly all are go a short way.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from secrets import token_bytes
 from struct import Struct
-from struct import error as struct_error
 from typing import Final
 
-from ...usb.info import DeviceInfo
-from ...usb.transfer import Buffer, Completion, Transfer
+from ...usb.transfer import Completion, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
-from ..events import Claim, Event, List, Refusal, Release, Resume, Submit, Watch
+from ..events import Event, Release, Resume, Submit
 from ..limits import DEFAULT_LIMITS, Limits
-from . import infos
-from .framing import HEADER, MARKER, RECORD_BYTES, Way, pack_record, records
-from .lanes import Lanes
+from .desk import Desk
+from .framing import HEADER, MARKER, RECORD_BYTES, Way, pack_record
 from .ledger import Message
 from .messages import (
-    CAPABILITIES,
-    FIRST,
     INSTANCE_BYTES,
     MASK,
-    REFUSALS,
-    SESSION_CALLS,
     SILENT_HEARTBEATS,
     TOKEN_BYTES,
     TRANSPORT,
-    TRANSPORT_CALLS,
-    VERSION,
     Call,
-    Code,
-    VersionCall,
-    VersionReply,
     code_of,
-    parse_words,
-    words,
 )
 from .session import Session
 from .states import TARGET, Target
@@ -67,7 +51,7 @@ def new_token() -> bytes:
     return token_bytes(TOKEN_BYTES)
 
 
-class Exporter(Lanes):
+class Exporter(Desk):
     """One transport seen from the side that has the devices, and the session on it, which may have others later."""
 
     protocol = "ferry"
@@ -80,35 +64,14 @@ class Exporter(Lanes):
         instance: bytes = INSTANCE,
         token: Callable[[], bytes] = new_token,
     ) -> None:
-        super().__init__()
-        self.state = Target.NEW
-        self.consumed = 0  # bytes of the last view that are done with
+        super().__init__(limits, instance, token)
         self.needed = _LEAST  # bytes that must be there before the next record can be read
-        self._limits = limits
-        self._instance = instance
-        self._token = token
-        self._begins = 0  # where packets may come from anybody: the identifier that the next call has to have
-        self._challenge = 0  # the same, until one had it
         self._view: memoryview = _EMPTY
         self._heard = now  # since then the transport is silent
         self._lost_at = now
         self._linked = True  # there is a transport
-        self._attached = True  # and a controller on it that knows where the session stands
         self._is_direct = True  # records go out as they are: there is a controller, and a stream to it
-        self._session: Session | None = None
         self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted on the short way
-        self._listing: deque[int] = deque()  # identifiers of calls that wait
-        self._claim = 0
-        self._claimed = b""  # the claim's reply, until the controller shows that it has the token
-        self._first = FIRST  # identifier of the next session
-        self._spent = 0  # a claim that was released
-        self._resuming: tuple[int, int] | None = None  # identifier of a RESUME that was passed on, and where it ends
-        self._resumed: tuple[int, int] | None = (
-            None  # identifier of the one that brought this transport, and its answer
-        )
-        self._watch: int | None = None
-        self._changes = 0
-        self._hold: int | None = None
 
     @staticmethod
     def opens(packet: bytes) -> bool:
@@ -116,11 +79,6 @@ class Exporter(Lanes):
         return len(packet) >= HEADER and bool(packet[0] & 0x80) and packet[4] == Call.VERSION
 
     # -- what the pump calls ------------------------------------------------------------------------------------------
-
-    @property
-    def session(self) -> bytes:
-        """The token of the claim; empty while there is none."""
-        return self._session.token if self._session is not None else b""
 
     @property
     def done(self) -> bool:
@@ -280,32 +238,6 @@ class Exporter(Lanes):
             return self._limits.handshake_seconds
         return SILENT_HEARTBEATS * self._limits.heartbeat_seconds
 
-    def listed(self, devices: Iterable[DeviceInfo]) -> None:
-        """Answer List (§6.2): of each device the configuration in force, without the others."""
-        packed = []
-        for info in devices:
-            in_force = (info.active,) if info.active is not None else ()
-            packed.append(infos.pack(replace(info, configurations=in_force), self._limits))
-        body = words([len(packed)]) + b"".join([words([len(one)]) + one for one in packed])
-        self._say(self._listing.popleft(), Code.OK, body)
-
-    def accept(self, info: DeviceInfo) -> None:
-        """Answer Claim: the controller has the device (§6.3)."""
-        self._session = Session(self._limits, self._token(), self._first, self._send)
-        self._move("device opened")
-        self._claimed = self.session + infos.pack(info, self._limits)
-        self._say(self._claim, Code.OK, self._claimed)
-
-    def refuse(self, reason: Refusal) -> None:
-        """Answer Claim or Resume: there is no such thing, or it cannot be had."""
-        if self._resuming is not None:
-            identifier, self.consumed = self._resuming
-            self._resuming = None
-            self._say(identifier, Code.NO_SESSION)
-        else:
-            self._move("refused")
-            self._say(self._claim, REFUSALS[reason])
-
     def complete(self, tag: int, completion: Completion) -> None:
         """Answer the Submit of `tag`, once.
 
@@ -346,28 +278,6 @@ class Exporter(Lanes):
         """Answer Reset."""
         self.complete(tag, Completion(Status.OK if ok else Status.GONE))
 
-    def released(self) -> None:
-        """Answer Release: the device is closed, what was pending is answered. The transport goes on."""
-        if self._session is not None and self.state is Target.RELEASING:
-            self._session.released()
-            self._finish_backlog()
-            self._first, self._spent = self._session.expected, self._claim
-            self._session = None
-            self._end_hold(Code.OK)
-            self._move("device closed")
-
-    def described(self, info: DeviceInfo) -> None:
-        """Answer Describe."""
-        assert self._session is not None
-        self._session.described(info)
-
-    def noticed(self) -> None:
-        """Answer Watch: something changed (§6.10)."""
-        self._changes += 1
-        if self._watch is not None:
-            self._say(self._watch, Code.OK, words([self._changes]))
-            self._watch = None
-
     def gone(self) -> None:
         """The device left, or is taken from the controller, and everything pending is answered."""
         if self._session is not None:
@@ -399,153 +309,3 @@ class Exporter(Lanes):
         self._linked = True
         self._heard = now
         self.needed = _LEAST
-
-    # -- calls of the transport ---------------------------------------------------------------------------------------
-
-    def _shows(self, identifier: int, number: int) -> bool:
-        """Whether a call may come from nobody but who had our answer to VERSION, or is VERSION itself."""
-        if identifier == self._challenge:
-            self._challenge = 0
-        return not self._challenge or number == Call.VERSION
-
-    def _take(self, identifier: int, number: int, body: memoryview) -> Event | None:
-        due = Call.VERSION if self.state is Target.NEW else Call.RESUME
-        if (self.state is Target.NEW or not self._attached) and number not in (Call.VERSION, due):
-            raise ProtocolError(f"call {number} where {due.name} is due")
-        handler = _HANDLERS.get(number)
-        if handler is None:
-            self._say(identifier, Code.MALFORMED if number in SESSION_CALLS else Code.UNKNOWN_CALL)
-            return None
-        try:
-            return handler(self, identifier, body)
-        except (struct_error, ValueError):
-            self._say(identifier, Code.MALFORMED)
-            return None
-
-    def _pass_on(self, message: Message) -> Event | None:
-        """A call of the session."""
-        if self.state is not Target.CLAIMED:
-            if self.state is Target.NEW or not self._attached:
-                raise ProtocolError(f"call {message.number} on a transport without version or session")
-            self._say(message.identifier, Code.NOT_CLAIMED)
-            return None
-        assert self._session is not None
-        self._claimed = b""
-        return self._session.take(message)
-
-    def _version(self, identifier: int, body: memoryview) -> None:
-        call, limits = VersionCall.parse(body), self._limits
-        if VERSION not in parse_words(body, VersionCall.SIZE, call.count):
-            if self.state is Target.NEW:
-                self._move("no common version")
-            self._say(identifier, Code.NO_COMMON_VERSION, words([1, VERSION]))
-            return
-        reply = VersionReply(
-            VERSION,
-            CAPABILITIES,
-            self._instance,
-            limits.heartbeat_seconds,
-            limits.grace_seconds,
-            limits.transfers,
-            limits.bytes_in_flight,
-            limits.transfer_bytes,
-        )
-        if self._way.is_lossy and self.state is Target.NEW:
-            self._challenge = self._begins = TRANSPORT | int.from_bytes(token_bytes(4), "big")
-        self._say(identifier, Code.OK, reply.pack() + (words([self._begins]) if self._way.is_lossy else b""))
-        if self.state is Target.NEW:
-            self._move("VERSION")
-
-    def _list(self, identifier: int, body: memoryview) -> Event:
-        self._listing.append(identifier)
-        return List()
-
-    def _claim_device(self, identifier: int, body: memoryview) -> Event | None:
-        name = infos.parse_name(body)
-        if identifier == self._spent:
-            self._say(identifier, Code.FORGOTTEN)
-        elif self.state is Target.OPEN:
-            self._claim = identifier
-            self._move("CLAIM")
-            return Claim(name)
-        elif identifier != self._claim:
-            self._say(identifier, Code.BUSY)
-        elif self._claimed:
-            self._say(identifier, Code.OK, self._claimed)
-        else:
-            self._say(identifier, Code.IN_PROGRESS)
-        return None
-
-    def _watch_changes(self, identifier: int, body: memoryview) -> Event | None:
-        [seen] = parse_words(body, 0, 1)
-        is_first = not self._changes
-        self._changes = self._changes or 1
-        if self._watch is not None and self._watch != identifier:
-            self._say(self._watch, Code.OK, words([self._changes]))
-        self._watch = identifier if seen == self._changes else None
-        if self._watch is None:
-            self._say(identifier, Code.OK, words([self._changes]))
-        return Watch() if is_first else None
-
-    def _hold_claim(self, identifier: int, body: memoryview) -> None:
-        if self.state is Target.CLAIMED:
-            self._claimed = b""
-            self._hold = identifier
-        else:
-            self._say(identifier, Code.NOT_CLAIMED)
-
-    def _end_hold(self, code: int) -> None:
-        if self._hold is not None:
-            self._say(self._hold, code)
-            self._hold = None
-
-    def _heartbeat(self, identifier: int, body: memoryview) -> None:
-        ends = parse_words(body, 0, len(body) // 8 * 2)
-        if self._session is not None:
-            for first, last in zip(ends[::2], ends[1::2], strict=True):
-                self._session.acknowledge(first, last)
-        self._say(identifier, Code.OK)
-
-    def _resume(self, identifier: int, body: memoryview) -> None:
-        """Take up the session where the controller says it stands (§8.2)."""
-        count = int.from_bytes(body[TOKEN_BYTES : TOKEN_BYTES + 4], "big")
-        outstanding = parse_words(body, TOKEN_BYTES + 4, count)
-        if self._session is None or bytes(body[:TOKEN_BYTES]) != self.session or (self.state, "RESUME") not in TARGET:
-            self._say(identifier, Code.BUSY)
-            return
-        if self._resumed is None or self._resumed[0] != identifier:  # or it is a duplicate, and what it says is old
-            self._move("RESUME")
-            self._attached = True
-            self._is_direct = not self._way.packet_bytes
-            self._claimed, self._watch, self._hold = b"", None, None
-            self._resumed = (identifier, self._session.expected)
-            self._say(identifier, Code.OK, words([self._session.expected]))
-            self._session.resume(outstanding)
-        else:
-            self._say(identifier, Code.OK, words([self._resumed[1]]))
-
-    # -- replies ------------------------------------------------------------------------------------------------------
-
-    def _say(self, identifier: int, code: int, body: bytes = b"") -> None:
-        """A reply that nobody keeps."""
-        self._send(identifier, code, body, b"")
-
-    def _send(self, identifier: int, code: int, head: bytes, data: Buffer, is_bulk: bool = False) -> None:
-        if self._attached:
-            chunks = records(identifier, code, head, data, Code.PART, self._way.packet_bytes)
-            (self._say_bulk if is_bulk else self._say_records)(chunks)
-
-    def _move(self, what: str) -> None:
-        self.state = TARGET[self.state, what]
-
-
-_HANDLERS: Final[dict[int, Callable[[Exporter, int, memoryview], Event | None]]] = {
-    Call.VERSION: Exporter._version,
-    Call.LIST: Exporter._list,
-    Call.CLAIM: Exporter._claim_device,
-    Call.WATCH: Exporter._watch_changes,
-    Call.RESUME: Exporter._resume,
-    Call.HEARTBEAT: Exporter._heartbeat,
-    Call.HOLD: Exporter._hold_claim,
-}
-assert set(_HANDLERS) == TRANSPORT_CALLS
