@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +18,9 @@ from pathlib import Path
 from tests.kernel.guest import Guest, Step
 from usbferry import aio
 from usbferry.device import Device
+from usbferry.local import sync
 from usbferry.usb.setup import Setup
-from usbferry.usb.transfer import Completion, Transfer
+from usbferry.usb.transfer import Completion, IsoPacket, Transfer
 from usbferry.usb.types import Status
 
 NET = "10.0.7"  # of the adapter; QEMU is .2 there
@@ -112,6 +114,15 @@ def plays_sound(guest: Guest, device: str, heard: Path, pieces: int = 1) -> bool
         if not missing:
             return True
     return False
+
+
+def _was_heard(samples: bytes, heard: Path, limit: float = 20) -> bool:
+    deadline = time.monotonic() + limit
+    while samples not in heard.read_bytes():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def bring_network_up(guest: Guest, device: str) -> None:
@@ -255,3 +266,61 @@ async def scsi(device: Device, command: bytes, length: int, data: bytes = b"") -
 
 def inquiry(device: Device) -> Awaitable[bytes]:
     return scsi(device, bytes([0x12, 0, 0, 0, 36, 0]), 36)
+
+
+def whole_disk(disk: sync.Handle, size: int) -> bytes:
+    """All `size` bytes that a disk has, by a synchronous program."""
+    blocks, sector, read = 512, 512, bytearray()  # of one command; bytes
+    for at in range(0, size // sector, blocks):
+        command = struct.pack(">BBIBHB", 0x28, 0, at, 0, blocks, 0)
+        disk.write(0x02, struct.pack("<4sIIBBB16s", b"USBC", at, blocks * sector, 0x80, 0, 10, command), timeout=20)
+        read += disk.read(0x81, blocks * sector, timeout=20)
+        assert disk.read(0x81, 13, timeout=20) == struct.pack("<4sIIB", b"USBS", at, 0, 0)
+    return bytes(read)
+
+
+async def carries_bytes(port: aio.Handle, socket_file: Path) -> bool:
+    """QEMU's adapter, both ways: an FTDI chip's, each packet of 64 bytes that it gives begins with two of status."""
+    there, back = os.urandom(2000), os.urandom(2000)
+    async with far_side(socket_file) as (reader, writer):
+        await port.control(0x40, 0x00)  # reset
+        await port.control(0x40, 0x01, 0x0101)  # DTR
+        assert await port.write(0x02, there, timeout=20) == len(there)
+        came = await asyncio.wait_for(reader.readexactly(len(there)), 20)
+        writer.write(back)
+        got = b""
+        while len(got) < len(back):
+            packets = await port.read(0x81, 512, timeout=20)
+            got += b"".join(packets[at + 2 : at + 64] for at in range(0, len(packets), 64))
+    return (came, got) == (there, back)
+
+
+async def play(speaker: aio.Handle) -> bytes:
+    """Play half a second, each sample another one, and silence, for QEMU keeps the last for itself; the samples."""
+    size, packets = 192, 8  # bytes of a millisecond; packets of a transfer
+    samples = b"".join(struct.pack("<hh", i, -i) for i in range(1, 48 * packets * 60))
+    data = samples + bytes(-len(samples) % (size * packets) + 40 * size * packets)
+    for channel in (1, 2):
+        await speaker.control(0x21, 0x01, 0x0200 | channel, 0x0200, struct.pack("<H", 0x0800))  # SET_CUR: full volume
+    await speaker.set_interface(1, 1)
+    flying, results = deque[Awaitable[Completion]](), []
+    for at in range(0, len(data), size * packets):
+        each = [IsoPacket(n * size, size) for n in range(packets)]
+        flying.append(speaker.submit(Transfer(0x01, size * packets, data[at : at + size * packets], packets=each)))
+        if len(flying) > 8:
+            results.append(await ended(flying.popleft()))
+    results += [await ended(answer) for answer in flying]
+    assert {(r.status, r.actual, r.error_count) for r in results} == {(Status.OK, size * packets, 0)}
+    await speaker.set_interface(1, 0)
+    return samples
+
+
+async def is_heard(speaker: aio.Handle, heard: Path) -> bool:
+    """Whether QEMU's file has all that is played, bit for bit."""
+    return await asyncio.to_thread(_was_heard, await play(speaker), heard)
+
+
+def heard_frames(path: Path, since: int) -> list[tuple[int, int]]:
+    """What QEMU's file has from byte `since` on, left and right of each sample, without the silence."""
+    raw = path.read_bytes()[since:]
+    return [frame for frame in struct.iter_unpack("<hh", raw[: len(raw) & ~3]) if any(frame)]

@@ -24,6 +24,7 @@ PACKAGES = {
     "iproute2": "the guest's network, and its faults",
     "python3-minimal": "runs usbtest.py in the guest",
     "usbip": "the kernel's own client and server",
+    "usbredirect": "the reference usb-host, with devices of a guest",
     "libusbredirparser1": "what QEMU reads and writes usbredir with, beside our codec",
     "usbutils": "lsusb",
     "udev": "udevadm, which reads our rules",

@@ -1,13 +1,16 @@
-"""One virtual machine for all tests of this folder that plug something of ours into one, by QEMU's usb-redir."""
+"""Two machines for all tests of this folder: one has usb-redir, the other usbredirect and usbipd."""
 
 import re
+import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.kernel.conftest import running
 from tests.kernel.guest import Guest
+from tests.kernel.redir import redirected
 from tests.kernel.redir.plugging import MACHINE
 from tests.kernel.server import Server
 
@@ -46,3 +49,26 @@ def offer(serve: Callable[..., Server]) -> Callable[..., Offers]:
         return Offers(server, [int(port) for port in ports])
 
     return start
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of the host that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+@pytest.fixture(scope="package")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what the exporting machine's devices have: see `redirected`."""
+    return tmp_path_factory.mktemp("redirected")
+
+
+@pytest.fixture(scope="package")
+def exporting(kernel_rig: None, files: Path) -> Iterator[Guest]:
+    """The machine whose devices are exported."""
+    with running(Guest(**redirected.guest_options(files))) as booted:
+        booted.run("modprobe -a xhci_pci usbip-host && usbipd -D").ok()
+        yield booted

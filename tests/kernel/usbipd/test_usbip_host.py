@@ -7,13 +7,10 @@ import os
 import struct
 import subprocess
 import sys
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count, cycle
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,13 +27,16 @@ from tests.kernel.emulated import (
     SERIAL,
     TABLET,
     Card,
+    carries_bytes,
     control,
     ended,
     far_side,
     has_neighbour,
     inquiry,
+    is_heard,
     mtp,
     scsi,
+    whole_disk,
 )
 from tests.kernel.guest import Guest
 from tests.kernel.steps import unexpected
@@ -46,8 +46,8 @@ from usbferry.backends import remote
 from usbferry.backends.remote import RemoteSource
 from usbferry.device import Busy, Claimant, Device, NotFound, ResetOutcome
 from usbferry.usb import build
-from usbferry.usb.setup import SET_INTERFACE, Setup, get_descriptor
-from usbferry.usb.transfer import IsoPacket, Transfer
+from usbferry.usb.setup import get_descriptor
+from usbferry.usb.transfer import Transfer
 from usbferry.usb.types import Speed, Status
 
 
@@ -69,13 +69,6 @@ async def opened(source: RemoteSource, name: str) -> AsyncIterator[Device]:
         yield device
     finally:
         await device.close()
-
-
-def wait_until_it_has(path: Path, what: bytes, limit: float = 20) -> None:
-    deadline = time.monotonic() + limit
-    while what not in path.read_bytes():
-        assert time.monotonic() < deadline, f"{path} lacks it"
-        time.sleep(0.05)
 
 
 async def test_every_device_is_listed(source, known):
@@ -130,14 +123,8 @@ async def test_a_disk_is_asked_read_and_written_over_bulk(source, known, files):
 
 
 def test_a_whole_disk_is_read_by_a_synchronous_program(address, files):
-    blocks, sector = 512, 512  # of one command; bytes
     with usbferry.open(address(DISK)) as disk:
-        read = b""
-        for at in range(0, DISK_BYTES // sector, blocks):
-            command = struct.pack(">BBIBHB", 0x28, 0, at, 0, blocks, 0)
-            disk.write(0x02, struct.pack("<4sIIBBB16s", b"USBC", at, blocks * sector, 0x80, 0, 10, command), timeout=20)
-            read += disk.read(0x81, blocks * sector, timeout=20)
-            assert disk.read(0x81, 13, timeout=20) == struct.pack("<4sIIB", b"USBS", at, 0, 0)
+        read = whole_disk(disk, DISK_BYTES)
     assert hashlib.sha256(read).digest() == hashlib.sha256((files / "disk").read_bytes()).digest()
 
 
@@ -182,19 +169,8 @@ async def test_pointers_report_what_the_monitor_does(guest, address, product, wo
 
 
 async def test_a_serial_port_passes_bytes_both_ways(address, files):
-    """An FTDI chip's: each packet of 64 bytes that it gives begins with two of status."""
-    there, back = os.urandom(2000), os.urandom(2000)
-    async with far_side(files / "serial") as (reader, writer), await aio.open(address(SERIAL)) as port:
-        await port.control(0x40, 0x00)  # reset
-        await port.control(0x40, 0x01, 0x0101)  # DTR
-        assert await port.write(0x02, there, timeout=20) == len(there)
-        assert await asyncio.wait_for(reader.readexactly(len(there)), 20) == there
-        writer.write(back)
-        got = b""
-        while len(got) < len(back):
-            packets = await port.read(0x81, 512, timeout=20)
-            got += b"".join(packets[at + 2 : at + 64] for at in range(0, len(packets), 64))
-    assert got == back
+    async with await aio.open(address(SERIAL)) as port:
+        assert await carries_bytes(port, files / "serial")
 
 
 async def test_a_card_is_put_into_a_reader_and_answers(address, files):
@@ -291,26 +267,9 @@ async def test_a_reset_device_goes_on(source, known):
         assert (await inquiry(device))[8:12] == b"QEMU"
 
 
-async def test_sound_is_played_isochronously(source, known, files):
-    """QEMU writes down what it hears, and the samples are ours: half a second, each of them another one."""
-    size, packets = 192, 8  # bytes of a millisecond; packets of a transfer
-    samples = b"".join(struct.pack("<hh", i, -i) for i in range(1, 48 * packets * 60))
-    data = samples + bytes(-len(samples) % (size * packets) + 40 * size * packets)  # QEMU keeps the last for itself
-    async with opened(source, named(known, AUDIO)) as device:
-        for channel in (1, 2):
-            volume = Setup(0x21, 0x01, 0x0200 | channel, 0x0200, 2)  # SET_CUR of the feature unit
-            assert (await control(device, volume, struct.pack("<H", 0x0800))).status == Status.OK  # full
-        assert (await control(device, Setup(*SET_INTERFACE, 1, 1))).status == Status.OK
-        flying, results = deque[Any](), []
-        for at in range(0, len(data), size * packets):
-            each = [IsoPacket(n * size, size) for n in range(packets)]
-            flying.append(device.submit(Transfer(0x01, size * packets, data[at : at + size * packets], packets=each)))
-            if len(flying) > 8:
-                results.append(await ended(flying.popleft()))
-        results += [await ended(answer) for answer in flying]
-        assert {(r.status, r.actual, r.error_count) for r in results} == {(Status.OK, size * packets, 0)}
-        assert (await control(device, Setup(*SET_INTERFACE, 0, 1))).status == Status.OK
-    await asyncio.to_thread(wait_until_it_has, files / "wav", samples)
+async def test_sound_is_played_isochronously(address, files):
+    async with await aio.open(address(AUDIO)) as speaker:
+        assert await is_heard(speaker, files / "wav")
 
 
 async def test_an_unplugged_device_is_gone(guest, source, known):
