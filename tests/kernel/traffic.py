@@ -37,7 +37,7 @@ ENDPOINTS = {
     0x03: (ISO, PACKETS * PACKET_SIZE),
     0x83: (ISO, PACKETS * PACKET_SIZE),
     0x04: (INTERRUPT, 64),
-    0x84: (INTERRUPT, 64),
+    0x84: (INTERRUPT, 1024),  # whole packets at every speed: usb-redir has no others
     0x00: (CONTROL, 512),
     0x80: (CONTROL, 512),
 }
