@@ -82,7 +82,7 @@ async def test_a_serial_port_passes_bytes_both_ways(exporting, files):
 async def test_sound_is_played_isochronously(exporting, files):
     """usbredirect drops packets while its machine is late with those before; what QEMU hears is ours, in its order."""
     heard = files / "wav"
-    since = heard.stat().st_size & ~3
+    since = max(44, heard.stat().st_size & ~3)  # past the header of the file
     with listening(exporting, AUDIO) as port:
         async with await aio.open(f"usbredir://127.0.0.1:{port}") as speaker:
             samples = [*struct.iter_unpack("<hh", await play(speaker))]
