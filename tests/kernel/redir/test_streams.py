@@ -17,7 +17,7 @@ def test_the_uas_driver_reads_and_writes_by_streams(guest, offer, tmp_path):
         said = guest.run(f"""
             set -e
             cd /sys/bus/usb/devices/{disk}:1.0
-            until disk=$(basename host*/target*/*/block/*) && [ -b /dev/$disk ]; do sleep 0.1; done
+            until disk=$(basename host*/target*/*/block/*) && [ -b "/dev/$disk" ]; do sleep 0.1; done
             echo $(basename $(readlink driver)) $(cat ../speed)
             mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/$disk
             mount -t ext4 /dev/$disk /mnt
@@ -53,7 +53,7 @@ def test_below_super_speed_it_takes_turns(guest, offer, tmp_path):
         said = guest.run(f"""
             set -e
             cd /sys/bus/usb/devices/{disk}:1.0
-            until disk=$(basename host*/target*/*/block/*) && [ -b /dev/$disk ]; do sleep 0.1; done
+            until disk=$(basename host*/target*/*/block/*) && [ -b "/dev/$disk" ]; do sleep 0.1; done
             basename $(readlink driver)
             dd if=/dev/urandom of=/dev/$disk bs=256k count=16 oflag=direct conv=fsync status=none
             dd if=/dev/$disk bs=256k iflag=direct status=none | sha256sum
