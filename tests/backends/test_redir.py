@@ -202,6 +202,43 @@ async def test_a_device_that_leaves_comes_back_on_the_connection() -> None:
         await again.close()
 
 
+async def test_reading_ahead_over_real_sockets() -> None:
+    """As an option of the address: every read has its bytes, in their order, without having been asked for."""
+    async with served("virtual:serial?to=echo") as (_, address):
+        source = open_source(f"{address}?ahead=0x82,0x81&buffer=0.1")
+        device = await source.open("", ME)
+        bulk_in = next(e.address for i in device.info.interfaces for e in i.endpoints if e.type == 2 and e.is_in)
+        bulk_out = next(e.address for i in device.info.interfaces for e in i.endpoints if e.type == 2 and not e.is_in)
+        await control(device, Setup(0x21, 0x22, 3))  # DTR and RTS: somebody is there
+        said = bytes(range(256)) * 20
+        reads = [device.submit(Transfer(bulk_in, 512)) for _ in range(2)]
+        assert (await done(device, Transfer(bulk_out, len(said), said))).actual == len(said)
+        heard = b""
+        while len(heard) < len(said):
+            answer = reads.pop(0) if reads else device.submit(Transfer(bulk_in, 512))
+            heard += (answer if isinstance(answer, Completion) else await asyncio.wait_for(answer, 10)).data
+        assert heard == said
+        streams = device._connection.importer._intake._inboxes  # type: ignore[attr-defined]
+        assert bulk_in in streams
+        await device.close()
+        await source.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("ahead=1", "ahead=1 is no IN endpoint; write it as 0x81"),
+        ("ahead=x", "ahead=x is no IN endpoint"),
+        ("buffer=0", "buffer=0 is no time; write it in seconds, as 0.1, up to 10"),
+        ("buffer=soon", "buffer=soon is no time"),
+        ("faster", "options are listen, ahead and buffer"),
+    ],
+)
+def test_what_is_no_option(option: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        open_source(f"usbredir://host?{option}")
+
+
 async def test_nobody_listens() -> None:
     with pytest.raises(DeviceError, match=r"no connection to 127.0.0.1:9: Connection refused; is a server running"):
         await open_source("usbredir://127.0.0.1:9").list()

@@ -4,7 +4,7 @@ A server has one device, and many end with their connection. So the one that fin
 device takes it, and closing the device gives it back: from then on it waits for the next user.
 
 `usbredir://:PORT`, and `?listen` behind any place, is the other way round: whoever has a device connects here, and
-again when the connection is lost. See `visitors`.
+again when the connection is lost. See `visitors`. `ahead=0x81` and `buffer=SECONDS` are the importer's options.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Any, Final
 
 from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers
 from ..protocols.events import Claimed, Listed
@@ -28,6 +28,7 @@ from .remote import CONNECT_SECONDS, RemoteDevice
 from .visitors import Visitors
 
 DEVICE_SECONDS: Final = 10.0  # for the server to say which device it has
+MAX_BUFFER_SECONDS: Final = 10.0  # of isochronous packets that wait
 VISIT_SECONDS: Final = 60.0  # for somebody to bring a device: a person may have to go there first
 
 
@@ -58,6 +59,7 @@ class RedirSource(Source):
     def __init__(self, address: str) -> None:
         self.address = address
         self._scheme = address.partition(":")[0].partition("+")[0]
+        self._options: dict[str, Any] = {}  # of the importer
         self._place, listens = self._parse()
         self._kept: Connection | None = None  # to who has the device, which nobody uses now
         self._opened: Device | None = None
@@ -66,12 +68,26 @@ class RedirSource(Source):
         self._visitors = Visitors(self._place, self._importer, self._watchers.tell) if listens else None
 
     def _parse(self) -> tuple[Place, bool]:
-        bare, mark, option = self.address.partition("?")
+        bare, _, query = self.address.partition("?")
         place = parse(bare, PROTOCOLS[self._scheme].port)
-        if place.name or (mark and option != "listen"):
-            form = f"{self._scheme}://HOST[:PORT], or {self._scheme}://:PORT to be connected to"
-            raise ValueError(f"{self.address!r} is no address, write it as {form}, without a device")
-        return place, bool(mark) or not (place.host or place.path)
+        listens = not (place.host or place.path)
+        for option in query.split("&") if query else ():
+            key, _, value = option.partition("=")
+            if option == "listen":
+                listens = True
+            elif key == "ahead":
+                self._options["ahead"] = frozenset(map(_bulk_in, value.split(",")))
+            elif key == "buffer":
+                self._options["iso_seconds"] = _seconds(value)
+            else:
+                raise self._mistake()
+        if place.name:
+            raise self._mistake()
+        return place, listens
+
+    def _mistake(self) -> ValueError:
+        form = f"{self._scheme}://HOST[:PORT], or {self._scheme}://:PORT to be connected to, without a device"
+        return ValueError(f"{self.address!r} is no address, write it as {form}; options are listen, ahead and buffer")
 
     @property
     def where(self) -> Place:
@@ -189,5 +205,27 @@ class RedirSource(Source):
         return connection
 
     def _importer(self) -> Importer:
-        importer: Importer = load_importer(self._scheme)()
+        importer: Importer = load_importer(self._scheme)(**self._options)
         return importer
+
+
+def _bulk_in(text: str) -> int:
+    """An endpoint of `ahead`. Raises ValueError with a text for the user."""
+    try:
+        endpoint = int(text, 16)
+    except ValueError:
+        endpoint = 0
+    if not 0x81 <= endpoint <= 0x8F:
+        raise ValueError(f"ahead={text} is no IN endpoint; write it as 0x81")
+    return endpoint
+
+
+def _seconds(text: str) -> float:
+    """Of `buffer`. Raises ValueError with a text for the user."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= MAX_BUFFER_SECONDS:
+        raise ValueError(f"buffer={text} is no time; write it in seconds, as 0.1, up to {MAX_BUFFER_SECONDS:g}")
+    return seconds
