@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from tempfile import TemporaryDirectory
 
-from usbferry.cli.outlets import ONE_DEVICE
 from usbferry.device import Source
-from usbferry.registry import TRANSPORTS, load_exporter, open_source
+from usbferry.registry import PROTOCOLS, TRANSPORTS, load_exporter, open_source
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
 from usbferry.transports.place import parse
@@ -29,6 +28,6 @@ async def chained(source: Source, way: str) -> AsyncIterator[Source]:
             at_file = transport in TRANSPORTS and TRANSPORTS[transport].at_files
             asked = f"{hop}://{directory}/{number}" if at_file else f"{hop}://127.0.0.1:0"
             [there] = await server.listen_at(parse(asked, 0), load_exporter(protocol))
-            named = there if protocol in ONE_DEVICE else there.naming("1-1")
+            named = there.naming("1-1") if PROTOCOLS[protocol].chooses else there
             source = open_source(f"{hop}://{named.whole}")
         yield source

@@ -4,43 +4,37 @@
     Completed <-------- record <~~~'
 
 What was sent stays in the outbox until its reply is there, so that a new transport can have it again (§8), and so can
-one that loses packets (`resends`). Every submit ends exactly once: with its reply, or with the session.
+one that loses packets (`resends`). Every submit ends exactly once: with its reply, or with the session. Calls that are
+no session's are `asking`'s.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from secrets import token_bytes
 from struct import Struct
-from struct import error as struct_error
 from typing import Final
 
 from ...usb.transfer import Completion, Flags, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
-from ..events import Changed, Claimed, Completed, Event, Left, Listed, Refusal, Refused
+from ..events import Claimed, Completed, Event
 from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Pending
 from . import infos
+from .asking import Asking, word_of
 from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, Way, part_total, records
-from .lanes import ENOUGH, Lanes
+from .lanes import ENOUGH
 from .messages import (
-    CAPABILITIES,
     SILENT_HEARTBEATS,
-    TOKEN_BYTES,
     TRANSPORT,
-    VERSION,
     Call,
     Code,
-    VersionReply,
     WireFlags,
     cost,
-    parse_words,
-    version_call,
     words,
 )
-from .outbox import NO_IDENTIFIER, Outbox, Sent
+from .outbox import NO_IDENTIFIER, Sent
 from .pace import Pace
 from .states import CONTROLLER, Controller
 from .transfers import decode_reply, encode
@@ -53,78 +47,30 @@ _LIST_BYTES: Final = 16 << 20  # of a list in parts
 _LOSSY_BYTES: Final = 64 << 10  # of a transfer where packets get lost: what is lost of it is sent again with all of it
 _PART: Final = Call.PART << 24
 _EMPTY: Final = memoryview(b"")
-_REASONS: Final[dict[int, tuple[Refusal, str]]] = {
-    Code.UNKNOWN_DEVICE: (Refusal.NOT_FOUND, "the server has no such device"),
-    Code.BUSY: (Refusal.BUSY, "somebody else uses it"),
-    Code.NOT_OPENED: (Refusal.FAILED, "the server could not open it"),
-    Code.UNAVAILABLE: (Refusal.UNAVAILABLE, "the server takes nobody now"),
-    Code.NO_SESSION: (Refusal.NOT_FOUND, "the server has given the device up, or was started again"),
-    Code.NO_COMMON_VERSION: (Refusal.FAILED, f"the server speaks no version of ferry known here, which is {VERSION}"),
-}
 
 
-class Importer(Lanes):
+class Importer(Asking):
     """A controller, from its first transport to its last."""
 
     protocol = "ferry"
     opening = b"\0"  # what all that a target says begins with: no record is longer than 16 MiB
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, resends: bool = False) -> None:
-        super().__init__()
-        self.state = Controller.IDLE
-        self.session = b""  # the token of the claim
-        self.instance = b""  # of the target's process
-        self.ended = ""  # why the claim is over, for people
+        super().__init__(limits, resends=resends)
         self.consumed = 0
         self.needed = _LEAST
         self.releasing = False  # RELEASE has no answer yet
-        self._limits = limits
-        self._resends = resends
         self._pace = Pace()  # of a transport that loses packets
         self._view: memoryview = _EMPTY
         self._now = self._heard = self._beat = self._lost_at = 0.0
-        self._heartbeat, self._grace = limits.heartbeat_seconds, limits.grace_seconds
-        self._transfer_bytes = limits.transfer_bytes
         self._linked = True  # there is a transport
-        self._greeted = False  # on which VERSION was said
-        self._asked: dict[int, Sent] = {}  # calls of the transport without reply
-        self._later: list[
-            Sent
-        ] = []  # that wait for the reply to VERSION or RESUME, where packets may overtake each other
-        self._questions = 0
-        self._outbox = Outbox(limits.transfers, limits.bytes_in_flight)
         self._tags = 0
         self._flying: dict[int, Sent] = {}  # transfers that have not ended, by tag
         self._unlinking: set[int] = set()  # tags
         self._order = Pending()  # of completions, where replies may overtake each other
         self._ready: deque[Completed] = deque()
         self._stopped: set[tuple[int, int]] = set()  # queues that the next submit has to restart
-        self._adopts = False
         self._holds_back = False  # bulk, for the transport has enough
-
-    # -- questions ----------------------------------------------------------------------------------------------------
-
-    def list_devices(self) -> None:
-        """Ask for the list; the answer is Listed or Refused."""
-        self._move("LIST")
-        self._ask(Call.LIST)
-
-    def claim(self, name: str) -> None:
-        """Ask for a device; the answer is Claimed or Refused. Raises ValueError for a name that cannot be one."""
-        packed = infos.device_name(name)
-        self._move("CLAIM")
-        self._ask(Call.CLAIM, packed)
-
-    def adopt(self, session: bytes) -> None:
-        """Go on with a claim that another process made, on its transport or a new one; Claimed or Refused."""
-        self.session, self._adopts = session, True
-        self._questions = int.from_bytes(token_bytes(3))  # others than those it had
-        self._move("RESUME")
-        self._resume()
-
-    def watch(self) -> None:
-        """Ask to be told, by Changed, whenever a device comes, goes or changes hands. The first comes at once."""
-        self._ask(Call.WATCH, words([0]))
 
     def release(self) -> None:
         """Give the device back; transfers end no more.
@@ -132,7 +78,7 @@ class Importer(Lanes):
         The transport can be closed once this is written, or where packets get lost, once it is `done`.
         """
         if self.state is Controller.USING:
-            self._put(Sent(Call.RELEASE, _word(Call.RELEASE)))
+            self._put(Sent(Call.RELEASE, word_of(Call.RELEASE)))
             self._move("RELEASE")
             self.releasing = True
 
@@ -177,7 +123,7 @@ class Importer(Lanes):
         return self._streams(Call.FREE_STREAMS, bytes(endpoints))
 
     def _streams(self, number: Call, body: bytes) -> int:
-        call = Sent(number, _word(number), body)
+        call = Sent(number, word_of(number), body)
         self._tags += 1
         call.tag, call.transfer = self._tags, Transfer(0, 0)
         self._flying[call.tag] = call
@@ -208,7 +154,7 @@ class Importer(Lanes):
                 self._order.release(entry)
             return Completion(Status.CANCELLED)
         self._unlinking.add(tag)
-        self._put(Sent(Call.UNLINK, _word(Call.UNLINK), words([call.identifier])))
+        self._put(Sent(Call.UNLINK, word_of(Call.UNLINK), words([call.identifier])))
         return None
 
     def _restarts(self, transfer: Transfer) -> int:
@@ -310,28 +256,7 @@ class Importer(Lanes):
         if all(call.number != Call.HEARTBEAT for call in (*self._asked.values(), *self._later)):
             self._ask(Call.HEARTBEAT, self._outbox.acknowledge())
 
-    def _resume(self) -> None:
-        outstanding = self._outbox.resuming()
-        self._ask(Call.RESUME, self.session + words([len(outstanding), *outstanding]))
-
     # -- to the target ------------------------------------------------------------------------------------------------
-
-    def _ask(self, number: Call, body: bytes = b"") -> None:
-        """A call of the transport; the first of all says which versions are spoken here."""
-        if not self._greeted:
-            self._greeted = True
-            self._ask(Call.VERSION, version_call(CAPABILITIES, (VERSION,)))
-        call = Sent(number, _word(number), body)
-        if self._resends and any(one.number in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
-            self._later.append(call)
-        else:
-            self._ask_now(call)
-
-    def _ask_now(self, call: Sent) -> None:
-        call.identifier = TRANSPORT | self._questions
-        self._questions = self._questions + 1 & ~TRANSPORT
-        self._asked[call.identifier] = call
-        self._transmit(call)
 
     def _put(self, call: Sent) -> None:
         self._outbox.put(call)
@@ -459,119 +384,3 @@ class Importer(Lanes):
             Completed(one.tag, one.completion) for one in self._order.finish(call.tag, completion) if one.completion
         ]
         return None
-
-    def _answered(self, number: int, code: int, body: memoryview) -> Event | None:
-        """A reply to a call of the transport."""
-        try:
-            match number:
-                case Call.VERSION:
-                    return self._agreed(code, body)
-                case Call.LIST:
-                    return self._listed(code, body)
-                case Call.CLAIM:
-                    return self._claimed(code, body)
-                case Call.RESUME:
-                    return self._resumed(code, body)
-                case Call.WATCH if code == Code.OK:
-                    [changes] = parse_words(body, 0, 1)
-                    self._ask(Call.WATCH, words([changes]))
-                    return Changed()
-                case Call.HEARTBEAT:
-                    self._outbox.acknowledged()
-                    if self._outbox.wants_acknowledgement:  # of what came meanwhile
-                        self._acknowledge()
-                    self._proceed()
-                case Call.HOLD:
-                    return self._end("HOLD answered", "the device has left the server")
-        except (struct_error, ValueError) as broken:
-            raise ProtocolError(f"the reply to call {number} has {len(body)} bytes: {broken}") from None
-        return None
-
-    def _agreed(self, code: int, body: memoryview) -> Event | None:
-        if code:
-            self._asked.clear()  # what was sent without waiting for this is not answered
-            self._later.clear()
-            return self._refused(code)
-        reply = VersionReply.parse(body)
-        if reply.version != VERSION or not reply.heartbeat or not reply.window_calls:
-            raise ProtocolError(
-                f"version {reply.version}, {reply.window_calls} calls, a heartbeat in {reply.heartbeat} s"
-            )
-        self.instance = reply.instance
-        self._heartbeat, self._grace = reply.heartbeat, reply.grace
-        self._outbox.calls, self._outbox.size = reply.window_calls, reply.window_bytes
-        self._transfer_bytes = min(reply.transfer_bytes, reply.window_bytes)
-        if self._resends and len(body) >= VersionReply.SIZE + 4:
-            [self._questions] = parse_words(body[VersionReply.SIZE : VersionReply.SIZE + 4], 0, 1)
-            self._questions &= ~TRANSPORT
-        return None
-
-    def _refused(self, code: int) -> Event | None:
-        reason, text = _REASONS.get(code, (Refusal.FAILED, f"the server gave status {code}"))
-        match self.state:
-            case Controller.LISTING:
-                self._move("answered")
-            case Controller.CLAIMING:
-                self._move("refused")
-            case Controller.RESUMING:
-                left = self._end("no session", text)
-                if not self._adopts:
-                    return left
-        return Refused(reason, text)
-
-    def _listed(self, code: int, body: memoryview) -> Event | None:
-        if code:
-            return self._refused(code)
-        count, at, found = int.from_bytes(body[:4], "big"), 4, []
-        if count > self._limits.devices_listed:
-            raise ProtocolError(f"a list of {count} devices, the limit is {self._limits.devices_listed}")
-        for _ in range(count):
-            size = int.from_bytes(body[at : at + 4], "big")
-            found.append(infos.parse(body[at + 4 : at + 4 + size], self._limits))
-            at += 4 + size
-        if at != len(body):
-            raise ValueError(f"{count} devices in {at} of them")
-        self._move("answered")
-        return Listed(found)
-
-    def _claimed(self, code: int, body: memoryview) -> Event | None:
-        if code:
-            return self._refused(code)
-        info = infos.parse(body[TOKEN_BYTES:], self._limits)
-        self.session = bytes(body[:TOKEN_BYTES])
-        self._move("claimed")
-        self._ask(Call.HOLD)
-        return Claimed(info)
-
-    def _resumed(self, code: int, body: memoryview) -> Event | None:
-        if code:
-            return self._refused(code)
-        [expected] = parse_words(body, 0, 1)
-        again = self._outbox.resumed(expected)
-        self._move("resumed")
-        self._ask(Call.HOLD)
-        for call in again:
-            self._transmit(call)
-        if self._adopts:
-            self._outbox.put(Sent(Call.DESCRIBE, _word(Call.DESCRIBE)))
-        self._send()
-        return None
-
-    def _end(self, what: str, reason: str) -> Event | None:
-        """The claim is over, unless it was already."""
-        if (self.state, what) not in CONTROLLER:
-            return None
-        self.ended = reason
-        self._move(what)
-        return Left()
-
-    def _move(self, what: str) -> None:
-        after = CONTROLLER.get((self.state, what))
-        if after is None:
-            raise ProtocolError(f"{what}, while {self.state.value}")
-        self.state = after
-
-
-def _word(number: int, endpoint: int = 0, flags: int = 0) -> int:
-    """The second word of a call."""
-    return number << 24 | endpoint << 16 | flags
