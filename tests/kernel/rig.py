@@ -37,6 +37,7 @@ PACKAGES = {
     "alsa-utils": "aplay: sound through the kernel's own driver",
     "pcscd": "the driver of card readers, with libccid",
     "libccid": "the same",
+    "mtp-tools": "libmtp, which is to cameras and telephones what a driver is",
     "tshark": "a second decoder of our bytes",
 }
 KERNEL_PACKAGE = "linux-image-amd64"  # depends on the image proper, whose name carries the release

@@ -283,10 +283,11 @@ class Scene:
         return {name: least(log) for name, log in logs.items()}
 
     def held(self) -> list[str]:
-        """Ports in use, and devices that should not be there any more."""
+        """Ports in use, and devices and threads of the kernel's that should not be there any more."""
         script = f"""
             cat {STATUS} | grep -E '^(hs|ss)' | grep -v ' {FREE} '
             grep -lE '{NEAR}|{FAR}' /sys/bus/usb/devices/*/serial
+            cat /proc/[0-9]*/comm 2>/dev/null | grep ^vhci_
             ls /var/run/vhci_hcd /run/usbferry-keep
         """
         return (

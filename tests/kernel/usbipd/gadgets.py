@@ -23,10 +23,15 @@ GADGETS = {
     "loop": ("Loopback.0", []),
     "printer": ("printer.0", [f"pnp_string='{PRINTER_ID}'"]),
 }
-VENDOR, FIRST_PRODUCT = 0x1209, 0x0100
+GADGET_ZERO = (0x0525, 0xA4A0)  # what the kernel's usbtest driver takes
 
 # The kernel says so at error level whenever an importer closes; the second is the keyboard's.
 CLOSED = (r"^usbip_vudc: v_rx exit with error -32$", r"^configfs-gadget\S* gadget\S*: End Point Request ERROR: -108$")
+
+
+def ids_of(name: str) -> tuple[int, int]:
+    """Its vendor and product."""
+    return GADGET_ZERO if name in ("zero", "loop") else (0x1209, 0x0100 + [*GADGETS].index(name))
 
 
 def export(guest: Guest) -> dict[str, str]:
@@ -34,18 +39,18 @@ def export(guest: Guest) -> dict[str, str]:
     (guest.shared / "lun").write_bytes(os.urandom(DISK_BYTES))
     (guest.shared / "report").write_bytes(BOOT_KEYBOARD)
     lines = [
-        f"gadget {number} {name} {function} {' '.join(attributes)}"
+        f"gadget {number} {name} {' '.join(map(str, ids_of(name)))} {function} {' '.join(attributes)}"
         for number, (name, (function, attributes)) in enumerate(GADGETS.items())
     ]
     guest.run(f"""
         modprobe usbip-vudc num={len(GADGETS)} && modprobe libcomposite || exit
         mount -t configfs configfs /sys/kernel/config
-        gadget() {{  # NUMBER NAME FUNCTION [ATTRIBUTE=VALUE]...
-            local number=$1 name=$2 function=$3
-            shift 3
+        gadget() {{  # NUMBER NAME VENDOR PRODUCT FUNCTION [ATTRIBUTE=VALUE]...
+            local number=$1 name=$2 vendor=$3 product=$4 function=$5
+            shift 5
             cd /sys/kernel/config/usb_gadget
             mkdir $name && cd $name && mkdir strings/0x409 configs/c.1 functions/$function || exit
-            echo {VENDOR} >idVendor; echo $(({FIRST_PRODUCT} + number)) >idProduct
+            echo $vendor >idVendor; echo $product >idProduct
             echo usbferry >strings/0x409/manufacturer; echo "a $name" >strings/0x409/product
             for attribute; do
                 case ${{attribute#*=}} in

@@ -10,7 +10,7 @@ import pytest
 from tests.kernel.emulated import ended, said
 from tests.kernel.guest import Guest, Step
 from tests.kernel.steps import unexpected
-from tests.kernel.usbipd.gadgets import CLOSED, DISK_BYTES, FIRST_PRODUCT, GADGETS, PORT, PRINTER_ID, VENDOR
+from tests.kernel.usbipd.gadgets import CLOSED, DISK_BYTES, GADGETS, PORT, PRINTER_ID, ids_of
 from usbferry import aio
 from usbferry.backends.remote import RemoteSource
 from usbferry.usb.transfer import Transfer
@@ -29,7 +29,7 @@ async def ok(step: Step) -> str:
 async def test_every_gadget_is_listed(guest, gadgets):
     listed = await RemoteSource(f"usbip://127.0.0.1:{guest.ports[PORT]}").list()
     assert {(i.name, i.device.vendor_id, i.device.product_id) for i in listed} == {
-        (name, VENDOR, FIRST_PRODUCT + number) for number, name in enumerate(gadgets.values())
+        (busid, *ids_of(name)) for name, busid in gadgets.items()
     }
     # It knows little of them, and gives neither bus nor device number: each has devid 0.
     assert {(i.speed, i.configuration, i.bus, i.address, i.classes) for i in listed} == {(Speed.HIGH, 0, 0, 0, ())}

@@ -33,7 +33,7 @@ from tests.kernel.emulated import (
     shows_its_card,
 )
 from tests.kernel.guest import Guest
-from tests.kernel.steps import ATTACH_ALL, unexpected
+from tests.kernel.steps import ATTACH_ALL, unexpected, usbtest
 from tests.kernel.usbipd import exported
 from tests.kernel.usbipd import gadgets as gadgets_made
 from tests.kernel.usbipd.exported import Known, named
@@ -45,6 +45,7 @@ BOUND = {
     DISK: "usb-storage", KEYBOARD: "usbhid", MOUSE: "usbhid", TABLET: "usbhid", SERIAL: "ftdi_sio",
     NETWORK: "cdc_ether", AUDIO: "snd-usb-audio", CARDS: "", FILES: "",
     "storage": "usb-storage", "serial": "cdc_acm", "keyboard": "usbhid", "printer": "usblp",
+    "zero": "usbtest", "loop": "usbtest",
 }  # fmt: skip
 EXPECTED = (
     r"^vhci_hcd: vhci_device speed not set$",  # it says so of every full-speed device
@@ -69,7 +70,7 @@ def address(known: dict[str, Known], gadgets: dict[str, str]) -> Callable[[str],
 @pytest.fixture(scope="module")
 def attached(guest: Guest, address: Callable[[str], str]) -> dict[str, str]:
     """All of them, each one's name on the importing bus."""
-    guest.run(f"modprobe -a vhci-hcd {MODULES} cdc_acm usblp").ok()
+    guest.run(f"modprobe -a vhci-hcd {MODULES} cdc_acm usblp && modprobe usbtest pattern=1").ok()
     # Nobody shall find the devices that are exported instead.
     guest.run("for bus in 001 002; do mount -t tmpfs none /dev/bus/usb/$bus; done").ok()
     addresses = {address(what): what for what in BOUND if what != DISK}
@@ -165,6 +166,19 @@ def test_a_page_is_printed(guest, attached):
         wait
     """).ok()
     assert (guest.shared / "paper").read_bytes() == page
+
+
+def test_a_file_is_read_by_libmtp(guest, attached, files):
+    """The kernel leaves that to libmtp, which finds the device among those of usbfs as any other."""
+    told = guest.run("mtp-getfile 2 $SHARED/noise 2>&1", 60).ok()  # QEMU's number 1 is the folder
+    assert (guest.shared / "noise").read_bytes() == (files / "mtp" / "noise").read_bytes(), told
+
+
+def test_the_kernels_suite_moves_data_with_both_of_its_gadgets(guest, attached):
+    """The source and the sink check each byte. The loop only takes: each case resets its setting, which empties it."""
+    for name, cases in (("zero", [1, 2]), ("loop", [1])):
+        run = usbtest(guest, f"reload=0 device={attached[name]} {' '.join(f'{case},iterations=20' for case in cases)}")
+        assert (run.passed, run.failed) == (cases, {})
 
 
 def test_detached_and_attached_again_through_relays(guest, attached, address, files):
