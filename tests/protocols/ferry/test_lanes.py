@@ -23,6 +23,10 @@ class Way:
     is_lossy = False
     unsent = 0
 
+    @property
+    def blocked(self) -> bool:
+        return self.unsent >= 1 << 17
+
 
 def identifiers(pieces: Iterable[object]) -> list[int]:
     """Of the records, in their order."""

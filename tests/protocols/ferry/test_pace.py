@@ -18,6 +18,10 @@ class Lossy:
     is_lossy = True
     unsent = 0
 
+    @property
+    def blocked(self) -> bool:
+        return self.unsent >= 1 << 17
+
 
 def sent(pace: Pace, cost: int) -> Sent:
     one = Sent(Call.BULK, 0, cost=cost)

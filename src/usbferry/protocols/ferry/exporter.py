@@ -11,13 +11,14 @@ from secrets import token_bytes
 from struct import Struct
 from typing import Final
 
-from ...usb.transfer import Completion, Transfer
+from ...usb.transfer import Buffer, Completion, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
 from ..events import Event, Release, Resume, Submit
 from ..limits import DEFAULT_LIMITS, Limits
 from .desk import Desk
-from .framing import HEADER, MARKER, RECORD_BYTES, Way, pack_record
+from .framing import HEADER, MARKER, PART_BYTES, RECORD_BYTES, Way, pack_record
+from .lanes import BURST
 from .ledger import Message
 from .messages import (
     INSTANCE_BYTES,
@@ -30,7 +31,6 @@ from .messages import (
 )
 from .session import Session
 from .states import TARGET, Target
-from .transfers import kept
 
 INSTANCE: Final = token_bytes(INSTANCE_BYTES)  # of this process
 _CALL: Final = Struct(">IIBBH")  # marker, identifier, number, endpoint, flags
@@ -71,6 +71,7 @@ class Exporter(Desk):
         self._lost_at = now
         self._linked = True  # there is a transport
         self._is_direct = True  # records go out as they are: there is a controller, and a stream to it
+        self._short_room = 0  # bytes of answers that go the short way now
         self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted on the short way
 
     @staticmethod
@@ -88,7 +89,10 @@ class Exporter(Desk):
     @property
     def has_events(self) -> bool:
         """Whether `events` has something though nothing came: a queue goes on behind a transfer that ended."""
-        return self._may_go_on or (self._attached and self._session is not None and bool(self._session.gates.ready))
+        session = self._session
+        if session is None or not (self._backlog or session.gates.ready):
+            return self._may_go_on
+        return self._attached and (bool(session.gates.ready) or self._may_go_on)
 
     @property
     def in_flight(self) -> int:
@@ -101,20 +105,29 @@ class Exporter(Desk):
         if len(view):
             self._heard = now
         self.consumed = 0
-        self._go_on()
+        if self._backlog:
+            self._go_on()
+        self._short_room = BURST if self._is_direct and not (self._backlog or self._way.blocked) else 0
 
     def events(self) -> Iterator[Event]:
         """What the controller wants, call by call. May be left early and called again.
 
         Raises ProtocolError when the controller breaks the protocol.
         """
+        session = self._session
+        if session is not None and self._attached and session.is_simple:
+            return self._short_way(session, goes_on=True)
+        return self._calls()
+
+    def _calls(self) -> Iterator[Event]:
+        """Everything there is."""
         if self._attached:
             yield from self._follow()
         view, end, at = self._view, len(self._view), self.consumed
         while end - at >= _LEAST and self.state is not Target.OVER:
             session = self._session
             if session is not None and self._attached and session.is_simple:
-                yield from self._short_way(session)
+                yield from self._short_way(session, goes_on=False)
                 at = self.consumed
                 if end - at < self.needed or end - at < _LEAST:
                     return
@@ -148,8 +161,10 @@ class Exporter(Desk):
                 yield from self._follow()
         self.needed = _LEAST
 
-    def _short_way(self, session: Session) -> Iterator[Event]:
+    def _short_way(self, session: Session, *, goes_on: bool) -> Iterator[Event]:
         """The hot loop: bulk transfers and control IN whose turn it is, until there is something else.
+
+        With `goes_on` that too.
 
         What it reads of itself is in locals, and an answer given at once is noted in the reply cache alone.
         """
@@ -162,27 +177,27 @@ class Exporter(Desk):
             size, identifier, number, endpoint, flags, length = unpack(view, at)
             after = at + MARKER + size
             if flags or identifier != expected or size > RECORD_BYTES:
-                return
+                break
             if number == _BULK:
                 is_out = endpoint < 0x80
                 if size != _BULK_IN + (length if is_out else 0) or not 0 < endpoint & 0x7F < 16 or length > most:
-                    return
+                    break
                 if after > end:
                     self.needed = after - at
-                    return
+                    break
                 transfer = Transfer(endpoint, length, view[at + _BULK_LEAST : after] if is_out else b"")
             elif number == _CONTROL and size == _CONTROL_IN and length & 0x80000000 and after <= end:
                 setup = bytes(view[at + _LEAST : after])  # its first bit says IN, so nobody has to hear of it
                 length = setup[6] | setup[7] << 8
                 if not length:
-                    return
+                    break
                 transfer = Transfer(0x80, length, b"", setup)
             else:
-                return
+                break
             used += length
             left -= 1
             if left < 0 or used > room:
-                return
+                break
             if claimed:
                 self._claimed = claimed = b""
             ledger.bytes = used
@@ -194,6 +209,8 @@ class Exporter(Desk):
             finally:
                 if self._current is not None:  # the device answers later
                     self._park(session)
+        if goes_on and end - at >= self.needed:
+            yield from self._calls()
 
     def _park(self, session: Session) -> None:
         assert self._current is not None
@@ -249,30 +266,32 @@ class Exporter(Desk):
         if current is None or current[0] != tag:
             session.complete(tag, completion)
             return
-        transfer = current[1]
-        if session.pending and session.pending.waits_on(transfer):
+        transfer, ledger = current[1], session.ledger
+        if ledger.open and session.pending.waits_on(transfer):
             self._park(session)
             session.complete(tag, completion)
             return
         self._current = None
-        data, length = completion.data, transfer.length
+        data: Buffer = b""
+        length, size = transfer.length, 0
+        is_plain = not completion.status and self.outgoing_bytes < self._short_room
         if transfer.endpoint < 0x80:
-            is_plain, data = completion.actual == length, b""
+            is_plain = is_plain and completion.actual == length
         else:
-            is_plain = len(data) <= length
-        size = HEADER + len(data)
-        is_direct = self._is_direct and self.outgoing_bytes < self._room and size <= RECORD_BYTES
-        if completion.status or not is_plain or not is_direct:
-            session.ledger.open[tag] = length
+            data = completion.data
+            size = len(data)
+            is_plain = is_plain and size <= length and size <= PART_BYTES
+            if not (data.__class__ is bytes or (isinstance(data, memoryview) and data.obj.__class__ is bytes)):
+                data = bytes(data)  # it is kept, and must not change
+        if not is_plain:
+            ledger.open[tag] = length
             session.finish(tag, transfer, completion)
             return
-        if data.__class__ is not bytes:
-            data = kept(data)
-        session.ledger.replies[tag] = (length, 0, b"", data)
-        self.outgoing.append(pack_record(size, tag, 0))
-        if data:
+        ledger.replies[tag] = (length, 0, b"", data)
+        self.outgoing.append(pack_record(HEADER + size, tag, 0))
+        if size:
             self.outgoing.append(data)
-        self.outgoing_bytes += MARKER + size
+        self.outgoing_bytes += _LEAST + size
 
     def reset_done(self, tag: int, ok: bool) -> None:
         """Answer Reset."""
@@ -289,6 +308,7 @@ class Exporter(Desk):
     def disconnected(self, now: float) -> bool:
         """The transport is lost; whether the claim waits for another (§8)."""
         self._linked = self._attached = self._is_direct = False
+        self._short_room = 0
         self._clear()
         if self.state is not Target.OVER:
             self._move("transport lost, token unproven" if self._claimed else "transport lost")
@@ -299,6 +319,7 @@ class Exporter(Desk):
         """The transport that there is, or that `connected` comes to."""
         self._way = way
         self._is_direct = self._attached and not way.packet_bytes
+        self._short_room = 0  # until there is something to read
 
     def connected(self, now: float) -> None:
         """Another transport, on which the RESUME of this session comes next."""

@@ -38,6 +38,10 @@ class Way(Protocol):
     def unsent(self) -> int:
         """Bytes that wait for the network."""
 
+    @property
+    def blocked(self) -> bool:
+        """Whether those are many, of which there will be news."""
+
 
 class Stream(NamedTuple):
     """A stream that takes all that comes."""
@@ -45,6 +49,7 @@ class Stream(NamedTuple):
     packet_bytes: int = 0
     is_lossy: bool = False
     unsent: int = 0
+    blocked: bool = False
 
 
 STREAM: Final = Stream()
