@@ -44,7 +44,8 @@ def driver_of(device: str) -> str:
 def disk_path(device: str) -> str:
     """Shell that waits for an attached disk and sets $disk."""
     folder = f"/sys/bus/usb/devices/{device}/*/host*/target*/*/block"
-    wait = f"until disk=$(echo {folder}/sd*) && [ -e "$disk/size" ] && [ $(cat $disk/size) != 0 ]; do sleep 0.05; done"
+    there = '[ -e "$disk/size" ] && [ $(cat $disk/size) != 0 ]'
+    wait = f"until disk=$(echo {folder}/sd*) && {there}; do sleep 0.05; done"
     return f"{wait}; disk=/dev/${{disk##*/}}\n"
 
 
