@@ -96,7 +96,8 @@ def disk_of(guest: Guest, attached: Attached) -> str:
     """The name of the disk that the attached device is, such as "sda", once the kernel has read its size."""
     script = f"""
         until block=$(echo /sys/bus/usb/devices/{attached.device}/*/host*/target*/*/block/sd*) &&
-            [ -e "$block/size" ] && [ $(cat $block/size) != 0 ] && (: </dev/${{block##*/}}) 2>/dev/null; do sleep 0.02; done
+            [ -e "$block/size" ] && [ $(cat $block/size) != 0 ] && (: </dev/${{block##*/}}) 2>/dev/null
+        do sleep 0.02; done
         echo ${{block##*/}}
     """
     return guest.run(script, 20).ok().strip()
