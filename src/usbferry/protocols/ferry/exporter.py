@@ -66,6 +66,8 @@ class Exporter(Desk):
     ) -> None:
         super().__init__(limits, instance, token)
         self.needed = _LEAST  # bytes that must be there before the next record can be read
+        self._bounds = (limits.transfer_bytes, limits.bytes_in_flight, limits.transfers)
+        self._silence = float(SILENT_HEARTBEATS * limits.heartbeat_seconds)  # after which the transport is lost
         self._view: memoryview = _EMPTY
         self._heard = now  # since then the transport is silent
         self._lost_at = now
@@ -162,16 +164,20 @@ class Exporter(Desk):
         self.needed = _LEAST
 
     def _short_way(self, session: Session, *, goes_on: bool) -> Iterator[Event]:
-        """The hot loop: bulk transfers and control IN whose turn it is, until there is something else.
-
-        With `goes_on` that too.
+        """The hot loop: bulk transfers and control IN whose turn it is, until there is something else; then that too,
+        with `goes_on`.
 
         What it reads of itself is in locals, and an answer given at once is noted in the reply cache alone.
         """
-        view, end, at, limits, ledger = self._view, len(self._view), self.consumed, self._limits, session.ledger
-        unpack, most, claimed, expected = _BULK_CALL.unpack_from, limits.transfer_bytes, self._claimed, ledger.expected
-        room, used = limits.bytes_in_flight, ledger.bytes
-        left = limits.transfers - len(ledger.replies) - len(ledger.open)
+        view, end, at, ledger, (most, room, calls) = (
+            self._view,
+            len(self._view),
+            self.consumed,
+            session.ledger,
+            self._bounds,
+        )
+        unpack, claimed, expected, used = _BULK_CALL.unpack_from, self._claimed, ledger.expected, ledger.bytes
+        left = calls - len(ledger.replies) - len(ledger.open)
         self.needed = _LEAST
         while end - at >= _BULK_LEAST and self.state is _CLAIMED:
             size, identifier, number, endpoint, flags, length = unpack(view, at)
@@ -238,7 +244,7 @@ class Exporter(Desk):
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
         if self._linked:
-            return self._heard + self._patience
+            return self._heard + (self._silence if self.state is not Target.NEW else self._limits.handshake_seconds)
         return self._lost_at + self._limits.grace_seconds if self.state is Target.DETACHED else None
 
     def tick(self, now: float) -> None:
@@ -253,7 +259,7 @@ class Exporter(Desk):
     def _patience(self) -> float:
         if self.state is Target.NEW:
             return self._limits.handshake_seconds
-        return SILENT_HEARTBEATS * self._limits.heartbeat_seconds
+        return self._silence
 
     def complete(self, tag: int, completion: Completion) -> None:
         """Answer the Submit of `tag`, once.
