@@ -74,7 +74,6 @@ class Host:
 
     def __init__(self, *sources: VirtualSource) -> None:
         self._sources = sources
-        self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -102,17 +101,14 @@ class Host:
 
     def _run(self) -> None:
         try:
-            self._loop.run_until_complete(self._serve())
+            asyncio.run(self._serve())
         except BaseException as error:
             self._failure = error
         finally:
             self._ready.set()
-            for task in (left := asyncio.all_tasks(self._loop)):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            self._loop.close()
 
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         async with serving(Catalog()) as server:
             for source in self._sources:
                 await server.offer(source)
@@ -281,6 +277,6 @@ class _Back(asyncio.DatagramProtocol):
         """The server is not there."""
 
 
-def disk(folder: Path) -> CountingSource:
-    """A disk of 64 MiB whose image is in `folder`."""
-    return CountingSource(f"virtual:disk?image={folder / 'disk.img'}&size=64M")
+def disk(folder: Path, size: str) -> CountingSource:
+    """A disk whose image is in `folder`."""
+    return CountingSource(f"virtual:disk?image={folder / 'disk.img'}&size={size}")

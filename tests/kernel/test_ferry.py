@@ -7,6 +7,7 @@ write; and no command came twice.
 import hashlib
 import os
 import random
+import re
 import shlex
 import sys
 import time
@@ -25,23 +26,23 @@ from usbferry.backends.virtual import VirtualSource
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 CUTS, LONGEST = (10, 10.0) if SOAK else (3, 1.5)  # how often, and for how many seconds at most
 USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
-COPIES = 40 if SOAK else 3  # of files, where the weather is bad
+COPIES = 40 if SOAK else 1  # of files, where the weather is bad
 ITERATIONS = 100 if SOAK else 3  # of a case of usbtest
 SEED = 20080902
 
 # Writes files and reads them again, as long as nobody says that it is enough; how many that were is the last line.
 COPYING = """
     set -e
-    mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/DISK
+    mkfs.ext4 -q -N 64 /dev/DISK
     mount -t ext4 /dev/DISK /mnt
     echo mounted
     for n in $(seq 10000); do
-        dd if=/dev/urandom of=/mnt/file bs=64k count=16 status=none
+        dd if=/dev/urandom of=/mnt/file bs=64k count=BLOCKS status=none
         there=$(sha256sum </mnt/file)
         sync /mnt/file
         echo 3 >/proc/sys/vm/drop_caches
         [ "$(sha256sum </mnt/file)" = "$there" ]
-        mv /mnt/file /mnt/file$((n % 8))
+        mv /mnt/file /mnt/file$((n % 4))
         echo copied $n
         [ ! -e $SHARED/enough ] || break
     done
@@ -75,9 +76,9 @@ def attached(guest, address):
     """A relay in the guest; its device, once it is there."""
     relay = guest.start(f"exec {USBFERRY} attach -v {address}", 3000)
     said = once_it_says(relay, "it goes through this process")
-    port, _, device = said.partition("port ")[2].partition(": ")[0], *said.partition(f"{address} is ")[1:]
-    yield Attached(int(port), device.split()[0]), relay
-    guest.run(f"{USBFERRY} detach {port}").ok()
+    there = re.search(r"^port (\d+): .* is (\S+) here", said, re.MULTILINE)
+    yield Attached(int(there[1]), there[2])
+    guest.run(f"{USBFERRY} detach {there[1]}").ok()
     assert relay.wait().rc == 0
 
 
@@ -90,14 +91,14 @@ def assert_kernel_noticed_nothing(guest, source, step, image):
     _, whole, written = output.splitlines()[-3:]
     assert hashlib.sha256(image.read_bytes()).hexdigest() == whole.split()[0]
     assert source.repeated == []
-    assert source.written == int(written.split()[1]) > 1000
+    assert source.written == int(written.split()[1]) > 200
     assert unexpected(guest) == []
 
 
 @pytest.mark.timeout(1500 if SOAK else 300)
 def test_a_disk_whose_connection_is_cut(guest, tmp_path, capsys):
     """Each kind of cut: what was on its way is sent again, and what was done is not done again."""
-    source, chance = disk(tmp_path), random.Random(SEED)
+    source, chance = disk(tmp_path, "16M" if SOAK else "4M"), random.Random(SEED)
     with serving(source) as host:
         cutter = host.behind(Cutter(host.ports["tcp"], SEED))
 
@@ -107,7 +108,7 @@ def test_a_disk_whose_connection_is_cut(guest, tmp_path, capsys):
                 host.do(cutter.cut(Cutter.KINDS[number % len(Cutter.KINDS)], chance.uniform(LONGEST / 2, LONGEST)))
                 wait_for_copies(work, before + 2)  # the one that was under way, and a whole one
 
-        copy_files(guest, source, f"ferry://{HOST}:{cutter.port}/1-1", cuts, tmp_path / "disk.img")
+        copy_files(guest, source, f"ferry://{HOST}:{cutter.port}/1-1", 16 if SOAK else 4, cuts, tmp_path / "disk.img")
     assert len(cutter.cuts) == CUTS
     assert cutter.connections > CUTS
     with capsys.disabled():
@@ -119,11 +120,11 @@ def test_a_disk_whose_connection_is_cut(guest, tmp_path, capsys):
 
 @pytest.mark.timeout(1500 if SOAK else 300)
 def test_a_disk_over_a_network_that_loses_packets(guest, tmp_path, capsys):
-    source = disk(tmp_path)
+    source = disk(tmp_path, "16M" if SOAK else "1M")
     with serving(source) as host:
         weather = host.behind(Weather(host.ports["udp"], SEED, lost=0.05, doubled=0.02, late=0.05))
         address = f"ferry+udp://{HOST}:{weather.port}/1-1"
-        copy_files(guest, source, address, lambda work: wait_for_copies(work, COPIES), tmp_path / "disk.img")
+        copy_files(guest, source, address, 1, lambda work: wait_for_copies(work, COPIES), tmp_path / "disk.img")
     with capsys.disabled():
         sys.stdout.write(f"\n{dict(weather.counts)} packets, {len(source.commands)} commands of the disk")
     total = weather.counts.total()
@@ -131,19 +132,18 @@ def test_a_disk_over_a_network_that_loses_packets(guest, tmp_path, capsys):
     assert min(weather.counts["doubled"], weather.counts["late"]) > total * 0.01
 
 
-def copy_files(guest, source, address, meanwhile, image):
-    """Have a file system on the disk written and read while something happens to the network."""
+def copy_files(guest, source, address, blocks, meanwhile, image):
+    """Have a file system on the disk written and read, in files of `blocks` of 64 KiB, while something happens."""
     guest.run("rm -f $SHARED/enough").ok()
     guest.mark()
-    with attached(guest, address) as (device, relay):
-        work = guest.start(COPYING.replace("DISK", disk_of(guest, device)), 1400)
+    with attached(guest, address) as device:
+        work = guest.start(COPYING.replace("DISK", disk_of(guest, device)).replace("BLOCKS", str(blocks)), 1400)
         try:
             once_it_says(work, "mounted")
             meanwhile(work)
         finally:
             (guest.shared / "enough").touch()
         assert_kernel_noticed_nothing(guest, source, work, image)
-    assert " 0 errors" in relay.wait().output
 
 
 def wait_for_copies(work, count, seconds=150):
@@ -160,7 +160,7 @@ def test_all_30_cases_of_usbtest_pass(guest, transport):
     guest.mark()
     with serving(VirtualSource("virtual:zero")) as host:
         scheme = "ferry" if transport == "tcp" else f"ferry+{transport}"
-        with attached(guest, f"{scheme}://{HOST}:{host.ports[transport]}/1-1") as (device, _):
+        with attached(guest, f"{scheme}://{HOST}:{host.ports[transport]}/1-1") as device:
             words = " ".join(f"{case},iterations={ITERATIONS},vary=512,length=1024,sglen=4" for case in CASES)
             run = usbtest(guest, f"device={device.device} alt=1 {words}", 3500 if SOAK else 240)
     assert (run.speed, run.failed) == ("480", {})
