@@ -240,6 +240,13 @@ _MEANINGS: Final = {
         "taps": "keys that are pressed and released after the text, by their names: `enter,f5,mute`",
         "interrupt_out": "the lights come over an endpoint of their own, rather than by control requests",
     },
+    "midi": {
+        "to": "where what the host plays goes, and what it hears comes from, as with [`serial`](#virtualserial)",
+        "link": "with `to=pty`: a symbolic link to make, so that programs find the terminal",
+        "input": "with `to=file:...`: a file of raw MIDI bytes that the host hears",
+        "buffer": "bytes held in each direction before the sender has to wait",
+        "product": "its product name, by which programs list it",
+    },
     "mouse": {"pipe": _LINES},
     "microphone": {"source": "what it hears, see below", **_SOUND},
     "printer": {
@@ -404,6 +411,15 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:microphone?source=wav:speech.wav'
         $ usbferry serve 'virtual:microphone?source=fifo:live.fifo&rates=48000'
         $ ffmpeg -re -i music.ogg -f s16le -ar 48000 -ac 2 - >live.fifo
+        ```
+        """,
+    "midi": """
+        Bytes of MIDI as they are on a cable: a note of a piano is `90 3c 40`. Programs that read and write raw MIDI go
+        at the other end; with `echo` the host hears what it plays.
+
+        ```console
+        $ usbferry serve virtual:midi
+        $ usbferry serve 'virtual:midi?to=listen://127.0.0.1:9001'
         ```
         """,
     "mouse": f"""

@@ -84,6 +84,7 @@ DEVICES: Final[dict[str, str]] = {
     "headset": "usbferry.devices.headset:Headset",
     "keyboard": "usbferry.devices.keyboard:Keyboard",
     "microphone": "usbferry.devices.microphone:Microphone",
+    "midi": "usbferry.devices.midi:Midi",
     "mouse": "usbferry.devices.mouse:Mouse",
     "printer": "usbferry.devices.printer:Printer",
     "serial": "usbferry.devices.serial:Serial",

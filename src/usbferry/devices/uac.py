@@ -3,7 +3,8 @@
 Both versions say the same of a device in other words: terminals where sound comes in and goes out, a feature unit with
 the volume between them, and streaming interfaces. Where 1.0 lists the sampling rates in a stream's format and sets
 them at its endpoint, 2.0 has a clock that is asked. Sources: "UAC1" is Universal Serial Bus Device Class Definition
-for Audio Devices 1.0, "UAC2" its release 2.0, "Formats" their documents Audio Data Formats.
+for Audio Devices 1.0, "UAC2" its release 2.0, "Formats" their documents Audio Data Formats, "MIDI10" the definition for
+MIDI Devices 1.0.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .pcm import Format
 AUDIO: Final = 0x01  # bInterfaceClass
 CONTROL: Final = 0x01  # bInterfaceSubClass
 STREAMING: Final = 0x02
+MIDI_STREAMING: Final = 0x03
 PROTOCOLS: Final = {1: 0x00, 2: 0x20}  # bInterfaceProtocol by version: IP_VERSION_02_00
 
 _CS_INTERFACE: Final = 0x24
@@ -144,6 +146,26 @@ def stream_2(terminal: int, sound: Format) -> tuple[bytes, ...]:
 def endpoint_2() -> bytes:
     """UAC2 §4.10.1.2."""
     return bytes((8, _CS_ENDPOINT, 0x01, 0, 0, 0, 0, 0))
+
+
+# -- MIDI -------------------------------------------------------------------------------------------------------------
+
+
+def midi_port(from_host: int, from_far: int, to_host: int, to_far: int) -> tuple[bytes, ...]:
+    """A MIDI streaming interface with one port, MIDI10 §6.1: an embedded jack and an external one for each way."""
+    embedded, external = 0x01, 0x02
+    jacks = (
+        _interface(0x02, bytes((embedded, from_host, 0))),
+        _interface(0x02, bytes((external, from_far, 0))),
+        _interface(0x03, bytes((embedded, to_host, 1, from_far, 1, 0))),
+        _interface(0x03, bytes((external, to_far, 1, from_host, 1, 0))),
+    )
+    return _interface(0x01, pack("<HH", 0x0100, 7 + sum(map(len, jacks)))), *jacks
+
+
+def midi_endpoint(jack: int) -> bytes:
+    """The embedded jack that an endpoint belongs to, MIDI10 §6.2.2."""
+    return bytes((5, _CS_ENDPOINT, 0x01, 1, jack))
 
 
 def _interface(subtype: int, body: bytes) -> bytes:
