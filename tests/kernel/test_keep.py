@@ -362,5 +362,4 @@ def test_whatever_happens_the_devices_are_usable_again(scene: Scene, boot: Calla
     assert guest.complaints() == []
 
     scene.killed_with_its_guest()
-    if ROUNDS > 10:
-        scene.rebooted(boot)
+    scene.rebooted(boot)
