@@ -14,7 +14,7 @@ PLAYED = bytes.fromhex(
 )
 HEARD = bytes.fromhex("913d41 f07e7f0601f7 fe 813d00 d206") * 20
 NODE = """
-    until set -- /sys/bus/usb/devices/{device}:1.0/sound/card*/midi* && [ -e /dev/snd/${{1##*/}} ]; do sleep 0.05; done
+    until set -- /sys/bus/usb/devices/{device}:1.0/sound/card*/midiC* && [ -e /dev/snd/${{1##*/}} ]; do sleep 0.05; done
     node=/dev/snd/${{1##*/}}
 """
 
