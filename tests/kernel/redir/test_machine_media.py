@@ -1,0 +1,84 @@
+"""Sound and pictures into a virtual machine, by QEMU's usb-redir: each frame in its order, none twice, hardly one lost.
+
+usbredir has isochronous packets come when they come: QEMU keeps 60 ms of them, and drops what is too much, as our own
+exporter does. So on a machine that stands still for longer some are lost, and the others are right all the same. Over
+bulk endpoints nothing is.
+"""
+
+import json
+import os
+import time
+from array import array
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.devices.video_host import number_in
+from tests.kernel.media import (
+    V4L2,
+    card_of,
+    counter_file,
+    cut,
+    frames_of,
+    play_command,
+    record_command,
+    video_of,
+)
+from tests.kernel.redir.plugging import EHCI, XHCI, device_with, plugged, wait_for
+from tests.kernel.steps import unexpected
+from usbferry.devices.uvc import Coding
+
+SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
+SECONDS = 10 if SOAK else 1
+PICTURES = 300
+CONTROLLERS = [XHCI, *([EHCI] if SOAK else [])]
+MOST_LOST = 0.1  # of all
+
+
+def lost(numbers: array | list[int]) -> float:
+    """The part of them that is missing. They are in order, and none is there twice."""
+    assert all(a < b for a, b in pairwise(numbers)), "not in order"
+    return 1 - len(numbers) / (numbers[-1] - numbers[0] + 1)
+
+
+def played(path: Path, count: int) -> array:
+    """The frames of a counter in a file, once its last tenth of a second has begun; silence has none."""
+    wait_for(lambda: any(frame > count - 4800 for frame in frames_of(path)), witness=lambda: len(frames_of(path)))
+    time.sleep(0.2)  # what follows that, if it does
+    return array("I", [frame for frame in frames_of(path) if frame])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bus", CONTROLLERS)
+def test_sound_both_ways(guest, offer, tmp_path, bus):
+    to = tmp_path / "played.wav"
+    guest.run("modprobe snd-usb-audio").ok()
+    _, [port] = offer(f"virtual:headset?source=counter&to=wav:{to}&serial=headset")
+    with plugged(guest, port, bus):
+        card = card_of(guest, device_with(guest, "headset"))
+        count = counter_file(guest.shared / "play.wav", 48000, SECONDS)
+        playing = guest.start(play_command(card, "play.wav"), SECONDS + 60)
+        recording = guest.start(record_command(card, "recorded.wav", 48000, SECONDS), SECONDS + 60)
+        assert (playing.wait().ok(), recording.wait().ok()) == ("", ""), "neither tells of an xrun"
+        recorded = frames_of(guest.shared / "recorded.wav")
+        missing = {"recorded": lost(recorded), "played": lost(played(to, count))}
+    assert len(recorded) == SECONDS * 48000
+    assert max(missing.values()) < MOST_LOST, missing
+    assert unexpected(guest) == []
+
+
+if SOAK:
+
+    @pytest.mark.timeout(300)
+    def test_pictures_over_a_bulk_endpoint(guest, offer):
+        guest.run("modprobe uvcvideo").ok()
+        _, [port] = offer("virtual:camera?serial=camera&bulk")
+        with plugged(guest, port, XHCI):
+            video = video_of(guest, device_with(guest, "camera"))
+            done = guest.run(f"{V4L2} {video} MJPG 320 240 30 {PICTURES} 0 $SHARED/pictures", 120).ok()
+        assert len(json.loads(done)) == PICTURES
+        pictures = cut((guest.shared / "pictures").read_bytes(), "MJPG", (320, 240))
+        numbers = [number_in(one, (320, 240), Coding.MJPEG) for one in pictures]
+        assert numbers == list(range(PICTURES))
+        assert unexpected(guest) == []
