@@ -24,7 +24,7 @@ from tests.kernel.test_attach import once_it_says
 from usbferry.backends.virtual import VirtualSource
 
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
-CUTS, LONGEST = (10, 10.0) if SOAK else (3, 1.5)  # how often, and for how many seconds at most
+CUTS, LONGEST = (10, 10.0) if SOAK else (3, 1.0)  # how often, and for how many seconds at most
 USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
 COPIES = 40 if SOAK else 1  # of files, where the weather is bad
 ITERATIONS = 100 if SOAK else 3  # of a case of usbtest
@@ -106,7 +106,7 @@ def test_a_disk_whose_connection_is_cut(guest, tmp_path, capsys):
             for number in range(CUTS):
                 before = copied(work)
                 host.do(cutter.cut(Cutter.KINDS[number % len(Cutter.KINDS)], chance.uniform(LONGEST / 2, LONGEST)))
-                wait_for_copies(work, before + 2)  # the one that was under way, and a whole one
+                wait_for_copies(work, before + 1)  # the one that was under way ends well
 
         copy_files(guest, source, f"ferry://{HOST}:{cutter.port}/1-1", 16 if SOAK else 4, cuts, tmp_path / "disk.img")
     assert len(cutter.cuts) == CUTS
