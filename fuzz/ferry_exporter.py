@@ -225,9 +225,9 @@ class Harness:
         if self.holder is None or self.holder._session is None:
             return
         assert self.holder is not self.exporter or not self.holder.in_flight
-        ledger = self.holder._session._ledger
+        ledger = self.holder._session.ledger
         assert len(ledger.replies) <= LIMITS.transfers
-        assert ledger._bytes <= LIMITS.bytes_in_flight
+        assert ledger.bytes <= LIMITS.bytes_in_flight
 
 
 def run(data: bytes) -> None:

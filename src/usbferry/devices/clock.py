@@ -32,7 +32,7 @@ class LoopClock:
     """Real time, and calls in the running event loop: on Linux to the grain of the scheduler, else of a millisecond."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._fine: FineTimers | None = None
         self._has_fine = True
         self.now = time.monotonic  # uvloop's own time stands still while it works, and counts milliseconds
@@ -41,11 +41,32 @@ class LoopClock:
         delay = when - self.now()
         if delay < _FINE_SECONDS and self._has_fine:
             try:
-                self._fine = self._fine or FineTimers(self._loop)
+                self._fine = self._fine or FineTimers(self.loop)
                 return self._fine.call_at(when, callback)
             except (OSError, NotImplementedError):  # no timerfd, no files left, or a loop that watches none
                 self._has_fine = False
-        return self._loop.call_later(math.ceil(max(0.0, delay) * 1000) / 1000, callback)  # uvloop would round it down
+        return _CoarseTimer(self, when, callback)
+
+
+class _CoarseTimer:
+    """One of the loop's own, which on uvloop may be early: it counts milliseconds from where it last looked."""
+
+    def __init__(self, clock: LoopClock, when: float, callback: Callable[[], None]) -> None:
+        self._clock, self._when, self._callback = clock, when, callback
+        self._wait()
+
+    def _wait(self) -> None:
+        left = max(0.0, self._when - self._clock.now())
+        self._handle = self._clock.loop.call_later(math.ceil(left * 1000) / 1000, self._run)
+
+    def _run(self) -> None:
+        if self._clock.now() < self._when:
+            self._wait()
+        else:
+            self._callback()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
 
 
 class VirtualClock:
