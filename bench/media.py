@@ -26,8 +26,8 @@ from typing import Any, Final, NamedTuple
 
 from usbferry import aio
 from usbferry.aio import Handle
-from usbferry.devices import test_card
-from usbferry.devices.uvc import Coding, Request
+from usbferry.devices.video import test_card
+from usbferry.devices.video.uvc import Coding, Request
 from usbferry.usb.setup import Setup
 from usbferry.usb.transfer import Completion, IsoPacket, Transfer
 

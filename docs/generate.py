@@ -27,8 +27,9 @@ from docs import specification
 from usbferry import aio, device, registry, selector
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
-from usbferry.devices import fault, gamepad, keyboard, keys, layouts, mouse, printer, serial, tablet, touch
+from usbferry.devices import fault, gamepad, keyboard, mouse, printer, serial, tablet, touch
 from usbferry.devices import virtual as base
+from usbferry.devices.hid import keys, layouts
 from usbferry.local import sync
 from usbferry.server import catalog, listen
 from usbferry.usb import setup, transfer, tree, types

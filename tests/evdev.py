@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from usbferry.devices.layouts import ALTGR, LAYOUTS, SHIFT, Stroke
+from usbferry.devices.hid.layouts import ALTGR, LAYOUTS, SHIFT, Stroke
 
 # HID usage -> evdev code, for the keys that layouts use: drivers/hid/hid-input.c, hid_keyboard[].
 EVDEV = {

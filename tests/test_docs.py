@@ -26,8 +26,8 @@ from click.testing import CliRunner
 from docs import generate
 from tests.cli.served import Served, served
 from usbferry.cli import VERBS, main
-from usbferry.devices import wav
-from usbferry.devices.pcm import Format
+from usbferry.devices.sound import wav
+from usbferry.devices.sound.pcm import Format
 from usbferry.registry import DEVICES, open_source
 
 ROOT = Path(__file__).parents[1]

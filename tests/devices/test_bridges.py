@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from tests.devices.stream_host import pattern
 from usbferry.device import DeviceError
-from usbferry.devices import bridge_file, bridge_tcp
-from usbferry.devices.bridges import Bridge, Echo, make
+from usbferry.devices.bridges import file as bridge_file
+from usbferry.devices.bridges import tcp as bridge_tcp
+from usbferry.devices.bridges.bridge import Bridge, Echo, make
+from usbferry.devices.bridges.stream import ByteQueue
 from usbferry.devices.cdc import LineCoding
-from usbferry.devices.stream import ByteQueue
 
 LIMIT = 4096
 ENOUGH = 1 << 20  # more than any kernel holds for a terminal or a loopback socket with small buffers

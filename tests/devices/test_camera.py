@@ -11,8 +11,8 @@ from tests.devices.video_host import Driver, number_in
 from usbferry.backends.virtual import described
 from usbferry.devices.camera import Camera, Chosen
 from usbferry.devices.clock import VirtualClock
-from usbferry.devices.test_card import card
-from usbferry.devices.uvc import Coding, Error, Request
+from usbferry.devices.video.test_card import card
+from usbferry.devices.video.uvc import Coding, Error, Request
 from usbferry.usb import build
 from usbferry.usb.descriptors import parse_configuration
 from usbferry.usb.setup import Setup, clear_halt, set_interface

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usbferry.devices.chapter9 import Stall
-from usbferry.devices.controls import Control, Range
-from usbferry.devices.uac import Request
+from usbferry.devices.sound.controls import Control, Range
+from usbferry.devices.sound.uac import Request
 
 VOLUME = Range(-60 * 256, 0, 256)
 RATES = (Range(44100, 44100, 0), Range(48000, 48000, 0))

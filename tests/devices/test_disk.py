@@ -13,7 +13,7 @@ from tests.devices.disk_host import Host, cbw, cdb16, read10, write10
 from tests.devices.host import ask, opened, turn
 from usbferry.device import DeviceError
 from usbferry.devices.disk import IN, OUT, Disk
-from usbferry.devices.memory import Memory
+from usbferry.devices.storage.memory import Memory
 from usbferry.usb.setup import Setup, clear_halt, set_configuration
 from usbferry.usb.transfer import Completion, Flags, Transfer
 from usbferry.usb.types import Speed, Status, TransferType

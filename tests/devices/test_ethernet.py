@@ -10,10 +10,10 @@ from tests.devices.host import ask, opened, read, turn, write
 from usbferry.backends.virtual import VirtualSource
 from usbferry.device import Claimant
 from usbferry.devices import ncm
-from usbferry.devices.bridges import Bridge
+from usbferry.devices.bridges.bridge import Bridge
+from usbferry.devices.bridges.frames import FrameQueue
 from usbferry.devices.clock import VirtualClock
 from usbferry.devices.ethernet import IN, NOTIFY, OUT, Ethernet
-from usbferry.devices.frames import FrameQueue
 from usbferry.usb.setup import Setup, set_interface
 from usbferry.usb.transfer import Flags
 from usbferry.usb.types import Status

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.devices.disk_host import Host
 from tests.devices.host import opened
-from usbferry.devices import fat, fat_image, fat_names
 from usbferry.devices.disk import Disk
-from usbferry.devices.fat import FatError
-from usbferry.devices.memory import Composed, Memory
+from usbferry.devices.storage import fat, fat_image, fat_names
+from usbferry.devices.storage.fat import FatError
+from usbferry.devices.storage.memory import Composed, Memory
 
 MIB = 1 << 20
 GIB = 1 << 30

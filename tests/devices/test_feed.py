@@ -7,7 +7,7 @@ import pytest
 
 from tests.devices.host import turn
 from usbferry.device import DeviceError
-from usbferry.devices.feed import Feed
+from usbferry.devices.bridges.feed import Feed
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from tests.devices.hid_host import (
 from tests.devices.host import opened, read, turn, write
 from usbferry.devices.chapter9 import Stall
 from usbferry.devices.clock import VirtualClock
-from usbferry.devices.hid import HidDevice
-from usbferry.devices.reports import INPUT, Page, application, variables
+from usbferry.devices.hid.device import HidDevice
+from usbferry.devices.hid.reports import INPUT, Page, application, variables
 from usbferry.usb import build, descriptors
 from usbferry.usb.setup import Setup, clear_halt, set_configuration
 from usbferry.usb.tree import DeviceDescriptor

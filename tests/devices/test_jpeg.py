@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from usbferry.devices import jpeg
-from usbferry.devices.jpeg import SQUARE, NoPicture
+from usbferry.devices.video import jpeg
+from usbferry.devices.video.jpeg import SQUARE, NoPicture
 
 
 def photograph(size=(40, 30), **options) -> bytes:

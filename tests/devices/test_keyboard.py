@@ -10,8 +10,8 @@ from tests.devices.hid_host import BOOT, GET_IDLE, GET_REPORT, SET_IDLE, SET_PRO
 from tests.devices.host import opened, turn, write
 from usbferry.device import DeviceError
 from usbferry.devices.clock import VirtualClock
+from usbferry.devices.hid.layouts import LAYOUTS, Untypable
 from usbferry.devices.keyboard import Keyboard, Leds
-from usbferry.devices.layouts import LAYOUTS, Untypable
 from usbferry.usb.setup import Setup
 from usbferry.usb.types import Speed, Status
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from usbferry.devices.keys import KEYS, usage_of
+from usbferry.devices.hid.keys import KEYS, usage_of
 
 
 @pytest.mark.parametrize(

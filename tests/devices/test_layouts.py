@@ -6,7 +6,7 @@ import pytest
 
 from tests import xkb
 from tests.evdev import events
-from usbferry.devices.layouts import ALTGR, DE, FR, LAYOUTS, SHIFT, UK, US, Stroke, Untypable
+from usbferry.devices.hid.layouts import ALTGR, DE, FR, LAYOUTS, SHIFT, UK, US, Stroke, Untypable
 
 
 @pytest.mark.parametrize(("name", "count"), [("us", 100), ("uk", 103), ("de", 194), ("fr", 158)])

@@ -2,7 +2,7 @@
 
 from tests.devices.host import isochronous, read
 from tests.devices.video_host import Driver
-from usbferry.devices.payloads import Payloads
+from usbferry.devices.video.payloads import Payloads
 
 MICROFRAME = 125e-6
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbferry.devices.pcm import MUTED, Format, Pace, decibels, packet_frames, scaled
+from usbferry.devices.sound.pcm import MUTED, Format, Pace, decibels, packet_frames, scaled
 
 RATES = [8000, 11025, 22050, 44100, 48000, 88200, 96000, 176400, 192000]
 

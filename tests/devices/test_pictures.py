@@ -10,9 +10,9 @@ from PIL import Image
 from tests.devices.host import turn
 from tests.devices.video_host import number_in
 from usbferry.device import DeviceError
-from usbferry.devices import converting, test_card
-from usbferry.devices.pictures import Film, Live, make
-from usbferry.devices.uvc import Coding
+from usbferry.devices.video import converting, test_card
+from usbferry.devices.video.pictures import Film, Live, make
+from usbferry.devices.video.uvc import Coding
 
 SIZE = (160, 120)
 
@@ -85,7 +85,7 @@ def test_a_folder_is_shown_by_name_again_and_again(tmp_path):
 
 
 def test_a_large_folder_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("usbferry.devices.pictures._HELD", 2 * 2 * 160 * 120)
+    monkeypatch.setattr("usbferry.devices.video.pictures._HELD", 2 * 2 * 160 * 120)
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_bytes(card(number))
     source = make(f"directory:{tmp_path}")

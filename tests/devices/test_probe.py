@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbferry.devices.probe import Mode, Negotiation
-from usbferry.devices.uvc import Coding, Format, Frame
+from usbferry.devices.video.probe import Mode, Negotiation
+from usbferry.devices.video.uvc import Coding, Format, Frame
 
 FORMATS = (
     Format(Coding.MJPEG, (Frame(640, 480, (30, 15)), Frame(1280, 720, (30,)))),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from usbferry.devices.pcm import Pace
-from usbferry.devices.rate_matching import SPAN, Matching, feedback
+from usbferry.devices.sound.pcm import Pace
+from usbferry.devices.sound.rate_matching import SPAN, Matching, feedback
 
 FRAME = 4
 TARGET, FULL = 4800 * FRAME, 9600 * FRAME

@@ -2,9 +2,20 @@
 
 import pytest
 
+from usbferry.devices.hid.reports import (
+    INPUT,
+    OUTPUT,
+    Item,
+    Page,
+    application,
+    array,
+    item,
+    padding,
+    physical,
+    variables,
+)
 from usbferry.devices.keyboard import Keyboard
 from usbferry.devices.mouse import Mouse
-from usbferry.devices.reports import INPUT, OUTPUT, Item, Page, application, array, item, padding, physical, variables
 
 # HID 1.11 appendix B.1 and B.2, but for the order of items within a field.
 KEYBOARD = """

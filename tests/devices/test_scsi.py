@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbferry.devices import pages, sense
-from usbferry.devices.pages import Identity
-from usbferry.devices.scsi import Change, Compare, Parameters, Read, Reply, Unit, Write
-from usbferry.devices.sense import Check, Key
+from usbferry.devices.storage import pages, sense
+from usbferry.devices.storage.pages import Identity
+from usbferry.devices.storage.scsi import Change, Compare, Parameters, Read, Reply, Unit, Write
+from usbferry.devices.storage.sense import Check, Key
 
 BLOCKS = 2048
 TIB = 1 << 40

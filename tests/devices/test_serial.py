@@ -15,7 +15,7 @@ from tests.devices.host import ask, opened, read, turn, write
 from tests.devices.stream_host import Reader, pattern, send
 from usbferry.backends.virtual import VirtualSource
 from usbferry.device import Claimant, DeviceError
-from usbferry.devices.bridges import Bridge
+from usbferry.devices.bridges.bridge import Bridge
 from usbferry.devices.cdc import LineCoding, Lines, Signals
 from usbferry.devices.clock import VirtualClock
 from usbferry.devices.serial import IN, NOTIFY, OUT, Serial

@@ -6,12 +6,12 @@ import pytest
 
 from tests.devices.host import ask, isochronous, opened, turn
 from usbferry.backends.virtual import described
-from usbferry.devices import uac
 from usbferry.devices.clock import VirtualClock
 from usbferry.devices.headset import Headset
 from usbferry.devices.microphone import Microphone
-from usbferry.devices.pcm import Format
-from usbferry.devices.sound_sources import counted
+from usbferry.devices.sound import uac
+from usbferry.devices.sound.pcm import Format
+from usbferry.devices.sound.sources import counted
 from usbferry.devices.speaker import Speaker
 from usbferry.usb import build
 from usbferry.usb.descriptors import parse_configuration

@@ -8,9 +8,9 @@ import wave
 import pytest
 
 from usbferry.device import DeviceError
-from usbferry.devices.pcm import Format
-from usbferry.devices.sound_sinks import Check, Piped, make
-from usbferry.devices.sound_sources import counted
+from usbferry.devices.sound.pcm import Format
+from usbferry.devices.sound.sinks import Check, Piped, make
+from usbferry.devices.sound.sources import counted
 
 STEREO = Format()
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.devices.host import turn
 from usbferry.device import DeviceError
-from usbferry.devices.pcm import Format
-from usbferry.devices.sound_sources import Piped, counted, make
-from usbferry.devices.wav import head
+from usbferry.devices.sound.pcm import Format
+from usbferry.devices.sound.sources import Piped, counted, make
+from usbferry.devices.sound.wav import head
 
 STEREO = Format()
 

@@ -15,11 +15,11 @@ from tests.devices.disk_host import Host, cdb16
 from tests.devices.host import opened, turn
 from usbferry.backends.virtual import make
 from usbferry.device import Busy, DeviceError
-from usbferry.devices import image as image_module
 from usbferry.devices.disk import Disk
-from usbferry.devices.image import Image
-from usbferry.devices.memory import Composed, Extent, Memory
-from usbferry.devices.storage import Backing, Storage, Stream
+from usbferry.devices.storage import image as image_module
+from usbferry.devices.storage.bulk_only import Backing, Storage, Stream
+from usbferry.devices.storage.image import Image
+from usbferry.devices.storage.memory import Composed, Extent, Memory
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 HAS_HOLES = pytest.mark.skipif(sys.platform != "linux", reason="holes are punched on Linux alone")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from tests.devices.host import ask, opened, read, turn, write
 from tests.devices.stream_host import Reader, pattern, send
-from usbferry.devices.stream import ByteQueue, Stream
+from usbferry.devices.bridges.stream import ByteQueue, Stream
 from usbferry.devices.virtual import VirtualDevice, endpoint
 from usbferry.usb.setup import clear_halt
 from usbferry.usb.transfer import Completion, Flags

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.devices.video_host import luma_of, number_in
-from usbferry.devices import test_card
-from usbferry.devices.uvc import Coding
+from usbferry.devices.video import test_card
+from usbferry.devices.video.uvc import Coding
 
 SIZES = [(128, 96), (160, 120), (176, 144), (320, 240), (640, 480), (1280, 720), (1920, 1080)]
 

@@ -4,8 +4,8 @@ from struct import calcsize, unpack
 
 import pytest
 
-from usbferry.devices import uac
-from usbferry.devices.pcm import Format
+from usbferry.devices.sound import uac
+from usbferry.devices.sound.pcm import Format
 
 STEREO, MONO24 = Format(), Format(48000, 1, 24)
 

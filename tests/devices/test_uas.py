@@ -14,7 +14,7 @@ from tests.devices.disk_host import Host as BulkOnlyHost
 from tests.devices.disk_host import read10, write10
 from tests.devices.host import ask, opened, turn
 from usbferry.devices.disk import IN, OUT
-from usbferry.devices.memory import Memory
+from usbferry.devices.storage.memory import Memory
 from usbferry.devices.uas import COMMAND, STATUS, STREAMS, Uas
 from usbferry.usb.setup import set_interface
 from usbferry.usb.transfer import Completion, Transfer

@@ -4,8 +4,8 @@ from struct import calcsize, unpack
 
 import pytest
 
-from usbferry.devices import uvc
-from usbferry.devices.uvc import Coding, Format, Frame, Info
+from usbferry.devices.video import uvc
+from usbferry.devices.video.uvc import Coding, Format, Frame, Info
 
 FORMATS = (Format(Coding.MJPEG, (Frame(640, 480, (30, 15)),)), Format(Coding.YUY2, (Frame(160, 120, (15,)),)))
 

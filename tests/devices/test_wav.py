@@ -5,8 +5,8 @@ from io import BytesIO
 
 import pytest
 
-from usbferry.devices.pcm import Format
-from usbferry.devices.wav import WavFile, head, rewrite
+from usbferry.devices.sound.pcm import Format
+from usbferry.devices.sound.wav import WavFile, head, rewrite
 
 FORMATS = [Format(), Format(44100, 1, 16), Format(96000, 6, 24), Format(192000, 2, 32)]
 

@@ -7,8 +7,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from usbferry.devices import test_card
-from usbferry.devices.uvc import Coding
+from usbferry.devices.video import test_card
+from usbferry.devices.video.uvc import Coding
 from usbferry.usb.transfer import Completion
 
 FRAME_ID, END, TIME, END_OF_HEADER = 0x01, 0x02, 0x04, 0x80  # bmHeaderInfo

@@ -5,10 +5,10 @@ from array import array
 from pathlib import Path
 
 from tests.kernel.guest import CHECKOUT, Guest
-from usbferry.devices import jpeg
-from usbferry.devices.pcm import Format
-from usbferry.devices.sound_sources import counted
-from usbferry.devices.wav import head
+from usbferry.devices.sound.pcm import Format
+from usbferry.devices.sound.sources import counted
+from usbferry.devices.sound.wav import head
+from usbferry.devices.video import jpeg
 
 V4L2 = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'v4l2.py'}"
 # Of the guest's programs, near the most that the driver has: in an emulated machine they may be late, and the kernel

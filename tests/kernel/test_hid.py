@@ -11,7 +11,7 @@ import pytest
 from tests import evdev, xkb
 from tests.kernel.guest import CHECKOUT
 from tests.kernel.steps import importing, unexpected
-from usbferry.devices.layouts import LAYOUTS
+from usbferry.devices.hid.layouts import LAYOUTS
 
 EVENTS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'events.py'}"
 KEY_ENTER, BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA = 28, 0x110, 0x111, 0x112, 0x113, 0x114

@@ -27,9 +27,9 @@ from tests.kernel.media import (
     video_of,
 )
 from tests.kernel.steps import HOST, importing, once_it_says, unexpected
-from usbferry.devices.pcm import Format
-from usbferry.devices.uvc import Coding
-from usbferry.devices.wav import WavFile
+from usbferry.devices.sound.pcm import Format
+from usbferry.devices.sound.wav import WavFile
+from usbferry.devices.video.uvc import Coding
 
 USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")

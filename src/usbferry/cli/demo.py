@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ..device import Claimant, Device, DeviceError, Source
-from ..devices import fat
+from ..devices.storage import fat
 from ..registry import open_source
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Buffer, Completion, Transfer

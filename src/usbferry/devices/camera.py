@@ -19,13 +19,13 @@ from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Association, Companion, Configuration, DeviceDescriptor, Endpoint, Interface
 from ..usb.types import Speed, Status, TransferType
-from . import pictures, uvc
 from .chapter9 import Stall
 from .clock import Clock, Timer
-from .payloads import Payloads
-from .pictures import Pictures, Size
-from .probe import Mode, Negotiation, seconds
-from .uvc import HEADER_BYTES, Coding, Error, Format, Frame, Request
+from .video import pictures, uvc
+from .video.payloads import Payloads
+from .video.pictures import Pictures, Size
+from .video.probe import Mode, Negotiation, seconds
+from .video.uvc import HEADER_BYTES, Coding, Error, Format, Frame, Request
 from .virtual import VirtualDevice, endpoint, request
 
 log: Final = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import DeviceDescriptor, Interface
 from ..usb.types import Speed, Status
-from . import medium, scsi, sense
 from .chapter9 import Stall
 from .clock import Clock
-from .pages import Identity
 from .pipe import Answer
-from .sense import Check, Sense
-from .storage import Backing, Held, Storage, Stream
+from .storage import medium, scsi, sense
+from .storage.bulk_only import Backing, Held, Storage, Stream
+from .storage.pages import Identity
+from .storage.sense import Check, Sense
 from .virtual import VirtualDevice, done, endpoint, request
 
 IN: Final = 0x81

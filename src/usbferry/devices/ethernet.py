@@ -25,11 +25,11 @@ from ..usb.transfer import Completion, Flags, Transfer
 from ..usb.tree import Association, Configuration, DeviceDescriptor, Interface
 from ..usb.types import Speed, Status
 from . import cdc, ncm
-from .bridges import FRAMES, make
+from .bridges.bridge import FRAMES, make
+from .bridges.frames import MOST, FrameQueue
 from .cdc import Request
 from .chapter9 import Stall
 from .clock import Clock
-from .frames import MOST, FrameQueue
 from .pipe import Answer
 from .virtual import VirtualDevice, data, endpoint, request
 

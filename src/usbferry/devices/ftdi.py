@@ -21,12 +21,12 @@ from ..usb.setup import Setup
 from ..usb.transfer import Transfer
 from ..usb.tree import DeviceDescriptor, Interface
 from ..usb.types import Speed
-from .bridges import make
+from .bridges.bridge import make
+from .bridges.stream import LIMIT, Stream
 from .cdc import LineCoding, Lines
 from .chapter9 import Stall
 from .clock import Clock, Timer
 from .pipe import Answer
-from .stream import LIMIT, Stream
 from .virtual import VirtualDevice, data, done, endpoint, request
 
 log: Final = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
-from .driven import DrivenHid, Verb
-from .reports import INPUT, OUTPUT, Page, application, padding, variables
+from .hid.driven import DrivenHid, Verb
+from .hid.reports import INPUT, OUTPUT, Page, application, padding, variables
 
 log: Final = logging.getLogger(__name__)
 

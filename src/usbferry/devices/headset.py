@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
-from . import sound_sinks, sound_sources
 from .clock import Clock
-from .sound import SoundDevice, descriptor_of
-from .sound_streams import Playing, Recording
-from .uac import Category, Terminal
+from .sound import sinks, sources
+from .sound.device import SoundDevice, descriptor_of
+from .sound.streams import Playing, Recording
+from .sound.uac import Category, Terminal
 
 
 class Headset(SoundDevice):
-    """`source` is what it hears, see `sound_sources`, and `to` where the host's sound goes, see `sound_sinks`."""
+    """`source` is what it hears, see `sound.sources`, and `to` where the host's sound goes, see `sound.sinks`."""
 
     descriptor = DeviceDescriptor(0x1209, 0x000C)
     product = "Headset"
@@ -37,8 +37,8 @@ class Headset(SoundDevice):
     ) -> None:
         self.descriptor = descriptor_of(self.descriptor, version)
         super().__init__(
-            source=sound_sources.make(source),
-            sink=sound_sinks.make(to),
+            source=sources.make(source),
+            sink=sinks.make(to),
             rates=rates,
             channels=channels,
             bits=bits,

@@ -20,14 +20,14 @@ from typing import Final
 
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
+from .bridges.feed import Feed
 from .chapter9 import Stall
 from .clock import Clock
-from .driven import DrivenHid
-from .feed import Feed
-from .hid import BOOT
-from .keys import LAST_MEDIA, MODIFIERS, is_media, usage_of
-from .layouts import LAYOUTS, Untypable
-from .reports import INPUT, OUTPUT, Page, application, array, padding, report, variables
+from .hid.device import BOOT
+from .hid.driven import DrivenHid
+from .hid.keys import LAST_MEDIA, MODIFIERS, is_media, usage_of
+from .hid.layouts import LAYOUTS, Untypable
+from .hid.reports import INPUT, OUTPUT, Page, application, array, padding, report, variables
 
 log: Final = logging.getLogger(__name__)
 _ROLL_OVER: Final = 0x01  # Keyboard ErrorRollOver in every place: more keys are down than a report holds
@@ -140,7 +140,7 @@ class Keyboard(DrivenHid[Keys]):
             self.queue(self._down, self._pause)
 
     def press(self, *keys: str | int) -> None:
-        """Hold keys down, all at once. By name, "a", "f1", "ctrl", "enter" (see `keys`), or by HID usage.
+        """Hold keys down, all at once. By name, "a", "f1", "ctrl", "enter" (see `hid.keys`), or by HID usage.
 
         Names are those of the American layout: a key is the same whatever is printed on it. Media keys are such as
         "mute" and "volumeup", three at a time. Raises ValueError.

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
-from . import sound_sources
 from .clock import Clock
-from .sound import SoundDevice, descriptor_of
-from .sound_streams import Recording
-from .uac import Category
+from .sound import sources
+from .sound.device import SoundDevice, descriptor_of
+from .sound.streams import Recording
+from .sound.uac import Category
 
 
 class Microphone(SoundDevice):
-    """`source` is what it hears, see `sound_sources`; a WAV file also decides the rate, the channels and the bits.
+    """`source` is what it hears, see `sound.sources`; a WAV file also decides the rate, the channels and the bits.
 
     `rates` are Hz, the first is the one it begins with. `bits` are 16, 24 or 32. `buffer` is seconds of sound that wait
     for the host at most. `version` is that of USB Audio, 1 or 2; 1 is at full speed unless `speed` says otherwise.
@@ -44,7 +44,7 @@ class Microphone(SoundDevice):
     ) -> None:
         self.descriptor = descriptor_of(self.descriptor, version)
         super().__init__(
-            source=sound_sources.make(source),
+            source=sources.make(source),
             rates=rates,
             channels=channels,
             bits=bits,

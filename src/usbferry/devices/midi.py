@@ -17,11 +17,11 @@ from typing import Final
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.tree import DeviceDescriptor, Endpoint, Interface
 from ..usb.types import Speed, Status
-from . import uac
-from .bridges import make
+from .bridges.bridge import make
+from .bridges.stream import LIMIT, ByteQueue
 from .clock import Clock
 from .pipe import Answer
-from .stream import LIMIT, ByteQueue
+from .sound import uac
 from .virtual import VirtualDevice, data, endpoint
 
 OUT: Final = 0x01

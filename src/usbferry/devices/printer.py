@@ -20,11 +20,11 @@ from ..usb.setup import Setup
 from ..usb.transfer import Transfer
 from ..usb.tree import DeviceDescriptor, Interface
 from ..usb.types import Speed
-from .bridges import Bridge, make
+from .bridges.bridge import Bridge, make
+from .bridges.stream import Stream
 from .chapter9 import Stall
 from .clock import Clock
 from .pipe import Answer
-from .stream import Stream
 from .virtual import VirtualDevice, done, endpoint, request
 
 OUT: Final = 0x01

@@ -23,12 +23,12 @@ from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Association, Configuration, DeviceDescriptor, Interface
 from ..usb.types import Speed, Status
 from . import cdc
-from .bridges import make
+from .bridges.bridge import make
+from .bridges.stream import LIMIT, Stream
 from .cdc import LineCoding, Lines, Request, Signals
 from .chapter9 import Stall
 from .clock import Clock, Timer
 from .pipe import Answer
-from .stream import LIMIT, Stream
 from .virtual import VirtualDevice, data, endpoint, request
 
 log: Final = logging.getLogger(__name__)

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
-from . import sound_sinks
 from .clock import Clock
-from .sound import SoundDevice, descriptor_of
-from .sound_streams import Playing
-from .uac import Category
+from .sound import sinks
+from .sound.device import SoundDevice, descriptor_of
+from .sound.streams import Playing
+from .sound.uac import Category
 
 
 class Speaker(SoundDevice):
-    """`to` is where the sound goes, see `sound_sinks`; the rest is as with `Microphone`.
+    """`to` is where the sound goes, see `sound.sinks`; the rest is as with `Microphone`.
 
     `buffer` is seconds of sound that wait for a far side at most: what does not fit is lost.
     """
@@ -43,7 +43,7 @@ class Speaker(SoundDevice):
     ) -> None:
         self.descriptor = descriptor_of(self.descriptor, version)
         super().__init__(
-            sink=sound_sinks.make(to),
+            sink=sinks.make(to),
             rates=rates,
             channels=channels,
             bits=bits,

@@ -23,8 +23,8 @@ from typing import ClassVar, Final
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
-from .driven import DrivenHid, Verb, whole
-from .reports import INPUT, Page, application, measured, padding, physical, variables
+from .hid.driven import DrivenHid, Verb, whole
+from .hid.reports import INPUT, Page, application, measured, padding, physical, variables
 
 _REPORT: Final = Struct("<BHHHbb")  # switches, x, y, pressure, tilt to the right, tilt towards the user
 _SIDE: Final = 32767

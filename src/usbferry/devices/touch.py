@@ -24,8 +24,8 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
-from .driven import DrivenHid, Verb, whole
-from .reports import FEATURE, INPUT, Page, application, logical, measured, padding, report, variables
+from .hid.driven import DrivenHid, Verb, whole
+from .hid.reports import FEATURE, INPUT, Page, application, logical, measured, padding, report, variables
 
 _FINGER: Final = Struct("<BBHH")  # tip, finger, x, y
 _TAIL: Final = Struct("<BH")  # fingers that the report has, scan time

@@ -21,11 +21,11 @@ from typing import Any, Final
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import DeviceDescriptor, Endpoint, Interface
 from ..usb.types import Status
-from . import scsi, sense
 from .disk import IN, OUT, Disk
 from .pipe import Answer
-from .sense import Check, Sense
-from .storage import Held, Stream
+from .storage import scsi, sense
+from .storage.bulk_only import Held, Stream
+from .storage.sense import Check, Sense
 from .virtual import done, endpoint
 
 COMMAND: Final = 0x04

@@ -27,7 +27,7 @@ from tests.kernel.media import (
 )
 from tests.kernel.redir.plugging import EHCI, XHCI, device_with, plugged, wait_for
 from tests.kernel.steps import unexpected
-from usbferry.devices.uvc import Coding
+from usbferry.devices.video.uvc import Coding
 
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 SECONDS = 10 if SOAK else 1

@@ -14,14 +14,14 @@ import asyncio
 from collections import deque
 from typing import ClassVar, Final, Generic, TypeVar
 
-from ..usb.setup import Recipient, Request, RequestType, Setup
-from ..usb.transfer import Completion, Transfer
-from ..usb.tree import Endpoint, Interface
-from ..usb.types import Speed, Status
-from .chapter9 import Stall
-from .clock import Clock, Timer
-from .pipe import Answer
-from .virtual import VirtualDevice, data, done, endpoint, request
+from ...usb.setup import Recipient, Request, RequestType, Setup
+from ...usb.transfer import Completion, Transfer
+from ...usb.tree import Endpoint, Interface
+from ...usb.types import Speed, Status
+from ..chapter9 import Stall
+from ..clock import Clock, Timer
+from ..pipe import Answer
+from ..virtual import VirtualDevice, data, done, endpoint, request
 
 HID: Final = 0x21  # bDescriptorType of the HID descriptor, §7.1
 REPORT: Final = 0x22  # of the report descriptor

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..usb.transfer import Buffer
+from ...usb.transfer import Buffer
+from .bulk_only import Backing
 from .image import is_zero, read_exactly
-from .storage import Backing
 
 _CHUNK: Final = 1 << 16
 _ZEROS: Final = bytes(_CHUNK)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from .chapter9 import Stall
+from ..chapter9 import Stall
 from .uac import Request
 
 

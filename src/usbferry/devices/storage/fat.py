@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from struct import Struct, unpack_from
 from typing import Final, TypeVar
 
-from ..usb.transfer import Buffer
+from ...usb.transfer import Buffer
 from .fat_names import named
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from ..device import DeviceError
+from ...device import DeviceError
 
 log: Final = logging.getLogger(__name__)
 _CHUNK: Final = 4096  # bytes of one read

@@ -1,13 +1,13 @@
 """Bridges: what the far end of a device's byte stream is, written as text.
 
-    echo                 what the host writes comes back (bridges.py)
-    pty                  a pseudo-terminal that programs open (bridge_pty.py)
-    tcp://HOST:PORT      a server to connect to, again whenever it is lost (bridge_tcp.py)
-    listen://HOST:PORT   a client to wait for, one at a time (bridge_tcp.py)
-    file:PATH            a file that what the host writes is appended to (bridge_file.py)
-    unix:PATH            a program that listens at a Unix socket, as tcp (bridge_tcp.py)
-    fifo:PATH            a FIFO that programs read what the host writes from (bridge_fifo.py)
-    tap:NAME             for frames, see frames.py: a network interface of this system (bridge_tap.py)
+    echo                 what the host writes comes back (here)
+    pty                  a pseudo-terminal that programs open (pty.py)
+    tcp://HOST:PORT      a server to connect to, again whenever it is lost (tcp.py)
+    listen://HOST:PORT   a client to wait for, one at a time (tcp.py)
+    file:PATH            a file that what the host writes is appended to (file.py)
+    unix:PATH            a program that listens at a Unix socket, as tcp (tcp.py)
+    fifo:PATH            a FIFO that programs read what the host writes from (fifo.py)
+    tap:NAME             for frames, see frames.py: a network interface of this system (tap.py)
 
 A bridge lives as long as its device exists, claimed or not: programs keep their terminal, peers their connection, while
 hosts come and go. What a host was told is taken is passed on after it left, and what a far side has sent waits for the
@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from .cdc import LineCoding, Lines
+from ..cdc import LineCoding, Lines
 from .stream import ByteQueue
 
 log: Final = logging.getLogger(__name__)
@@ -168,13 +168,13 @@ class Echo(Bridge):
 
 _KINDS: Final = {
     "echo": f"{__name__}:Echo",
-    "pty": "usbferry.devices.bridge_pty:Pty",
-    "tcp": "usbferry.devices.bridge_tcp:Client",
-    "listen": "usbferry.devices.bridge_tcp:Listener",
-    "unix": "usbferry.devices.bridge_tcp:UnixClient",
-    "file": "usbferry.devices.bridge_file:File",
-    "fifo": "usbferry.devices.bridge_fifo:Fifo",
-    "tap": "usbferry.devices.bridge_tap:Tap",
+    "pty": "usbferry.devices.bridges.pty:Pty",
+    "tcp": "usbferry.devices.bridges.tcp:Client",
+    "listen": "usbferry.devices.bridges.tcp:Listener",
+    "unix": "usbferry.devices.bridges.tcp:UnixClient",
+    "file": "usbferry.devices.bridges.file:File",
+    "fifo": "usbferry.devices.bridges.fifo:Fifo",
+    "tap": "usbferry.devices.bridges.tap:Tap",
 }
 _WRITTEN: Final = {
     "tcp": "tcp://HOST:PORT",

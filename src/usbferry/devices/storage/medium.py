@@ -7,9 +7,9 @@ from itertools import count
 from pathlib import Path
 
 from . import fat_image
+from .bulk_only import Backing
 from .image import Image
 from .memory import Composed, Memory
-from .storage import Backing
 
 _memory_disks = count(1)
 

@@ -10,7 +10,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Final
 
-from ..usb.transfer import Buffer
+from ...usb.transfer import Buffer
 
 MUTED: Final = 0.0
 _CODES: Final = {2: "h", 4: "i"}  # of `array`, by the bytes of a sample

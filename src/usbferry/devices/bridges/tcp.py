@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-from ..device import DeviceError
-from ..transports.reasons import reason
-from ..transports.tcp import tune
-from .bridges import Bridge, BridgeOptions, notes
+from ...device import DeviceError
+from ...transports.reasons import reason
+from ...transports.tcp import tune
+from .bridge import Bridge, BridgeOptions, notes
 
 log: Final = logging.getLogger(__name__)
 _CHUNK: Final = 16 * 1024  # bytes handed to the transport at once, and so lost at most besides what the kernel holds

@@ -17,8 +17,8 @@ import struct
 from contextlib import suppress
 from typing import Final, cast
 
-from ..device import DeviceError
-from .bridges import Bridge, BridgeOptions, notes
+from ...device import DeviceError
+from .bridge import Bridge, BridgeOptions, notes
 from .frames import MOST, FrameQueue
 
 log: Final = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..usb.transfer import Completion, Transfer
-from ..usb.types import Status
+from ...usb.transfer import Completion, Transfer
+from ...usb.types import Status
 from .uvc import CLOCK_HZ, HEADER_BYTES, Info, payload_header
 
 

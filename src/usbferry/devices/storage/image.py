@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ..device import Busy, DeviceError
-from ..usb.transfer import Buffer
-from .storage import Backing
+from ...device import Busy, DeviceError
+from ...usb.transfer import Buffer
+from .bulk_only import Backing
 
 try:
     import fcntl

@@ -17,9 +17,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final, TypeVar
 
-from .clock import Clock
-from .feed import Feed
-from .hid import HidDevice
+from ..bridges.feed import Feed
+from ..clock import Clock
+from .device import HidDevice
 
 log: Final = logging.getLogger(__name__)
 T = TypeVar("T")

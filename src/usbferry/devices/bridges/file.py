@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from ..device import DeviceError
-from .bridges import Bridge, BridgeOptions
+from ...device import DeviceError
+from .bridge import Bridge, BridgeOptions
 
 log: Final = logging.getLogger(__name__)
 _CHUNK: Final = 64 * 1024  # bytes read or written at once

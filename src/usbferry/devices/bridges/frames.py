@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from ..usb.transfer import Buffer
+from ...usb.transfer import Buffer
 from .stream import ByteQueue
 
 log: Final = logging.getLogger(__name__)

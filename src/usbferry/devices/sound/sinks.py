@@ -5,7 +5,7 @@
     wav:PATH              a WAV file; when a host plays at another rate, the next is PATH-2.wav, and so on
     file:PATH             a file that the bare samples are appended to
     fifo:PATH             a FIFO that programs read the samples from
-    tcp://HOST:PORT       samples to a server (see bridges.py)
+    tcp://HOST:PORT       samples to a server (see bridges)
     listen://HOST:PORT    samples to a client
 
 A host's clock is ours, by the feedback endpoint. What a far side does not take waits in a queue, and the host is asked
@@ -21,15 +21,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from ..device import DeviceError
-from ..usb.transfer import Buffer
+from ...device import DeviceError
+from ...usb.transfer import Buffer
+from ..bridges.bridge import Bridge
+from ..bridges.bridge import make as make_bridge
+from ..bridges.stream import ByteQueue
 from . import wav
-from .bridges import Bridge
-from .bridges import make as make_bridge
 from .pcm import Format
 from .rate_matching import Matching
-from .sound_sources import counted
-from .stream import ByteQueue
+from .sources import counted
 
 log: Final = logging.getLogger(__name__)
 _BRIDGES: Final = ("file", "fifo", "tcp", "listen")

@@ -14,20 +14,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from ..usb.setup import Setup
-from ..usb.transfer import Completion, Transfer
-from ..usb.tree import Association, Configuration, DeviceDescriptor, Endpoint, Interface
-from ..usb.types import Speed
+from ...usb.setup import Setup
+from ...usb.transfer import Completion, Transfer
+from ...usb.tree import Association, Configuration, DeviceDescriptor, Endpoint, Interface
+from ...usb.types import Speed
+from ..chapter9 import Stall
+from ..clock import Clock
+from ..virtual import VirtualDevice, endpoint, request
 from . import uac
-from .chapter9 import Stall
-from .clock import Clock
 from .controls import Control
 from .pcm import Format
-from .sound_sinks import Sink
-from .sound_sources import Source
-from .sound_streams import Playing, Recording, SoundStream
+from .sinks import Sink
+from .sources import Source
+from .streams import Playing, Recording, SoundStream
 from .uac import Category, Request, Terminal
-from .virtual import VirtualDevice, endpoint, request
 
 OUT: Final = 0x01
 FEEDBACK: Final = 0x81

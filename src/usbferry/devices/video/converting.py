@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..extras import install
+from ...extras import install
 from .uvc import Coding
 
 if TYPE_CHECKING:

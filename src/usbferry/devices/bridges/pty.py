@@ -16,9 +16,9 @@ import termios
 import tty
 from typing import Final
 
-from ..device import DeviceError
-from .bridges import Bridge, notes
-from .cdc import LineCoding
+from ...device import DeviceError
+from ..cdc import LineCoding
+from .bridge import Bridge, notes
 
 _CHUNK: Final = 16 * 1024  # bytes offered to the terminal at once; it takes some 4 KiB when nobody reads
 _LOOK_SECONDS: Final = 0.02

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from ..usb.transfer import Buffer
+from ...usb.transfer import Buffer
 
 T = TypeVar("T")
 _WINDOW: Final = 1 << 20  # bytes that a stream of reads is ahead of its reader, and of one read into the future

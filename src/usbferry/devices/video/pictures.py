@@ -4,7 +4,7 @@
     file:PATH             one picture
     directory:PATH        all pictures of a folder, by name, again and again
     mjpeg:PATH            JPEGs one after the other: a file, again and again, or a FIFO that programs write to
-    tcp://HOST:PORT       the same from a server (see bridges.py)
+    tcp://HOST:PORT       the same from a server (see bridges)
     listen://HOST:PORT    the same from a client
 
 JPEGs go to the host as they are. With Pillow (`usbferry[pictures]`) a file may be of any kind and size, and become
@@ -19,12 +19,12 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Final
 
-from ..device import DeviceError
+from ...device import DeviceError
+from ..bridges.bridge import Bridge, BridgeOptions
+from ..bridges.bridge import make as make_bridge
+from ..bridges.fifo import FifoReader
+from ..bridges.stream import ByteQueue
 from . import converting, jpeg, test_card
-from .bridge_fifo import FifoReader
-from .bridges import Bridge, BridgeOptions
-from .bridges import make as make_bridge
-from .stream import ByteQueue
 from .uvc import Coding
 
 log: Final = logging.getLogger(__name__)

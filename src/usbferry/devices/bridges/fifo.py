@@ -10,8 +10,8 @@ import os
 import stat
 from pathlib import Path
 
-from ..device import DeviceError
-from .bridges import Bridge, BridgeOptions
+from ...device import DeviceError
+from .bridge import Bridge, BridgeOptions
 
 _CHUNK = 64 * 1024  # bytes written at once
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..usb.transfer import Buffer, Completion, Transfer
-from ..usb.types import Status
-from .pipe import Answer
-from .virtual import VirtualDevice
+from ...usb.transfer import Buffer, Completion, Transfer
+from ...usb.types import Status
+from ..pipe import Answer
+from ..virtual import VirtualDevice
 
 LIMIT: Final = 64 * 1024  # bytes in one queue, where a device names no other
 

@@ -5,7 +5,7 @@
     counter               each frame is its own number, little endian over all its channels: what is lost shows
     wav:PATH              a WAV file, from its start for each recording, again and again; the device has its format
     fifo:PATH             samples that programs write to a FIFO
-    tcp://HOST:PORT       samples from a server (see bridges.py)
+    tcp://HOST:PORT       samples from a server (see bridges)
     listen://HOST:PORT    samples from a client
 
 What comes by a pipe waits in a queue, and its far side waits when that is full. When it has run empty there is silence
@@ -21,14 +21,14 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Final
 
-from ..device import DeviceError
-from ..usb.transfer import Buffer
-from .bridge_fifo import FifoReader
-from .bridges import Bridge, BridgeOptions
-from .bridges import make as make_bridge
+from ...device import DeviceError
+from ...usb.transfer import Buffer
+from ..bridges.bridge import Bridge, BridgeOptions
+from ..bridges.bridge import make as make_bridge
+from ..bridges.fifo import FifoReader
+from ..bridges.stream import ByteQueue
 from .pcm import Format
 from .rate_matching import Matching
-from .stream import ByteQueue
 from .wav import WavFile
 
 _BRIDGES: Final = ("tcp", "listen")

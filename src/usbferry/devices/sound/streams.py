@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
-from ..usb.transfer import Buffer, Completion, Transfer
-from ..usb.types import Speed, Status
+from ...usb.transfer import Buffer, Completion, Transfer
+from ...usb.types import Speed, Status
 from .controls import Control, Range
 from .pcm import MUTED, Format, Pace, decibels, packet_frames, scaled
 from .rate_matching import feedback
-from .sound_sinks import Sink
-from .sound_sources import Source
+from .sinks import Sink
+from .sources import Source
 
 log: Final = logging.getLogger(__name__)
 _DECIBEL: Final = 256  # of a volume

@@ -1,0 +1,1 @@
+"""What HID devices share: their reports, their queue of changes, keys and layouts."""

@@ -1,0 +1,1 @@
+"""What cameras share: USB Video's descriptors and negotiation, and the pictures they send."""
