@@ -23,7 +23,7 @@ from usbferry.backends.virtual import VirtualSource
 from usbferry.device import Busy, DeviceError, NotFound
 from usbferry.local import vhci
 from usbferry.local.attach import DETACHED, Attachment, Ended, attach
-from usbferry.local.relay import Counts
+from usbferry.local.relay import Counted, Counts
 from usbferry.local.vhci import FREE, USED, Record, Vhci
 from usbferry.registry import load_exporter, open_source
 from usbferry.server.catalog import Catalog
@@ -314,6 +314,27 @@ async def test_a_virtual_one_detached_by_a_tool_was_a_person(kernel):
         kernel.vhci.remove_record(0)
         kernel.vhci.detach(0)
         assert await attachment.gone() == DETACHED
+
+
+async def test_a_relay_that_ends_slowly_leaves_the_next_ones_record_alone(kernel, monkeypatch):
+    """The next one's kernel-drop would be taken for a hand that detached it, and `keep` would stop."""
+    may_close, close = asyncio.Event(), Counted.close
+
+    async def slowly(device: Counted) -> None:
+        await may_close.wait()
+        await close(device)
+
+    async with attached(kernel, "virtual:zero", "") as first, asyncio.TaskGroup() as tasks:
+        monkeypatch.setattr(Counted, "close", slowly)
+        kernel.drop(0)
+        ending = tasks.create_task(first.gone())
+        assert await vhci.until(lambda: not kernel.vhci.has_record(0), 10), "its own is kept while the device closes"
+        async with attached(kernel, "virtual:disk?size=1M", "") as second:
+            assert second.port == 0
+            may_close.set()
+            assert not (await ending).by_hand
+            kernel.drop(0)
+            assert await second.gone() == Ended("the kernel dropped it; `dmesg` may say why", by_hand=False)
 
 
 async def test_without_a_record_it_counts_as_detached(kernel):

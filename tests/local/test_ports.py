@@ -10,6 +10,7 @@ import pytest
 
 from tests.local.test_attach import RELAYED, attached, get_device
 from usbferry.local import ports
+from usbferry.local.relay import Counts
 from usbferry.local.vhci import Record, until
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has vhci_hcd")
@@ -27,6 +28,15 @@ async def test_a_relay_says_whose_it_is_and_what_went_through(kernel, monkeypatc
         assert await until(lambda: ports.attached(kernel.vhci)[0]["relay"]["transfers"] == 1, 10)
         assert ports.attached(kernel.vhci)[0]["relay"]["bytes_in"] == 18
     assert list(kernel.vhci.note_path(0).parent.iterdir()) == []
+
+
+async def test_a_relay_that_ends_leaves_the_file_of_the_ports_next_one(kernel):
+    first = ports.Note(kernel.vhci, 0, "virtual:zero", Counts())
+    second = ports.Note(kernel.vhci, 0, "virtual:disk", Counts())
+    first.close()
+    assert json.loads(kernel.vhci.note_path(0).read_text())["address"] == "virtual:disk"
+    second.close()
+    assert not kernel.vhci.note_path(0).exists()
 
 
 async def test_a_relay_whose_file_cannot_be_written_goes_on(kernel):

@@ -319,6 +319,14 @@ def test_what_comes_from_no_usbip_server_has_a_record_without_an_address(kernel,
     assert not kernel.vhci.has_record(7)
 
 
+def test_no_two_relays_have_the_same_record(kernel):
+    first, second = kernel.vhci.write_record(7, None), kernel.vhci.write_record(7, None)
+    assert first != second
+    assert [kernel.vhci.has_record(7, text) for text in (first, second)] == [False, True]
+    kernel.vhci.remove_record(7)
+    assert not kernel.vhci.has_record(7, second)
+
+
 def test_a_record_that_is_none_counts_for_nothing(kernel, tmp_path):
     kernel.vhci.write_record(1, Record("h", "1", "1-1"))
     (tmp_path / "var/run/vhci_hcd/port1").write_text("two words\n")

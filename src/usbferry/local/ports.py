@@ -46,14 +46,16 @@ class Note:
         }
         self._counts = counts
         self._written: dict[str, int] | None = None
+        self._text = ""  # of the file
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle
         self._write()
 
     def close(self) -> None:
         self._timer.cancel()
-        with suppress(OSError):
-            self._path.unlink()
+        with suppress(OSError, ValueError):
+            if self._path.read_text() == self._text:  # the kernel may have given the port to another relay by now
+                self._path.unlink()
 
     def _write(self) -> None:
         self._timer = self._loop.call_later(_WRITE_SECONDS, self._write)
@@ -61,11 +63,13 @@ class Note:
         if counts == self._written:
             return
         self._written = counts
+        text = json.dumps({**self._said, "counts": counts})
         fresh = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fresh.write_text(json.dumps({**self._said, "counts": counts}))
+            fresh.write_text(text)
             fresh.replace(self._path)
+            self._text = text
         except OSError as error:  # a full or read-only disk must not stop a relay
             log.debug("%s: %s", self._path, error)
 

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -36,7 +37,8 @@ FREE_SECONDS: Final = 20.0  # for it to let go of one
 _POLL_SECONDS: Final = 0.01  # a status file cannot be waited for
 _POLL_SECONDS_AT_MOST: Final = 0.2  # the longer it takes, the less often it is looked at
 _LOAD: Final = "this kernel's USB/IP client is not loaded; as root: modprobe vhci-hcd"
-_RELAYED: Final = "usbferry-relay"  # as a record: one word where the tool wants three, so that it shows no address
+_RELAYED: Final = "usbferry-relay"  # begins a record: one word where the tool wants three, so it shows no address
+_relays: Final = count(1)  # of this process, so that no two of their records are the same
 _NOT_ROOT: Final = "the kernel lets only root attach and detach devices: run it with sudo"
 
 
@@ -215,23 +217,28 @@ class Vhci:
 
     # -- the records of the usbip tool --------------------------------------------------------------------------------
 
-    def write_record(self, number: int, record: Record | None) -> bool:
-        """Say where the device on a port comes from, to `usbip port` and to us; whether it could be written.
+    def write_record(self, number: int, record: Record | None) -> str:
+        """Say where the device on a port comes from, to `usbip port` and to us; its text, "" if it cannot be written.
 
         None is a place that is no USB/IP server: the tool says "unknown host" of it, as of a port without a record,
         and removes the record all the same when somebody detaches with it.
         """
+        text = " ".join(record) if record else f"{_RELAYED}-{os.getpid()}-{next(_relays)}"
         try:
             self._records.mkdir(mode=0o755, parents=True, exist_ok=True)
-            (self._records / f"port{number}").write_text((" ".join(record) if record else _RELAYED) + "\n")
+            (self._records / f"port{number}").write_text(f"{text}\n")
         except OSError as error:
             log.warning("where port %d comes from cannot be noted: %s", number, error)
-            return False
-        return True
+            return ""
+        return text
 
-    def has_record(self, number: int) -> bool:
-        """Whether there is one, whatever it says."""
-        return (self._records / f"port{number}").exists()
+    def has_record(self, number: int, text: str = "") -> bool:
+        """Whether there is one, of this text, or whatever it says."""
+        path = self._records / f"port{number}"
+        try:
+            return path.read_text() == f"{text}\n" if text else path.exists()
+        except (OSError, ValueError):
+            return False
 
     def read_record(self, number: int) -> Record | None:
         try:
