@@ -122,11 +122,11 @@ class Attachment:
         self._row = vhci.port(port)
         self._relay = claimed.relay
         self._end = end
-        self._record = record
+        self._server = record.host if record is not None else ""
         self._detaching = False
         self._ended: Ended | None = None
         vhci.remove_record(port)  # an old one may have stayed
-        self._is_recorded = vhci.write_record(port, record)
+        self._record = vhci.write_record(port, record)
         if self._relay is not None:
             self._note = Note(vhci, port, address, self._relay.counts)
             end.over.add_done_callback(self._relay_ended)
@@ -152,10 +152,10 @@ class Attachment:
         if self._ended is None:
             ended = DETACHED if self._detaching else self._why()
             await self._vhci.wait_free(self._row)
+            if self._has_record():  # and not that of who has the port by now
+                self._vhci.remove_record(self.port)
             if self._relay is not None:
                 await self._relay.closed.wait()
-            if self._is_recorded and self._vhci.read_record(self.port) == self._record:
-                self._vhci.remove_record(self.port)
             self._ended = ended
         return self._ended
 
@@ -190,15 +190,19 @@ class Attachment:
     def _why(self) -> Ended:
         """A connection that ends with its record was lost; who detaches by a tool, the usbip one too, removes that.
 
-        Without a record, on a full disk, it counts as detached: nobody should have to fight a keeper for a port.
+        Without a record, on a full disk, it counts as detached: nobody should have to fight a keeper for a port. Of a
+        relay that comes second: a device that left its source was lost, whatever became of the record.
         """
         if self._relay is not None and self._relay.device.gone.done():
             return Ended(self._relay.device.gone.result(), False)
-        if not (self._is_recorded and self._vhci.has_record(self.port)):
+        if not self._has_record():
             return DETACHED
-        if self._relay is not None or self._record is None:
+        if self._relay is not None or not self._server:
             return Ended("the kernel dropped it; `dmesg` may say why", False)
-        return Ended(f"the connection to {self._record.host} was closed", False)
+        return Ended(f"the connection to {self._server} was closed", False)
+
+    def _has_record(self) -> bool:
+        return bool(self._record) and self._vhci.has_record(self.port, self._record)
 
 
 class _End:

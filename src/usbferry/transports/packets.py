@@ -209,14 +209,10 @@ class PacketLink(Link):
 
 
 def begin_alone(link: PacketLink, sock: socket.socket) -> PacketLink:
-    """Give a link a connected socket of its own, which is closed if the user will not have it."""
+    """Give a link a connected socket of its own."""
     own = PacketSocket(sock, lambda came: link.arrived([packet for packet, _ in came]), link.failed)
     own.drained = link.drained
-    try:
-        link.begin(own, None, own.close)
-    except BaseException:
-        own.abort()
-        raise
+    link.begin(own, None, own.close)
     return link
 
 

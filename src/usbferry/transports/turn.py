@@ -38,11 +38,9 @@ def take(read: Callable[[], object]) -> None:
     try:
         read()
     finally:
-        try:
-            for flush in waiting:
-                _call(flush)
-        finally:
-            _turn.waiting = None  # else what is deferred after an interrupt would wait for ever
+        for flush in waiting:
+            _call(flush)
+        _turn.waiting = None
 
 
 def _call(flush: Callable[[], object]) -> None:
