@@ -15,7 +15,7 @@ import pytest
 
 from usbferry.backends import lasting
 from usbferry.backends.remote import RemoteDevice
-from usbferry.device import Busy, Claimant, NotFound
+from usbferry.device import Busy, Claimant, DeviceError, NotFound
 from usbferry.protocols.limits import Limits
 from usbferry.registry import load_exporter, open_source
 from usbferry.server.catalog import Catalog
@@ -237,6 +237,12 @@ async def test_a_connection_that_is_silent_is_replaced() -> None:
         await until_lost(device)
         proxy.mute = False
         assert len((await done(answer)).data) == 100
+
+
+async def test_a_server_that_grants_less_than_a_packet() -> None:
+    async with ferried(Limits(transfer_bytes=300)) as (_, proxy):
+        with pytest.raises(DeviceError, match=r"it broke ferry: version 1, 2048 calls, 300 bytes of a transfer"):
+            await open_source(proxy.where).open("1-1", ME)
 
 
 async def test_closing_while_there_is_no_connection() -> None:

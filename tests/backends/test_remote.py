@@ -1407,6 +1407,20 @@ async def test_a_large_transfer_that_fails_says_what_it_did() -> None:
         assert (ended.status, ended.actual, ended.data) == (Status.STALL, 1536, b"")
 
 
+async def test_a_server_that_takes_less_than_a_packet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be cut: there were endless pieces of no bytes."""
+    monkeypatch.setattr(remote, "PIECE", 300)
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        assert (await done(device.submit(Transfer(0x81, 512)))).status == Status.NO_MEMORY
+        small = pending(device.submit(Transfer(0x01, 300, bytes(300))))
+        large = pending(device.submit(Transfer(0x01, 512, bytes(512))))
+        hand.complete((await hand.submit()).tag, Completion(Status.OK, b"", 300))
+        assert ((await small).status, (await large).status) == (Status.OK, Status.NO_MEMORY)
+        assert hand.events.empty()
+        with pytest.raises(AssertionError):
+            pieces.Pieces(device.submit, device.cancel, list, 0)
+
+
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("wins", [True, False])
 async def test_a_large_transfer_that_is_cancelled_says_what_it_did(wins: bool) -> None:

@@ -30,6 +30,7 @@ class Pieces:
         ended: Callable[[], None],
         size: int,
     ) -> None:
+        assert size > 0  # or a transfer would never end
         self._submit = submit
         self._cancel = cancel
         self._ended = ended

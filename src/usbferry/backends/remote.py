@@ -82,7 +82,10 @@ class RemoteDevice(Device):
         key = (address, transfer.stream_id)
         pieces = self._in_pieces.get(key) if self._in_pieces else None
         if pieces is None:
-            if transfer.length <= self._piece or transfer.packets is not None or address not in self._pipes:
+            pipe = self._pipes.get(address)
+            if transfer.length <= self._piece or transfer.packets is not None or pipe is None:
+                return self._pass(transfer)
+            if pipe.packet > self._piece:  # a server that takes less than a packet of its device: it is refused
                 return self._pass(transfer)
             pieces = self._start_pieces(key)
         _check(transfer)
@@ -147,7 +150,7 @@ class RemoteDevice(Device):
             refusal = _iso_refusal(transfer, transfer.packets, pipe.iso)
             if refusal is not None:
                 return self._connection.refuse(transfer, refusal, answer)
-        if transfer.length > WHOLE_BYTES:
+        if transfer.length > self._piece and (transfer.length > WHOLE_BYTES or pipe.packet > self._piece):
             return self._connection.refuse(transfer, Status.NO_MEMORY, answer)
         transfer.interval = pipe.interval
         return self._connection.submit(transfer, answer)

@@ -316,6 +316,24 @@ def test_a_restart_that_never_left_is_made_up_for():
     talk.says().hears(reply(T + 3)).says(bulk(5, 0x81, 8, flags=RESTART))
 
 
+@pytest.mark.parametrize("limits", [Limits(transfer_bytes=300), Limits(bytes_in_flight=1023), Limits(transfer_bytes=0)])
+def test_a_target_that_takes_no_whole_packet_is_refused(limits):
+    talk = Talk()
+    talk.importer.claim("1-1")
+    granted = min(limits.transfer_bytes, limits.bytes_in_flight)
+    with pytest.raises(ProtocolError, match=f", {granted} bytes of a transfer,"):
+        talk.says(version(), claim()).hears(version_reply(limits=limits))
+
+
+def test_a_claim_keeps_what_it_was_granted():
+    talk = using(SMALL)
+    assert talk.importer.largest == 1024
+    talk.importer.disconnected(1.0)
+    talk.importer.connected(2.0)
+    talk.says(version(T + 3), resume(T + 4)).hears(version_reply(T + 3), reply(T + 4, 0, u32(1)))
+    assert talk.importer.largest == 1024
+
+
 # -- the window -------------------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from .messages import (
 from .outbox import Outbox, Sent
 from .states import CONTROLLER, Controller
 
+LEAST_TRANSFER: Final = 1024  # bytes that a target takes in one: the largest bulk packet, USB 3.2 §9.6.6
 _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
     Code.UNKNOWN_DEVICE: (Refusal.NOT_FOUND, "the server has no such device"),
     Code.BUSY: (Refusal.BUSY, "somebody else uses it"),
@@ -157,14 +158,17 @@ class Asking(Lanes):
             self._later.clear()
             return self._refused(code)
         reply = VersionReply.parse(body)
-        if reply.version != VERSION or not reply.heartbeat or not reply.window_calls:
+        granted = min(reply.transfer_bytes, reply.window_bytes)
+        if reply.version != VERSION or not reply.heartbeat or not reply.window_calls or granted < LEAST_TRANSFER:
             raise ProtocolError(
-                f"version {reply.version}, {reply.window_calls} calls, a heartbeat in {reply.heartbeat} s"
+                f"version {reply.version}, {reply.window_calls} calls, {granted} bytes of a transfer, "
+                f"a heartbeat in {reply.heartbeat} s"
             )
-        self.instance = reply.instance
         self._heartbeat, self._grace = reply.heartbeat, reply.grace
         self._outbox.calls, self._outbox.size = reply.window_calls, reply.window_bytes
-        self._transfer_bytes = min(reply.transfer_bytes, reply.window_bytes)
+        if not self.instance:  # a claim keeps what it was granted: transfers may have been cut to it
+            self._transfer_bytes = granted
+        self.instance = reply.instance
         if self._resends and len(body) >= VersionReply.SIZE + 4:
             [self._questions] = parse_words(body[VersionReply.SIZE : VersionReply.SIZE + 4], 0, 1)
             self._questions &= ~TRANSPORT
