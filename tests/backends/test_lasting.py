@@ -20,6 +20,7 @@ from usbferry.protocols.limits import Limits
 from usbferry.registry import load_exporter, open_source
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import Server, serving
+from usbferry.usb.setup import Setup, set_interface
 from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status
 
@@ -243,6 +244,20 @@ async def test_a_server_that_grants_less_than_a_packet() -> None:
     async with ferried(Limits(transfer_bytes=300)) as (_, proxy):
         with pytest.raises(DeviceError, match=r"it broke ferry: version 1, 2048 calls, 300 bytes of a transfer"):
             await open_source(proxy.where).open("1-1", ME)
+
+
+async def test_what_a_server_does_not_take_ends_though_it_had_to_wait() -> None:
+    """An exception in the callback that lets it go lost it, and all that waited behind it."""
+    vendor = Transfer(0x80, 2000, b"", Setup(0xC0, 0x77, length=2000).pack())
+    async with ferried(Limits(transfer_bytes=1024)) as (_, proxy), opened(proxy.where) as device:
+        assert (await done(device.submit(vendor))).status == Status.NO_MEMORY
+        setting = device.submit(Transfer(0, 0, b"", set_interface(0, 0).pack()))
+        first = device.submit(Transfer(0x81, 8))
+        waiting = device.submit(Transfer(0, 0, b"", set_interface(0, 1).pack()))
+        large, small = device.submit(vendor), device.submit(Transfer(0x81, 8))
+        assert not any(isinstance(answer, Completion) for answer in (setting, first, waiting, large, small))
+        ends = [await done(answer) for answer in (setting, first, waiting, large, small)]
+        assert [end.status for end in ends] == [Status.OK, Status.OK, Status.OK, Status.NO_MEMORY, Status.OK]
 
 
 async def test_closing_while_there_is_no_connection() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from usbferry.devices.gate import Gate
+import pytest
+
+from usbferry.devices.gate import DirectGate, Gate
 from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status
 
@@ -119,3 +121,20 @@ async def test_who_goes_on_may_still_wait():
     work.set_result(Completion(Status.OK, b"12345678"))
     await asyncio.sleep(0)
     assert answer.result().data == b"12345678"
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("error", [ValueError("its parts do not fit"), RuntimeError("broken")])
+async def test_what_is_wrong_with_one_that_waited_ends_it_alone(direct, error, caplog):
+    def go(transfer, answer=None):
+        if transfer.length == 1:
+            raise error
+        return Completion(Status.OK, b"", transfer.length)
+
+    bench = Bench()
+    bench.gate = (DirectGate if direct else Gate)(go, bench.moved)
+    request = bench.barrier(B)
+    answers = [bench.gate.submit(transfer) for transfer in transfers(3)]
+    bench.gate.ended(request)
+    assert [answer.result().status for answer in answers] == [Status.OK, Status.INVALID, Status.OK]
+    assert ("broken" in caplog.text) == isinstance(error, RuntimeError)

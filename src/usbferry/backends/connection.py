@@ -35,6 +35,7 @@ class Importer(Protocol):
 
     protocol: str
     opening: bytes
+    limit: int
     consumed: int
     needed: int
     outgoing: list[Buffer]

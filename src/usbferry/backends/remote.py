@@ -65,6 +65,7 @@ class RemoteDevice(Device):
         self.gone = connection.gone
         self._connection = connection
         self._piece = min(PIECE, connection.importer.largest)
+        self._whole = min(WHOLE_BYTES, connection.importer.limit)
         self._pipes: dict[int, _Pipe] = {}
         self._gate = DirectGate(self._go_on, self._gate_moved)
         self._gated: set[int] = set()
@@ -150,7 +151,7 @@ class RemoteDevice(Device):
             refusal = _iso_refusal(transfer, transfer.packets, pipe.iso)
             if refusal is not None:
                 return self._connection.refuse(transfer, refusal, answer)
-        if transfer.length > self._piece and (transfer.length > WHOLE_BYTES or pipe.packet > self._piece):
+        if transfer.length > self._piece and (transfer.length > self._whole or pipe.packet > self._piece):
             return self._connection.refuse(transfer, Status.NO_MEMORY, answer)
         transfer.interval = pipe.interval
         return self._connection.submit(transfer, answer)
@@ -168,6 +169,8 @@ class RemoteDevice(Device):
         setup = Setup.parse(transfer.setup)
         if setup.length != transfer.length or (setup.length and setup.is_in != transfer.is_in):
             return self._connection.refuse(transfer, Status.INVALID, waits)
+        if transfer.length > self._whole:
+            return self._connection.refuse(transfer, Status.NO_MEMORY, waits)
         touched = self._touched(setup)
         if self._gated and self._gate.is_holding(control=touched is None):
             _check(transfer)

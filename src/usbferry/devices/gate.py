@@ -8,11 +8,15 @@ Nothing passes through here while no such request waits, which is nearly always.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from ..usb.transfer import Completion, Transfer
 from ..usb.types import Status
+
+log: Final = logging.getLogger(__name__)
 
 
 class _Barrier:
@@ -71,8 +75,11 @@ class Gate:
             self.let_go(transfer, answer)
 
     def let_go(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
-        """Submit one that was held."""
-        _forward(self._go(transfer), answer)
+        """Submit one that was held. What is wrong with it ends it alone: others wait behind it."""
+        try:
+            _forward(self._go(transfer), answer)
+        except Exception as error:
+            _fail(transfer, answer, error)
 
     def submit(
         self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None
@@ -123,9 +130,21 @@ class DirectGate(Gate):
         self._send = go
 
     def let_go(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
-        done = self._send(transfer, answer)
+        try:
+            done = self._send(transfer, answer)
+        except Exception as error:
+            _fail(transfer, answer, error)
+            return
         if isinstance(done, Completion) and not answer.done():
             answer.set_result(done)
+
+
+def _fail(transfer: Transfer, answer: asyncio.Future[Completion], error: Exception) -> None:
+    """Its caller would have been told by an exception, had it not waited."""
+    if not isinstance(error, ValueError):
+        log.error("a transfer that had waited failed: %s", transfer, exc_info=error)
+    if not answer.done():
+        answer.set_result(Completion(Status.INVALID))
 
 
 def _never(transfer: Transfer) -> Completion:

@@ -54,7 +54,7 @@ class Asking(Lanes):
         self._limits = limits
         self._resends = resends
         self._heartbeat, self._grace = limits.heartbeat_seconds, limits.grace_seconds
-        self._transfer_bytes = limits.transfer_bytes
+        self.limit = limits.transfer_bytes  # of one transfer, that the target takes at all
         self._greeted = False  # VERSION was said on this transport
         self._asked: dict[int, Sent] = {}  # calls of the transport without reply
         self._later: list[Sent] = []  # that wait for VERSION's or RESUME's, where packets may overtake each other
@@ -167,7 +167,7 @@ class Asking(Lanes):
         self._heartbeat, self._grace = reply.heartbeat, reply.grace
         self._outbox.calls, self._outbox.size = reply.window_calls, reply.window_bytes
         if not self.instance:  # a claim keeps what it was granted: transfers may have been cut to it
-            self._transfer_bytes = granted
+            self.limit = granted
         self.instance = reply.instance
         if self._resends and len(body) >= VersionReply.SIZE + 4:
             [self._questions] = parse_words(body[VersionReply.SIZE : VersionReply.SIZE + 4], 0, 1)

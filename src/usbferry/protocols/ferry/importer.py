@@ -93,8 +93,8 @@ class Importer(Asking):
         Raises ValueError for what does not fit together, or is longer than the target takes.
         """
         number, endpoint, flags, head, data = encode(transfer)
-        if transfer.length > self._transfer_bytes:
-            raise ValueError(f"a transfer of {transfer.length} bytes, the target takes {self._transfer_bytes}")
+        if transfer.length > self.limit:
+            raise ValueError(f"a transfer of {transfer.length} bytes, the target takes {self.limit}")
         if self._stopped:
             flags |= self._restarts(transfer)
         call = Sent(number, number << 24 | endpoint << 16 | flags, head, data, cost(transfer))
@@ -175,7 +175,7 @@ class Importer(Asking):
     @property
     def largest(self) -> int:
         """Bytes of the largest transfer that the target takes, or that should be sent on this transport."""
-        return min(self._transfer_bytes, _LOSSY_BYTES) if self._resends else self._transfer_bytes
+        return min(self.limit, _LOSSY_BYTES) if self._resends else self.limit
 
     @property
     def has_events(self) -> bool:

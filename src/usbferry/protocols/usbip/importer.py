@@ -73,7 +73,7 @@ class Importer:
 
     protocol = "usbip"
     opening = VERSION.to_bytes(2, "big")[:1]  # what all that a server says begins with; older versions are told apart
-    largest = 0x7FFFFFFF  # bytes of a transfer in one message
+    largest = limit = 0x7FFFFFFF  # bytes of a transfer in one message
     has_events = False  # only what is read makes any
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:

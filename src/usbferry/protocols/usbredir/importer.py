@@ -98,6 +98,8 @@ class Importer:
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
+    limit = 0x7FFFFFFF  # bytes of a transfer that is taken at all; of bulk, `largest`
+
     @property
     def largest(self) -> int:
         """Bytes of the largest bulk transfer that goes in one packet."""
