@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from .usb.info import DeviceInfo
@@ -36,6 +37,8 @@ from .usb.types import Status
 
 if TYPE_CHECKING:
     from .selector import Selector
+
+log: Final = logging.getLogger(__name__)
 
 
 class ResetOutcome(Enum):
@@ -69,7 +72,10 @@ class Promise(asyncio.Future[Completion]):
         if not self.done():
             self.set_result(completion)
             if self.listener is not None:
-                self.listener(completion)
+                try:
+                    self.listener(completion)
+                except Exception:  # the listener's affair: who fulfils has others to tell
+                    log.exception("a completion was not taken: %s", completion)
 
 
 class Device(ABC):

@@ -29,7 +29,7 @@ from usbferry import aio
 from usbferry.backends import connection, pieces, remote
 from usbferry.backends.connection import Connection, Silent
 from usbferry.backends.remote import RemoteDevice, RemoteSource
-from usbferry.device import Busy, Claimant, DeviceError, NotFound, ResetOutcome, Unavailable
+from usbferry.device import Busy, Claimant, DeviceError, NotFound, Promise, ResetOutcome, Unavailable
 from usbferry.devices.zero import Zero
 from usbferry.protocols.usbip.messages import DeviceRecord
 from usbferry.registry import load_exporter, load_importer, open_source
@@ -1582,6 +1582,31 @@ async def test_a_transfer_that_came_before_the_broken_message_has_ended_well() -
         hand.flush()
         assert (await answer).data == b"data"
         await device.gone
+
+
+@pytest.mark.parametrize("ends", ["answers", "connection"])
+async def test_who_fails_over_a_completion_fails_alone(ends: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The listener is an exporter of ours: its mistake cut the connection to the server, or left others unanswered."""
+
+    def fail(completion: Completion) -> None:
+        raise RuntimeError("broken")
+
+    async with hand_server() as owner, in_hand(owner) as (device, hand):
+        first, second = (pending(device.submit(Transfer(0x81, 8))) for _ in range(2))
+        assert isinstance(first, Promise)
+        first.listener = fail
+        tags = [(await hand.submit()).tag for _ in range(2)]
+        if ends == "answers":
+            for tag in tags:
+                hand.complete(tag, Completion(Status.OK, b"12345678"))
+        else:
+            hand.transport.close()
+        wanted = Status.OK if ends == "answers" else Status.GONE
+        async with asyncio.timeout(5):
+            assert ((await first).status, (await second).status) == (wanted, wanted)
+            assert ends == "answers" or await device.gone == "the connection was closed"
+        assert device.gone.done() == (ends == "connection")
+        assert "a completion was not taken" in caplog.text
 
 
 async def test_close_ends_what_is_pending_and_says_nothing_of_gone() -> None:

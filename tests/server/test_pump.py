@@ -23,7 +23,7 @@ from tests.protocols.usbip.wire import (
 )
 from tests.protocols.usbip.wire import submit as _submit
 from tests.server.fakes import Puppet, Shelf, Wire
-from usbferry.device import Busy, DeviceError, NotFound, ResetOutcome, Unavailable
+from usbferry.device import Busy, DeviceError, NotFound, Promise, ResetOutcome, Unavailable
 from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import AllocStreams, FreeStreams, Suspend, Wake, Watch
 from usbferry.protocols.limits import Limits
@@ -184,6 +184,28 @@ async def test_a_future_that_fails_is_a_failed_transfer(bench, caplog, cancelled
     assert bench.link.heard() == ret_submit(1, EPROTO)
     assert "failed over #1" in caplog.text
     bench.device.parked.clear()
+
+
+@pytest.mark.parametrize("kind", [Promise, asyncio.Future])
+async def test_an_exporter_that_fails_over_a_completion_is_owed_nothing(bench, caplog, monkeypatch, kind):
+    """It was counted as not answered for ever, so each close waited for it and told of it."""
+
+    def fail(tag, completion):
+        raise RuntimeError("broken")
+
+    lost = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: lost.append(context["exception"]))
+    future = kind()
+    bench.device.answer = lambda transfer: future
+    bench.link.feed(submit(1, IN, 1, 1))
+    monkeypatch.setattr(bench.pump._out._exporter, "complete", fail)
+    future.fulfil(Completion()) if kind is Promise else future.set_result(Completion())
+    await turn()
+    async with asyncio.timeout(0.5):
+        await bench.pump._out.settle()
+    assert ("a completion was not taken" in caplog.text) == (kind is Promise)
+    assert [str(error) for error in lost] == ([] if kind is Promise else ["broken"])
+    assert "owes" not in caplog.text
 
 
 async def test_a_device_that_raises_over_a_cancel_still_answers(bench, caplog):

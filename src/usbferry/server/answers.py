@@ -106,17 +106,21 @@ class Answers:
     def _kept(self, tag: int, completion: Completion) -> None:
         if self.trace:
             log.debug("< %s #%d %s", self.name, tag, completion)
-        self._exporter.complete(tag, completion)
-        self._awaited -= 1
-        if not self._flush_due or not self._awaited:
-            self._went()
+        try:
+            self._exporter.complete(tag, completion)
+        finally:
+            self._awaited -= 1
+            if not self._flush_due or not self._awaited:
+                self._went()
 
     def _later(self, tag: int, future: asyncio.Future[Completion]) -> None:
         error = None if future.cancelled() else future.exception()
         if error is not None or future.cancelled():
             log.error("%s failed over #%d", self.name, tag, exc_info=error)
-        self._say(tag, Completion(Status.FAILED) if error is not None or future.cancelled() else future.result())
-        self._one_less()
+        try:
+            self._say(tag, Completion(Status.FAILED) if error is not None or future.cancelled() else future.result())
+        finally:
+            self._one_less()
 
     def _say(self, tag: int, completion: Completion) -> None:
         if self.trace:
@@ -128,10 +132,12 @@ class Answers:
         if error is not None:
             log.error("%s failed over its reset", self.name, exc_info=error)
         same = not future.cancelled() and error is None and future.result() is ResetOutcome.SAME
-        self._exporter.reset_done(tag, same)
-        if not same:
-            self._exporter.gone()
-        self._one_less()
+        try:
+            self._exporter.reset_done(tag, same)
+            if not same:
+                self._exporter.gone()
+        finally:
+            self._one_less()
 
     def _one_less(self) -> None:
         self._awaited -= 1
