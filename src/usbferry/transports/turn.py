@@ -38,9 +38,11 @@ def take(read: Callable[[], object]) -> None:
     try:
         read()
     finally:
-        for flush in waiting:
-            _call(flush)
-        _turn.waiting = None
+        try:
+            for flush in waiting:
+                _call(flush)
+        finally:
+            _turn.waiting = None  # else what is deferred after an interrupt would wait for ever
 
 
 def _call(flush: Callable[[], object]) -> None:
