@@ -6,8 +6,8 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -166,6 +166,76 @@ async def test_one_socket_file_has_one_listener_of_whatever_kind(tmp_path: Path)
     (await packet.listen(Taker)).close()
     with pytest.raises(FileNotFoundError):
         await packet.connect(Taker())
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open no file."""
+    resource = pytest.importorskip("resource")
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, allowed[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+
+
+@posix
+def test_a_system_without_room_is_asked_again_later_and_not_at_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The listener stayed readable: the loop did nothing but look at it."""
+
+    async def work() -> None:
+        made: list[Taker] = []
+
+        def user() -> Taker:
+            made.append(Taker())
+            return made[-1]
+
+        for seconds in (0.01, 3600.0):
+            listening = await parse(f"ferry+seqpacket://{tmp_path}/sock", 0).listen(user)
+            monkeypatch.setattr(seqpacket, "AGAIN_SECONDS", seconds)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as knocks:
+                with no_more_files():
+                    knocks.connect(f"{tmp_path}/sock")
+                    caplog.clear()
+                    while not caplog.records:  # noqa: ASYNC110 - nobody tells
+                        await asyncio.sleep(0)
+                    for _ in range(200):
+                        await asyncio.sleep(0)
+                if seconds < 1:
+                    await asyncio.wait_for(exist(made, 1), 5)
+            listening.close()
+        assert "nobody is let in for 3600 s: Too many open files" in caplog.text
+        assert (len(caplog.records), len(made)) == (1, 1)
+        await made[0].until(lambda: bool(made[0].ended))
+
+    run(work())
+
+
+@posix
+async def test_who_cannot_be_served_is_not_kept(tmp_path: Path) -> None:
+    class Unwilling(Taker):
+        def opened(self, link: Link) -> None:
+            raise ValueError("not now")
+
+    def nobody() -> Taker:
+        raise ValueError("never")
+
+    failed: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failed.append(str(context["exception"])))
+    for user in (Unwilling, nobody):
+        listening = await parse(f"ferry+seqpacket://{tmp_path}/sock", 0).listen(user)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as knocks:
+            knocks.setblocking(False)
+            knocks.connect(f"{tmp_path}/sock")
+            assert await asyncio.wait_for(loop.sock_recv(knocks, 1), 5) == b""
+        listening.close()
+    assert failed == ["not now", "never"]
 
 
 async def test_peers_of_one_port_are_told_apart() -> None:

@@ -209,10 +209,14 @@ class PacketLink(Link):
 
 
 def begin_alone(link: PacketLink, sock: socket.socket) -> PacketLink:
-    """Give a link a connected socket of its own."""
+    """Give a link a connected socket of its own, which is closed if the user will not have it."""
     own = PacketSocket(sock, lambda came: link.arrived([packet for packet, _ in came]), link.failed)
     own.drained = link.drained
-    link.begin(own, None, own.close)
+    try:
+        link.begin(own, None, own.close)
+    except BaseException:
+        own.abort()
+        raise
     return link
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import stat
@@ -15,8 +16,11 @@ from .link import Link, User
 from .packets import PacketLink, begin_alone
 from .unix import is_listened_on
 
+log: Final = logging.getLogger(__name__)
 PACKET_BYTES: Final = 96 * 1024  # of one packet; Linux's socket buffers hold twice that from the start
 BACKLOG: Final = 128
+AGAIN_SECONDS: Final = 1.0  # before others are let in where the system has no room for one more, as in asyncio
+_NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Listener:
@@ -25,16 +29,42 @@ class Listener:
     def __init__(self, sock: socket.socket, user: Callable[[], User]) -> None:
         self.sockets = (sock,)
         self._user = user
-        asyncio.get_running_loop().add_reader(sock, self._accept)
+        self._again: asyncio.TimerHandle | None = None
+        self._let_in()
+
+    def _let_in(self) -> None:
+        self._again = None
+        asyncio.get_running_loop().add_reader(self.sockets[0], self._accept)
 
     def _accept(self) -> None:
-        with suppress(BlockingIOError, ConnectionAbortedError):
+        try:
             connected, _ = self.sockets[0].accept()
-            begin_alone(PacketLink(self._user(), "local", PACKET_BYTES, is_lossy=False), connected)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._wait(error)
+            return
+        try:
+            link = PacketLink(self._user(), "local", PACKET_BYTES, is_lossy=False)
+        except BaseException:
+            connected.close()
+            raise
+        begin_alone(link, connected)
+
+    def _wait(self, error: OSError) -> None:
+        """Who knocks goes on knocking: without a pause the loop would do nothing but look."""
+        loop = asyncio.get_running_loop()
+        log.error("nobody is let in for %g s: %s", AGAIN_SECONDS, os.strerror(error.errno or 0))
+        loop.remove_reader(self.sockets[0])
+        self._again = loop.call_later(AGAIN_SECONDS, self._let_in)
 
     def close(self) -> None:
         """Nobody is let in any more; who is there stays."""
         [sock] = self.sockets
+        if self._again is not None:
+            self._again.cancel()
         if sock.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(sock)
             path = sock.getsockname()
