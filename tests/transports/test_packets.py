@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,7 @@ async def exist(made: list[Taker], count: int) -> None:
         await asyncio.sleep(0.001)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def met(place: Place, near: Taker) -> AsyncIterator[list[Taker]]:
     """Somebody who listens there, and one who has said hello; whom the listener made."""
     made: list[Taker] = []
@@ -168,7 +168,7 @@ async def test_one_socket_file_has_one_listener_of_whatever_kind(tmp_path: Path)
         await packet.connect(Taker())
 
 
-@contextmanager
+@contextlib.contextmanager
 def no_more_files() -> Iterator[None]:
     """This process may open no file."""
     resource = pytest.importorskip("resource")
@@ -265,6 +265,40 @@ async def test_peers_of_one_port_are_told_apart() -> None:
         assert len(made) == 2
         made[1].link.close()
         await asyncio.sleep(0)
+        assert listening.sockets[0].fileno() < 0
+
+
+async def test_one_that_cannot_be_served_costs_no_other_its_packets(caplog: pytest.LogCaptureFixture) -> None:
+    """All that came after its packet in the same turn was dropped."""
+
+    class Broken(Taker):
+        def received(self, view: memoryview) -> int:
+            raise ValueError("it breaks")
+
+    made: list[Taker] = []
+
+    def user() -> Taker:
+        if len(made) == 1:
+            made.append(Taker())
+            raise ValueError("not this one")
+        made.append(Broken() if not made else Taker())
+        return made[-1]
+
+    listening = await udp.listen("127.0.0.1", 0, user)
+    address = listening.sockets[0].getsockname()
+    with contextlib.ExitStack() as stack:
+        one, two, three = (stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(3))
+        for peer in (one, two, three):
+            peer.sendto(b"hello", address)
+        await asyncio.wait_for(exist(made, 3), 5)
+        await heard(made[2], record(b"hello"))
+        await asyncio.wait_for(made[0].until(lambda: bool(made[0].ended)), 5)
+        name = f"127.0.0.1:{one.getsockname()[1]}"
+        assert [entry.getMessage() for entry in caplog.records].count(f"{name} could not be served") == 1
+        assert len(caplog.records) == 2
+        listening.close()
+        assert made[2].link is not None
+        made[2].link.close()
         assert listening.sockets[0].fileno() < 0
 
 

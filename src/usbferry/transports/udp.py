@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from .link import Link, User
 from .packets import PacketLink, PacketSocket, begin_alone
 
+log: Final = logging.getLogger(__name__)
 PACKET_BYTES: Final = 1232  # what fits the least packet of IPv6, 1280 bytes, behind its headers
 Opens = Callable[[bytes], bool]
 
@@ -46,20 +49,32 @@ class _Port:
     def _received(self, came: list[tuple[bytes, Any]]) -> None:
         of_each: dict[Any, list[bytes]] = {}
         for packet, address in came:
-            if address in self._links or self._let_in(packet, address):
+            if address in self._links or self._is_let_in(packet, address):
                 of_each.setdefault(address, []).append(packet)
         for address, packets in of_each.items():
             if address in self._links:
-                self._links[address].arrived(packets)
+                self._alone(address, partial(self._links[address].arrived, packets))
 
-    def _let_in(self, packet: bytes, address: Any) -> bool:
+    def _alone(self, address: Any, work: Callable[[], None]) -> None:
+        """What goes wrong with one peer ends that one, and costs no other what it sent meanwhile."""
+        try:
+            work()
+        except Exception:
+            log.exception("%s could not be served", _name(address))
+            if address in self._links:
+                self._links[address].abort()
+
+    def _is_let_in(self, packet: bytes, address: Any) -> bool:
         """Whether a packet begins something; what is left of earlier peers, and what strays here, does not."""
         if self._is_closed or not self._opens(packet):
             return False
+        self._alone(address, partial(self._let_in, address))
+        return address in self._links
+
+    def _let_in(self, address: Any) -> None:
         link = PacketLink(self._user(), _name(address), PACKET_BYTES, is_lossy=True)
         self._links[address] = link
         link.begin(self._socket, address, lambda: self._leave(address))
-        return address in self._links
 
     def _leave(self, address: Any) -> None:
         self._links.pop(address, None)
