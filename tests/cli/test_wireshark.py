@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from usbferry.cli import main
+from usbferry.cli import main, wireshark
 from usbferry.wireshark import script
 
 
@@ -34,6 +34,27 @@ def test_it_installs_where_wireshark_says(tmp_path, monkeypatch):
     code, text = run("--install")
     assert (code, text.split(";")[0]) == (0, f"installed {plugins / 'usbferry.lua'}")
     assert (plugins / "usbferry.lua").read_text("utf-8").startswith("-- Wireshark dissectors")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has another folder")
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("#!/bin/sh\nexec /bin/sleep 60\n", "it did not answer within 0.2 s"),
+        ("#!/no/such/interpreter\n", "No such file or directory"),
+        ("\x7fELF of another machine", "Exec format error"),
+    ],
+)
+def test_a_tshark_that_hangs_or_cannot_be_run_counts_as_none(script, why, tmp_path, monkeypatch):
+    monkeypatch.setattr(wireshark, "_SECONDS", 0.2)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    program = tmp_path / "tshark"
+    program.write_text(script)
+    program.chmod(0o755)
+    code, text = run("--install")
+    assert (code, text.split(";")[0]) == (0, f"{program} cannot be asked for its folder of plugins: {why}")
+    assert (tmp_path / ".local/lib/wireshark/plugins/usbferry.lua").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has another folder")

@@ -8,12 +8,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
 from .. import __version__
 from ..wireshark import NAME, script
 from . import fail
+
+_SECONDS: Final = 60.0  # for a program of Wireshark's to start and say something
 
 
 @click.command()
@@ -47,10 +50,30 @@ def plugins() -> Path:
     for program in ("tshark", "wireshark"):
         where = shutil.which(program)
         if where is not None:
-            said = subprocess.run([where, "-G", "folders"], capture_output=True, text=True, timeout=60, check=False)
-            found = re.search(r"^Personal Lua Plugins:\s*(.+)$", said.stdout, re.MULTILINE)
+            found = re.search(r"^Personal Lua Plugins:\s*(.+)$", _folders(where), re.MULTILINE)
             if found:
                 return Path(found[1].strip())
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA", Path.home())) / "Wireshark" / "plugins"
     return Path.home() / ".local" / "lib" / "wireshark" / "plugins"  # macOS too
+
+
+def _folders(program: str) -> str:
+    """What a program of Wireshark's says of its folders; nothing, and a line for the user, where it cannot be run."""
+    try:
+        said = subprocess.run(
+            [program, "-G", "folders"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        why = f"it did not answer within {_SECONDS:g} s"
+    except OSError as error:
+        why = error.strerror or str(error)
+    else:
+        return said.stdout
+    print(f"{program} cannot be asked for its folder of plugins: {why}; see --folder", file=sys.stderr)
+    return ""
