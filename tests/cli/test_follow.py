@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from tests.backends.test_lasting import ME, SECONDS, ferried
 from usbferry.cli import main
+from usbferry.cli.follow import _print
+from usbferry.device import Change, DeviceError, Watching
 from usbferry.registry import open_source
 
 SOON = 0.1  # seconds from a change to its line, on a machine that has nothing else to do
@@ -89,6 +92,22 @@ async def test_as_json_and_soon() -> None:
 def run(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, ["list", "--follow", *words])
     return done.exit_code, done.output
+
+
+async def test_a_source_that_tells_no_more_and_one_that_never_did(capsys: pytest.CaptureFixture[str]) -> None:
+    source = open_source("virtual:zero")
+    changes = Watching()
+    changes.tell(None)
+    with pytest.raises(DeviceError, match=r"^virtual:zero tells of no changes; usbferry list virtual:zero says"):
+        await _print(source, changes, {}, False)
+    [info] = await source.list()
+    changes = Watching()
+    for change in (Change(info.name, info), None):
+        changes.tell(change)
+    with pytest.raises(DeviceError, match=r"^virtual:zero tells of no more changes; "):
+        await _print(source, changes, {}, False)
+    assert "arrived" in capsys.readouterr().out
+    await source.close()
 
 
 def test_what_cannot_be_followed() -> None:

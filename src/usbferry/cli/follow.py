@@ -50,7 +50,9 @@ async def _known(source: Source) -> dict[str, DeviceInfo]:
 async def _print(source: Source, changes: AsyncIterator[Change], known: dict[str, DeviceInfo], as_json: bool) -> None:
     for info in known.values():
         _say(source, "here", info, as_json)
+    more = ""
     async for change in changes:
+        more = "more "
         before = known.get(change.name)
         shown = change.info or before
         if shown is None or not (source.selector is None or source.selector.matches(shown)):
@@ -62,7 +64,7 @@ async def _print(source: Source, changes: AsyncIterator[Change], known: dict[str
             known[change.name] = change.info
         if what:
             _say(source, what, shown, as_json)
-    raise DeviceError(f"{source.address} tells of no changes; ferry:// and usb: do")
+    raise DeviceError(f"{source.address} tells of no {more}changes; usbferry list {source.address} says what is there")
 
 
 def _what(before: DeviceInfo | None, after: DeviceInfo | None) -> str:
