@@ -113,10 +113,10 @@ def test_what_a_list_tells(text: str, listed: bool | None, bare: bool | None) ->
     assert selector.needs_strings is ("serial" in text)
 
 
-def test_a_device_without_a_serial_number_has_an_empty_one() -> None:
-    nameless = replace(OPEN, serial="")
-    assert Selector.parse("serial=AB*").meets(nameless) is False
-    assert Selector.parse("serial=*").meets(nameless) is True
+@pytest.mark.parametrize("text", ["serial=AB*", "serial=*", "product=*", "manufacturer=*", "serial=[!A]*"])
+def test_a_device_without_a_serial_number_or_a_name_is_none_of_those_with_any(text: str) -> None:
+    nameless = replace(OPEN, manufacturer="", product="", serial="")
+    assert Selector.parse(text).meets(nameless) is False
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ terms with commas between them, of which a device must meet all.
     port=GLOB                   its bus id or the path to it: what tells identical devices apart
     1-2.3                       the device of that very bus id
 
-In a GLOB `*` is any text, `?` one character, `[ab]` one of these; upper and lower case are the same. `%XX` stands for
-any byte, as in every address: `%2C` is a comma in a value, and `%3F` a question mark, which would begin the options.
+In a GLOB `*` is any text, `?` one character, `[ab]` one of these; upper and lower case are the same. A device without a
+serial number meets no `serial=`, not even `*`, and so it is with names. `%XX` stands for any byte, as in every address:
+`%2C` is a comma in a value, and `%3F` a question mark, which would begin the options.
 
 A list of another machine's devices carries no strings, and perhaps no classes. `select` opens those that it cannot tell
 otherwise, for a moment: only ones that nobody uses, and only ones that meet all the other terms.
@@ -78,7 +79,9 @@ class Text(Term):
 
     def meets(self, info: DeviceInfo) -> bool | None:
         text: str = getattr(info, self.field)
-        return _is_like(text, self.glob) if text or info.configurations else None
+        if not text:  # even * is some text
+            return False if info.configurations else None
+        return _is_like(text, self.glob)
 
     def __str__(self) -> str:
         return f"{self.field}={quote(self.glob, safe=_SAFE)}"
