@@ -11,6 +11,7 @@ import struct
 import pytest
 
 from tests.devices.host import turn
+from tests.protocols.ferry import wire as ferry
 from tests.protocols.usbip import wire
 from tests.server.client import IN, OUT, connected, importing
 from tests.server.process import Process
@@ -18,10 +19,11 @@ from usbferry.device import Claimant, Device, Source
 from usbferry.devices.virtual import VirtualDevice, done, endpoint
 from usbferry.protocols.limits import DEFAULT_LIMITS, Limits
 from usbferry.protocols.usbip.exporter import Exporter
-from usbferry.registry import open_source
+from usbferry.registry import load_exporter, open_source
 from usbferry.server import listen as module
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
+from usbferry.transports.place import Place
 from usbferry.usb.descriptors import DeviceDescriptor, Interface
 from usbferry.usb.info import DeviceInfo
 
@@ -113,6 +115,31 @@ async def until(condition):
 
 
 # -- who gets a device ----------------------------------------------------------------------------------------------
+
+
+async def test_a_forged_packet_is_soon_forgotten_and_not_spoken_of(caplog):
+    """Each was a connection of the server's for 15 s, and a warning."""
+    async with serving(Catalog(), Limits(proof_seconds=0.05)) as server:
+        place = Place("127.0.0.1", 0, other="udp")
+        [there] = await server.listen_at(place, load_exporter("ferry"))
+        with socket.socket(type=socket.SOCK_DGRAM) as forger:
+            forger.sendto(ferry.version()[4:], (there.host, there.port))
+            async with asyncio.timeout(5):
+                await until(lambda: server.pumps)
+                await until(lambda: not server.pumps)
+    assert caplog.text == ""
+
+
+async def test_that_there_is_no_room_is_said_once_until_there_was(caplog):
+    said = "turned away: 1 connections are open"
+    async with service(max_connections=1) as full:
+        for times in (1, 2):
+            async with importing(full.port):
+                for _ in range(2):
+                    async with connected(full.port) as second:
+                        assert await second.closed()
+                assert caplog.text.count(said) == times
+            await until(lambda: not full.server.pumps)
 
 
 async def test_busy_devices_are_listed_and_told_from_unknown_ones(parrots):

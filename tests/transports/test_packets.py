@@ -41,6 +41,11 @@ def test_records_are_cut_at_their_borders(pieces: list[bytes], cut: list[bytes])
     assert [b"".join(packet) for packet in packets(pieces)] == cut
 
 
+async def heard_first(made: list[Taker], what: bytes) -> None:
+    await asyncio.wait_for(exist(made, 1), 5)
+    await heard(made[0], what)
+
+
 async def heard(taker: Taker, what: bytes) -> None:
     await asyncio.wait_for(taker.until(lambda: bytes(taker.taken) == what), 5)
 
@@ -265,6 +270,46 @@ async def test_peers_of_one_port_are_told_apart() -> None:
         assert len(made) == 2
         made[1].link.close()
         await asyncio.sleep(0)
+        assert listening.sockets[0].fileno() < 0
+
+
+async def test_peers_that_may_not_exist_have_few_places(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A forged packet each took the places of those who connect."""
+    monkeypatch.setattr(udp, "MAX_UNPROVEN", 2)
+    made: list[Taker] = []
+
+    def user() -> Taker:
+        made.append(Taker())
+        return made[-1]
+
+    listening = await udp.listen("127.0.0.1", 0, user)
+    address = listening.sockets[0].getsockname()
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(6)]
+        for peer in peers[:4]:
+            peer.sendto(b"hello", address)
+        peers[0].sendto(b"all", address)
+        await heard_first(made, record(b"hello") + record(b"all"))
+        assert len(made) == 2
+        assert [entry.levelname for entry in caplog.records] == ["WARNING"], "said once"
+        assert made[0].link is not None
+        made[0].link.proven()
+        peers[4].sendto(b"hello", address)  # has the place of the one that is known
+        peers[5].sendto(b"hello", address)
+        await asyncio.wait_for(exist(made, 3), 5)
+        assert made[1].link is not None
+        made[1].link.close()
+        await made[1].until(lambda: bool(made[1].ended))
+        peers[5].sendto(b"again", address)  # and that of the one that left
+        await asyncio.wait_for(exist(made, 4), 5)
+        await heard(made[3], record(b"again"))
+        assert len(caplog.records) == 1
+        listening.close()
+        for taker in (made[0], *made[2:]):
+            assert taker.link is not None
+            taker.link.close()
         assert listening.sockets[0].fileno() < 0
 
 

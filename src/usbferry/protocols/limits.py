@@ -25,6 +25,7 @@ class Limits:
     early_cancels: int = 256  # cancels held for submits they overtook
     early_cancel_seconds: float = 5.0  # how long such a cancel is held
     handshake_seconds: float = 10.0  # from the connection to a whole request
+    proof_seconds: float = 2.0  # on UDP, from the first call to one that only who got its reply can make
     devices_listed: int = 4096  # taken from a peer's list
     interfaces_listed: int = 32  # of one device in a peer's list; USB 2.0 §9.6.3 allows 255, Linux takes 32
     heartbeat_seconds: int = 5  # between signs of life, where a protocol has them; three that fail are a lost transport

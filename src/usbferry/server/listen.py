@@ -35,11 +35,12 @@ class _Refused:
 
     needed = 1
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, level: int = logging.WARNING) -> None:
         self._reason = reason
+        self._level = level
 
     def opened(self, link: Link) -> None:
-        log.warning("%s turned away: %s", link.peer, self._reason)
+        log.log(self._level, "%s turned away: %s", link.peer, self._reason)
         link.abort()
 
     def received(self, view: memoryview) -> int:
@@ -62,6 +63,7 @@ class Server:
         self._max_connections = max_connections
         self._listening: list[Listening] = []
         self._following: list[asyncio.Task[None]] = []
+        self._is_full = False  # which was said; and again when there was room meanwhile
         self._working: set[asyncio.Task[None]] = set()  # claims and releases
         self._sessions: dict[bytes, Pump] = {}
         self._empty = asyncio.Event()  # no pump is left
@@ -126,7 +128,8 @@ class Server:
         if self.catalog.draining:
             return _Refused("the server is closing")
         if len(self.pumps) >= self._max_connections:
-            return _Refused(f"{self._max_connections} connections are open")
+            level, self._is_full = logging.DEBUG if self._is_full else logging.WARNING, True
+            return _Refused(f"{self._max_connections} connections are open", level)
         now = asyncio.get_running_loop().time()
 
         def over(pump: Pump) -> None:
@@ -140,6 +143,7 @@ class Server:
 
     def _ended(self, pump: Pump) -> None:
         self.pumps.discard(pump)
+        self._is_full = False
         if not self.pumps:
             self._empty.set()
 

@@ -73,6 +73,10 @@ class Link(ABC):
         It goes on reading while it is `blocked`, for it bounds by itself what it has to say.
         """
 
+    def proven(self) -> None:
+        """The user says that the peer is who it seems, and no other's packets in its name."""
+        return  # as it is of all that connects
+
     @abstractmethod
     def process(self) -> None:
         """Offer the unconsumed bytes again, after something has changed at the user."""

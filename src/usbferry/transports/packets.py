@@ -139,12 +139,19 @@ class PacketLink(Link):
         self._socket: PacketSocket | None = None
         self._address: Any = None
         self._ended: Callable[[], None] = lambda: None
+        self._proven: Callable[[], object] = lambda: None
         self._held = memoryview(b"")  # received and not consumed
         self._paused = False
 
-    def begin(self, sock: PacketSocket, address: Any, ended: Callable[[], None]) -> None:
-        """Serve the user on this socket from now on."""
-        self._socket, self._address, self._ended = sock, address, ended
+    def begin(
+        self,
+        sock: PacketSocket,
+        address: Any,
+        ended: Callable[[], None],
+        proven: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Serve the user on this socket from now on; `proven` is called when it says so of its peer."""
+        self._socket, self._address, self._ended, self._proven = sock, address, ended, proven
         self.user.opened(self)
 
     # -- for the user -------------------------------------------------------------------------------------------------
@@ -162,6 +169,9 @@ class PacketLink(Link):
 
     def keep_short(self) -> None:
         self.reads_while_blocked = True  # it is short
+
+    def proven(self) -> None:
+        self._proven()
 
     def process(self) -> None:
         if self._socket is not None:

@@ -19,6 +19,8 @@ from .packets import PacketLink, PacketSocket, begin_alone
 
 log: Final = logging.getLogger(__name__)
 PACKET_BYTES: Final = 1232  # what fits the least packet of IPv6, 1280 bytes, behind its headers
+MAX_UNPROVEN: Final = 256  # peers of a port that have not shown yet whether they are there
+QUIET_SECONDS: Final = 60.0  # between two words of those that were not let in: who floods shall not fill logs too
 Opens = Callable[[bytes], bool]
 
 
@@ -40,6 +42,8 @@ class _Port:
 
     def __init__(self, sock: socket.socket, user: Callable[[], User], opens: Opens) -> None:
         self._links: dict[Any, PacketLink] = {}
+        self._unproven: set[Any] = set()  # their addresses, which may be anybody's
+        self._said_full = -QUIET_SECONDS
         self._user = user
         self._opens = opens
         self._is_closed = False
@@ -66,7 +70,7 @@ class _Port:
 
     def _is_let_in(self, packet: bytes, address: Any) -> bool:
         """Whether a packet begins something; what is left of earlier peers, and what strays here, does not."""
-        if self._is_closed or not self._opens(packet):
+        if self._is_closed or not self._opens(packet) or self._is_full(address):
             return False
         self._alone(address, partial(self._let_in, address))
         return address in self._links
@@ -74,10 +78,27 @@ class _Port:
     def _let_in(self, address: Any) -> None:
         link = PacketLink(self._user(), _name(address), PACKET_BYTES, is_lossy=True)
         self._links[address] = link
-        link.begin(self._socket, address, lambda: self._leave(address))
+        self._unproven.add(address)
+        link.begin(self._socket, address, partial(self._leave, address), partial(self._unproven.discard, address))
+
+    def _is_full(self, address: Any) -> bool:
+        """Peers that may not exist have places of their own, or they would take those of all that connect."""
+        if len(self._unproven) < MAX_UNPROVEN:
+            return False
+        now = asyncio.get_running_loop().time()
+        if now >= self._said_full + QUIET_SECONDS:
+            self._said_full = now
+            log.warning(
+                "%s and perhaps others not let in: %d more have said a first word and no second, as a flood of forged "
+                "packets does",
+                _name(address),
+                MAX_UNPROVEN,
+            )
+        return True
 
     def _leave(self, address: Any) -> None:
         self._links.pop(address, None)
+        self._unproven.discard(address)
         if self._is_closed and not self._links:
             self._socket.close()
 

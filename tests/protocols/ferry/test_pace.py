@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.protocols.ferry.wire import INFO, T, Talk, bulk, call, claim, reply, version, version_reply
+from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.ferry.exporter import Exporter
 from usbferry.protocols.ferry.importer import Importer
 from usbferry.protocols.ferry.messages import Call
@@ -17,6 +18,10 @@ class Lossy:
     packet_bytes = 1232
     is_lossy = True
     unsent = 0
+    is_proven = False
+
+    def proven(self) -> None:
+        self.is_proven = True
 
     @property
     def blocked(self) -> bool:
@@ -97,6 +102,40 @@ def test_who_does_not_receive_is_told_nothing_but_the_version() -> None:
     talk.says(bulk(1, 0x81, 8)).asks().hears()
     talk.says(call(begins, Call.LIST)).asks("list")
     talk.says(claim(begins + 1)).asks("claim 1-1")
+
+
+def test_who_does_not_show_that_it_receives_is_soon_forgotten() -> None:
+    """It stayed for 15 s and longer: a forged VERSION prolonged it, and 4096 of them kept out all who connect."""
+    talk, way = Talk(), Lossy()
+    talk.exporter.set_way(way)
+    seconds = talk.limits.proof_seconds
+    first_identifier(talk)
+    assert talk.exporter.deadline() == seconds <= 2.0
+    talk.now = seconds / 2
+    first_identifier(talk)
+    assert talk.exporter.deadline() == seconds
+    talk.exporter.tick(seconds - 0.01)
+    assert not talk.exporter.done
+    talk.exporter.tick(seconds)
+    assert talk.exporter.done
+    talk.exporter.tick(seconds + 1)
+    talk.hears()
+    assert not talk.loses_transport()
+    assert not way.is_proven
+
+
+def test_who_shows_it_stays() -> None:
+    talk, way = Talk(), Lossy()
+    talk.exporter.set_way(way)
+    begins = first_identifier(talk)
+    talk.says(call(begins, Call.LIST)).asks("list")
+    assert way.is_proven
+    deadline = talk.exporter.deadline()
+    assert deadline is not None
+    assert deadline > 4 * talk.limits.proof_seconds
+    talk.exporter.tick(deadline - 0.01)
+    with pytest.raises(ProtocolError, match="silent for 15 s"):
+        talk.exporter.tick(deadline)
 
 
 def test_a_duplicate_of_the_first_call_changes_nothing() -> None:

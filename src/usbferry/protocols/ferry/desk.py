@@ -128,6 +128,7 @@ class Desk(Lanes):
         """Whether a call may come from nobody but who had our answer to VERSION, or is VERSION itself."""
         if identifier == self._challenge:
             self._challenge = 0
+            self._way.proven()
         return not self._challenge or number == Call.VERSION
 
     def _take(self, identifier: int, number: int, body: memoryview) -> Event | None:

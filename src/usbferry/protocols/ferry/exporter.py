@@ -104,7 +104,7 @@ class Exporter(Desk):
     def receive(self, view: memoryview, now: float) -> None:
         """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
         self._view = view
-        if len(view):
+        if len(view) and not self._challenge:  # what anybody may have sent prolongs nothing
             self._heard = now
         self.consumed = 0
         if self._backlog:
@@ -244,14 +244,18 @@ class Exporter(Desk):
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
         if self._linked:
-            return self._heard + (self._silence if self.state is not Target.NEW else self._limits.handshake_seconds)
+            return self._heard + self._patience
         return self._lost_at + self._limits.grace_seconds if self.state is Target.DETACHED else None
 
     def tick(self, now: float) -> None:
         """Let time pass. Raises ProtocolError when the controller was silent for too long."""
         if self._linked:
-            if now >= self._heard + self._patience:
+            if now < self._heard + self._patience:
+                return
+            if not self._challenge:
                 raise ProtocolError(f"silent for {self._patience:g} s")
+            if self.state is Target.OPEN:  # no mistake of whose address it is, and nobody there to be told
+                self._move("transport lost")
         elif self.state is Target.DETACHED and now >= self._lost_at + self._limits.grace_seconds:
             self._move("grace over")
 
@@ -259,7 +263,7 @@ class Exporter(Desk):
     def _patience(self) -> float:
         if self.state is Target.NEW:
             return self._limits.handshake_seconds
-        return self._silence
+        return self._limits.proof_seconds if self._challenge else self._silence
 
     def complete(self, tag: int, completion: Completion) -> None:
         """Answer the Submit of `tag`, once.

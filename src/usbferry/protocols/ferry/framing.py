@@ -42,6 +42,9 @@ class Way(Protocol):
     def blocked(self) -> bool:
         """Whether those are many, of which there will be news."""
 
+    def proven(self) -> None:
+        """Who is there has shown that it gets what is sent there: the packets are not in somebody else's name."""
+
 
 class Stream(NamedTuple):
     """A stream that takes all that comes."""
@@ -50,6 +53,8 @@ class Stream(NamedTuple):
     is_lossy: bool = False
     unsent: int = 0
     blocked: bool = False
+
+    def proven(self) -> None: ...
 
 
 STREAM: Final = Stream()
