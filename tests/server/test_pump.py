@@ -106,6 +106,20 @@ async def test_answers_at_once_leave_in_one_write(bench):
     assert bench.link.writes == [b"".join(ret_submit(n, data=b"x") for n in range(3))]
 
 
+async def test_a_promise_that_is_kept_already_is_said_in_its_order(bench):
+    def kept(transfer):
+        bench.device.answer = taken  # the one behind it is known at once
+        promise = Promise()
+        promise.fulfil(taken(transfer))
+        return promise
+
+    bench.device.answer = kept
+    bench.link.feed(submit(1, IN, 1, 1) + submit(2, IN, 1, 1))
+    await turn()
+    assert bench.link.heard() == ret_submit(1, data=b"x") + ret_submit(2, data=b"x")
+    assert not bench.pump._out._awaited
+
+
 async def test_answers_of_one_turn_leave_in_one_write(bench):
     bench.link.feed(b"".join(submit(n, IN, n, 1) for n in (1, 2, 3)))
     assert bench.link.writes == []

@@ -76,6 +76,9 @@ class Answers:
         """Take a device's answer, or the promise of one."""
         if answer.__class__ is Promise:
             self._awaited += 1
+            if answer.done():  # it tells no listener any more, and what came before it has been said
+                self._later(tag, answer)
+                return
             answer.listener = partial(self._kept, tag)
         elif isinstance(answer, Completion):
             self._say(tag, answer)
