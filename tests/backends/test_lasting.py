@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from usbferry.backends import lasting
+from usbferry.backends.connection import Connection
 from usbferry.backends.remote import RemoteDevice
 from usbferry.device import Busy, Claimant, DeviceError, NotFound
 from usbferry.protocols.limits import Limits
@@ -244,6 +245,36 @@ async def test_a_server_that_grants_less_than_a_packet() -> None:
     async with ferried(Limits(transfer_bytes=300)) as (_, proxy):
         with pytest.raises(DeviceError, match=r"it broke ferry: version 1, 2048 calls, 300 bytes of a transfer"):
             await open_source(proxy.where).open("1-1", ME)
+
+
+@pytest.mark.parametrize("late", ["times out", "does not end"])
+async def test_a_connection_that_comes_when_its_time_is_over(late: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was there, and another was made beside it; or it was lost, and two at once made the next."""
+    tries = over = 0
+    async with ferried() as (_, proxy), opened(proxy.where) as device:
+        connection = device._connection
+        assert isinstance(connection, lasting.LastingConnection)
+        connect = connection._connect
+
+        async def slowly(connection: Connection) -> None:
+            nonlocal tries, over
+            tries += 1
+            await connect(connection)
+            if late == "times out":
+                raise TimeoutError
+            try:
+                await asyncio.Event().wait()
+            finally:
+                over += 1
+
+        monkeypatch.setattr(connection, "_connect", slowly)
+        for cut in range(1, 4):
+            proxy.cut()
+            await until(lambda wanted=cut: tries >= wanted)  # type: ignore[misc]
+            assert len((await done(device.submit(Transfer(0x81, 100)))).data) == 100
+            await asyncio.sleep(3 * lasting.FIRST_PAUSE / 2)  # long enough for one try too many
+            assert (tries, over) == (cut, cut - 1 if late == "does not end" else 0)
+        assert len((await done(device.submit(Transfer(0x81, 100)))).data) == 100
 
 
 async def test_what_a_server_does_not_take_ends_though_it_had_to_wait() -> None:

@@ -70,6 +70,8 @@ class LastingConnection(Connection):
         log.info("%s: the connection is lost, the device waits", self.server)
         self._link = None
         self._stop_timer()
+        if self._connecting is not None:  # its link came and went before it heard of it
+            self._connecting.cancel()
         self._connecting = Chore(self._connect_again(), f"{self.server}: connecting again", self._gave_up)
 
     async def _connect_again(self) -> None:
@@ -82,6 +84,7 @@ class LastingConnection(Connection):
                 return
             with suppress(OSError, TimeoutError):
                 await self._connect(self)
+            if self._link is not None:  # also where time was over when it came: two would be in each other's way
                 return
 
     def _gave_up(self) -> None:
