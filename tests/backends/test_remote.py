@@ -1609,6 +1609,17 @@ async def test_who_fails_over_a_completion_fails_alone(ends: str, caplog: pytest
         assert "a completion was not taken" in caplog.text
 
 
+async def test_an_offer_of_no_bytes_is_no_word_of_the_server() -> None:
+    """A link offers what it has after a pause of writing too; who was not heard yet is doubted all the same."""
+    link = Connection(load_importer("usbredir")(), "host:1")
+    assert link.received(memoryview(b"")) == 0
+    assert "does it speak usbredir?" in str(link.silent(1))
+    assert link.received(memoryview(b"\0")) == 0  # as a server of another protocol may begin too
+    assert "does it speak" not in str(link.silent(1))
+    link.received(memoryview(b"\0\0\0\1 no hello"))
+    assert link._reason(None) == "it does not speak usbredir; is the port right?"
+
+
 async def test_close_ends_what_is_pending_and_says_nothing_of_gone() -> None:
     async with hand_server() as owner, in_hand(owner) as (device, hand):
         answer = pending(device.submit(Transfer(0x81, 8)))

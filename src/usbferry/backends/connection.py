@@ -86,6 +86,7 @@ class Connection:
         self._timer: asyncio.TimerHandle | None = None  # the importer's
         self._lost = asyncio.Event()
         self._heard = False  # the server has said something
+        self._is_known = False  # enough of it to know that it is one
 
     @property
     def reason(self) -> str:
@@ -198,7 +199,7 @@ class Connection:
         self._end(Status.SHUTDOWN)
         self._stop_timer()
         other = self._successor()
-        other._heard = self._heard
+        other._heard, other._is_known = self._heard, self._is_known
         if self._link is not None:
             other._link, self._link = self._link, None
             other._link.user = other
@@ -220,9 +221,10 @@ class Connection:
         importer = self.importer
         importer.receive(view, self._loop.time())
         try:
-            if not self._heard:
+            if not self._is_known:
                 check_opening(importer, view)
-                self._heard = True
+                self._heard = self._heard or len(view) > 0
+                self._is_known = len(view) >= len(importer.opening)
             for event in importer.events():
                 if event.__class__ is Completed:
                     self._completed(event.tag, event.completion)
