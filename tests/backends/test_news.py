@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -75,6 +77,38 @@ async def test_who_drops_what_he_got_watches_no_longer() -> None:
         del changes
         await until(lambda: not server.pumps)
         await source.close()
+
+
+async def test_who_is_collected_in_another_thread_is_let_go_in_the_loops_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage is collected in whichever thread allocates; a task may be cancelled in its loop's thread alone."""
+    threads: list[int] = []
+    cancel = news.Chore.cancel
+
+    def noted(chore: news.Chore) -> None:
+        threads.append(threading.get_ident())
+        cancel(chore)
+
+    monkeypatch.setattr(news.Chore, "cancel", noted)
+    async with ferried() as (server, proxy):
+        source: Any = open_source(proxy.where)
+        held = [source.watch()]
+        await following(held[0])
+        await asyncio.to_thread(held.clear)
+        await until(lambda: not server.pumps)
+        assert threads == [threading.get_ident()]
+        await source.close()
+
+
+def test_who_is_collected_after_the_loop_was_closed_does_no_harm() -> None:
+    """What a finalizer raises is told by pytest."""
+
+    async def watching() -> Any:
+        source = open_source("ferry://127.0.0.1:1")
+        return source.watch()
+
+    changes = asyncio.run(watching())
+    del changes
+    gc.collect()
 
 
 async def test_a_gateway_offers_what_appears_later() -> None:

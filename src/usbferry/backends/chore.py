@@ -23,7 +23,7 @@ class Chore:
         self._task.add_done_callback(self._done)
 
     def cancel(self) -> None:
-        """Let it come to its end. May be called from anywhere, and twice."""
+        """Let it come to its end. May be called from anywhere in its loop's thread, and twice."""
         self._task.cancel()
 
     async def end(self) -> None:

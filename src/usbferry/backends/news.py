@@ -9,6 +9,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from ..device import Change, DeviceError, Watching
@@ -57,12 +58,19 @@ class News(Watching):
         super().__init__()
         tell: weakref.WeakMethod[Tell] = weakref.WeakMethod(self.tell)
         self._following = Chore(_follow(tell, connect, is_meant), "a watch", lambda: _end(tell))
-        self._dropped = weakref.finalize(self, self._following.cancel)
+        loop = asyncio.get_running_loop()
+        self._dropped = weakref.finalize(self, _cancel, loop, self._following)
 
     async def aclose(self) -> None:
         self._dropped()
         await self._following.end()
         await super().aclose()
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, following: Chore) -> None:
+    """From whichever thread the garbage is collected in, and after the loop too."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(following.cancel)
 
 
 async def _follow(
