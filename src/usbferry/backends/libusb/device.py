@@ -31,7 +31,7 @@ from .scan import Plugged
 
 log: Final = logging.getLogger(__name__)
 CONTROL_SECONDS: Final = 5.0  # for a control transfer; USB 2.0 §9.2.6.1 lets a device take no longer
-CANCEL_SECONDS: Final = 10.0  # for all that is in flight to end, once a device is given back
+CANCEL_SECONDS: Final = 10.0  # for all that is in flight to end, before a request or once a device is given back
 CONTROL: Final = 0x00  # the key of the default endpoint, whatever the direction
 _RESET: Final = Setup(*requests.SET_PORT_FEATURE, requests.PORT_RESET).pack()
 _ZERO_PACKET: Final = int(Flags.ZERO_PACKET)
@@ -238,10 +238,14 @@ class LibusbDevice(Device):
         """Once, what a user can do about it."""
         if code == NO_DEVICE:
             self.left("it was unplugged")
-        elif code in (NO_MEM, IO) and code not in self._told:
+        elif code not in self._told and (text := self._remedy(code)):
             self._told.add(code)
-            if text := reasons.no_memory(self.info.name) if code == NO_MEM else reasons.asleep(self.info.name):
-                log.warning("%s", text)
+            log.warning("%s", text)
+
+    def _remedy(self, code: int) -> str | None:
+        if code == NO_MEM:
+            return reasons.no_memory(self.info.name)
+        return reasons.asleep(self.info.name) if code == IO else None
 
     # -- control transfers and requests -------------------------------------------------------------------------------
 
@@ -304,6 +308,9 @@ class LibusbDevice(Device):
             status = self._over or STATUSES.get(error.code, Status.FAILED)
             status = Status.STALL if status in (Status.INVALID, Status.FAILED, Status.BUSY) else status
             self._explain(error.code)
+        except TimeoutError as error:
+            log.error("%s: %s: %s", self.info.name, setup, error)
+            status = Status.FAILED
         except Exception:
             log.exception("%s: %s", self.info.name, setup)
             status = Status.FAILED
@@ -345,10 +352,14 @@ class LibusbDevice(Device):
         return self._touched(requests.set_interface(number, 0).pack()) or frozenset()
 
     async def _quiet(self, touched: frozenset[int]) -> None:
-        """End what is in flight on endpoints that will not be the same: the kernel would, and call the device gone."""
+        """End what is in flight on endpoints that will not be the same: the kernel would, and call the device gone.
+
+        Raises TimeoutError where it does not end.
+        """
         futures = self._silence(touched, Status.SHUTDOWN)
-        if futures:
-            await asyncio.wait(futures)
+        late = (await asyncio.wait(futures, timeout=CANCEL_SECONDS))[1] if futures else ()
+        if late:
+            raise TimeoutError(f"{len(late)} transfers do not end")
 
     def _withdraw_control(self, transfer: Transfer) -> None:
         """One that waits has not begun, so it ends; one at work cannot be stopped."""
