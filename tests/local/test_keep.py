@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from tests.skipping import run
+from usbferry.backends import connection, redir, remote
 from usbferry.device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers, Watching
 from usbferry.local import slot
-from usbferry.local.keep import Keeper
+from usbferry.local.keep import LOOK_SECONDS, Keeper
 from usbferry.local.rules import Rule, Rules, Wish
-from usbferry.local.slot import backoff
+from usbferry.local.slot import LONGEST_SECONDS, backoff
 from usbferry.selector import Selector
 from usbferry.usb.descriptors import Configuration, DeviceDescriptor, Interface
 from usbferry.usb.info import DeviceInfo
@@ -314,9 +315,28 @@ async def test_a_network_that_is_cut_for_an_hour(s: Scene) -> None:
     looks = len(s.lab.looks)
     await asyncio.sleep(3600)
     assert len(s.lab.looks) - looks < 3600 / 7
-    assert s.heard("usbip://lab: it did not answer within 4 s; trying again") == 1
+    assert s.heard("usbip://lab: it did not answer within 12 s; trying again") == 1
     s.lab.takes = 0.01
-    assert await s.until(lambda: s.attached()) < 10
+    assert await s.until(lambda: s.attached()) < 20
+
+
+def test_a_look_is_longer_than_a_sources_own_limits_and_ends_soon_enough() -> None:
+    """What a source itself says is of more use, and a device is to be usable 20 s after the network is back."""
+    own = (
+        remote.CONNECT_SECONDS,
+        remote.LIST_SECONDS,
+        redir.DEVICE_SECONDS,
+        connection.GREETING_SECONDS,
+    )
+    assert max(own) < LOOK_SECONDS
+    assert LOOK_SECONDS + 1.2 * LONGEST_SECONDS < 20
+
+
+@scene(listed("1-1", BOARD))
+async def test_a_server_that_takes_its_time_over_a_list_is_waited_for(s: Scene) -> None:
+    s.lab.takes = 9.0  # usbredir's may
+    await s.has()
+    assert s.said == ["board: 1-1 1209:0001 attached to port 0"]
 
 
 @scene(listed("1-1", BOARD))

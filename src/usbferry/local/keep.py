@@ -32,7 +32,7 @@ from .rules import Rule, Rules
 from .slot import Slot, State, backoff, described, identity
 
 log: Final = logging.getLogger(__name__)
-LOOK_SECONDS: Final = 4.0  # for a server to list what it has
+LOOK_SECONDS: Final = 12.0  # for a source to list what it has: its own limits, of up to 10, come first and say more
 READ_SECONDS: Final = 10.0  # for a device's strings
 READ_AGAIN_SECONDS: Final = 1.0  # before one that could not be read is asked again
 HUNT_SECONDS: Final = 0.25  # between looks, while one that left is looked for
