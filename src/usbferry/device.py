@@ -206,7 +206,7 @@ class Source(ABC):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What somebody who offers its devices should know, a line each; once it was listed."""
+        """What somebody who uses or offers its devices should know, a line each; once it was listed."""
         return ()
 
     @property

@@ -227,6 +227,7 @@ def test_a_device_that_cannot_be_made_is_an_error_of_its_place(tmp_path: Path) -
 def test_a_place_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     class Empty:
         name = ""
+        notes = ()
 
         async def find(self) -> list[object]:
             return []

@@ -145,6 +145,12 @@ class Telling(Lab):
         return self.watchers.watch()
 
 
+class Listening(Lab):
+    """One that others can reach."""
+
+    notes = ("note: whoever reaches this port can bring any device",)
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -330,6 +336,17 @@ def test_a_look_is_longer_than_a_sources_own_limits_and_ends_soon_enough() -> No
     )
     assert max(own) < LOOK_SECONDS
     assert LOOK_SECONDS + 1.2 * LONGEST_SECONDS < 20
+
+
+@scene(listed("1-1", BOARD), lab=Listening)
+async def test_what_a_source_notes_is_said_once(s: Scene) -> None:
+    await s.has()
+    s.lab.error = DeviceError("gone")
+    await asyncio.sleep(30)
+    s.lab.error = None
+    await s.until(lambda: s.heard("answers again"))
+    assert s.said[0] == Listening.notes[0]
+    assert s.heard(Listening.notes[0]) == 1
 
 
 @scene(listed("1-1", BOARD))

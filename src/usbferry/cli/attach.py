@@ -15,6 +15,7 @@ from ..registry import open_source
 from ..selector import choose
 from . import fail, printable
 from .address import whole_address
+from .notes import tell_notes
 from .serve import on_signal, run
 from .waiting import waiting
 
@@ -61,6 +62,7 @@ async def _attach(address: str, relay: bool, lost: list[str]) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             try:
+                await tell_notes(source)
                 with waiting(f"attaching {address}"):
                     name = source.name or choose(await source.find(), address).name
                     attachment = await attach(source, name, tasks, relay=relay)

@@ -16,6 +16,7 @@ from ..registry import open_source
 from ..usb.info import DeviceInfo
 from . import printable
 from .address import whole_address
+from .notes import tell_notes
 from .serve import on_signal
 
 SCHEMA: Final = "usbferry.change/1"
@@ -27,6 +28,8 @@ async def follow(addresses: tuple[str, ...], as_json: bool) -> None:
     stop = on_signal()
     sources = [open_source(whole_address(address)) for address in addresses]
     try:
+        for source in sources:
+            await tell_notes(source)
         followed = [(source, source.watch(), await _known(source)) for source in sources]
         async with asyncio.TaskGroup() as tasks:
             printing = [tasks.create_task(_print(*one, as_json)) for one in followed]

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import click
 
-from .. import aio
-from ..device import DeviceError
+from ..device import Claimant, DeviceError
 from ..local.state import describe
+from ..registry import open_source
+from ..selector import choose
 from ..usb.classes import CLASSES, class_name
 from ..usb.decode import decode
 from ..usb.info import DeviceInfo
@@ -19,6 +20,7 @@ from ..usb.tree import Association, Companion, Configuration, Endpoint, Interfac
 from ..usb.types import Speed, TransferType
 from . import fail, printable
 from .address import whole_address
+from .notes import tell_notes
 from .waiting import waiting
 
 SCHEMA: Final = "usbferry.info/2"
@@ -43,7 +45,7 @@ def command(address: str, as_json: bool) -> None:
     """
     try:
         info = asyncio.run(_read(whole_address(address)))
-    except (DeviceError, aio.TransferError, ValueError) as error:
+    except (DeviceError, ValueError) as error:
         fail(f"usbferry info: {error}")
     report = tree(info)
     if as_json:
@@ -53,9 +55,18 @@ def command(address: str, as_json: bool) -> None:
 
 
 async def _read(address: str) -> DeviceInfo:
-    with waiting(f"asking {address}"):
-        async with await aio.open(address) as device:
-            return device.info
+    source = open_source(address)
+    try:
+        await tell_notes(source)
+        with waiting(f"asking {address}"):
+            name = source.name or choose(await source.find(), address).name
+            device = await source.open(name, Claimant("local"))
+            try:
+                return device.info
+            finally:
+                await device.close()
+    finally:
+        await source.close()
 
 
 def tree(info: DeviceInfo) -> dict[str, Any]:

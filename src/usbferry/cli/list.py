@@ -19,6 +19,7 @@ from ..local import state
 from ..registry import DEVICES, PROTOCOLS, open_source
 from . import fail, printable
 from .address import whole_address
+from .notes import tell_notes
 from .waiting import waiting
 
 SCHEMA: Final = "usbferry.list/1"
@@ -146,6 +147,7 @@ async def _place(address: str, silent: list[str]) -> dict[str, Any]:
         place["address"] = whole_address(address)
         source = open_source(place["address"])
         try:
+            await tell_notes(source)
             for info in await source.find():
                 place["devices"].append({"address": source.at(info.name), **state.describe(info)})
         finally:

@@ -17,6 +17,7 @@ import click
 from ..registry import open_source
 from . import fail
 from .address import whole_address
+from .notes import say_notes
 
 _PACKAGE: Final = Path(__file__).parents[1]
 
@@ -40,13 +41,14 @@ def command(addresses: tuple[str, ...], program: str, arguments: tuple[str, ...]
     """
     try:
         addresses = tuple(map(whole_address, addresses))
-        for address in addresses:
-            open_source(address)
+        sources = [open_source(address) for address in addresses]
     except ValueError as error:
         fail(f"usbferry run: {error}")
     path = _found(program)
     if _is_isolated((program, *arguments)) or _is_isolated(_interpreter(path)):
         fail(f"usbferry run: {program} has its Python ignore PYTHONPATH (-I, -E or -S), so it cannot be given devices")
+    for source in sources:
+        say_notes(source)  # the program, which is no longer ours, is to list it
     _execute(path, (program, *arguments), environment(addresses))
 
 

@@ -245,6 +245,8 @@ class Place:
     def _answered(self) -> None:
         if not self._has_answered:
             self._has_answered = True
+            for note in self.source.notes:
+                self._tell(note)
             found = [slot.rule for slot in self._slots.values()]
             for name in dict.fromkeys(rule.name for rule, _ in self.wishes if rule not in found):
                 self._tell(f"{name}: not there yet, at {self.address}")
