@@ -358,6 +358,73 @@ async def test_nobody_there_is_found_out_by_the_first_packet() -> None:
     assert isinstance(taker.ended[0], ConnectionRefusedError)
 
 
+async def test_the_next_address_of_a_host_is_tried_where_nobody_is_at_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of localhost only ::1 was, and who listened at 127.0.0.1 was never reached."""
+    made: list[Taker] = []
+
+    def user() -> Taker:
+        made.append(Taker())
+        return made[-1]
+
+    listening = await udp.listen("127.0.0.1", 0, user)
+    there = listening.sockets[0].getsockname()
+    with socket.socket(type=socket.SOCK_DGRAM) as free, socket.socket(type=socket.SOCK_DGRAM) as other:
+        free.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        nobody = [free.getsockname(), other.getsockname()]
+    ways: list[object] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ways)
+
+    def at(*addresses: object) -> None:
+        ways[:] = [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", address) for address in addresses]
+
+    at(*nobody, there)
+    near = Taker()
+    link: Link = await udp.connect("localhost", 1, near)
+    async with asyncio.timeout(5):
+        while not made:
+            link.write([record(b"hello")], 9)
+            await asyncio.sleep(0.001)
+    assert link.peer == f"127.0.0.1:{there[1]}"
+    assert made[0].link is not None
+    made[0].link.write([record(b"yes")], 7)
+    await heard(near, record(b"yes"))
+    made[0].link.close()
+    listening.close()
+    at(*nobody)
+    last = Taker()
+    refused: Link = await udp.connect("localhost", 1, last)
+    async with asyncio.timeout(5):
+        while not last.ended:
+            refused.write([record(b"hello")], 9)
+            await asyncio.sleep(0.001)
+    assert isinstance(last.ended[0], ConnectionRefusedError)
+    link.close()
+    await near.until(lambda: bool(near.ended))
+
+
+async def test_who_has_answered_is_not_left_for_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        ways = [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", peer.getsockname()) for peer in (one, two)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ways)
+        near = Taker()
+        link = await udp.connect("localhost", 1, near)
+        link.write([record(b"hello")], 9)
+        _, address = await asyncio.to_thread(one.recvfrom, 100)
+        one.sendto(b"yes", address)
+        await heard(near, record(b"yes"))
+        one.close()
+        async with asyncio.timeout(5):
+            while not near.ended:
+                link.write([record(b"more")], 8)
+                await asyncio.sleep(0.001)
+        assert isinstance(near.ended[0], ConnectionRefusedError)
+
+
 async def test_every_interface_has_the_same_port() -> None:
     listening = await udp.listen("", 0, Taker)
     assert len({sock.getsockname()[1] for sock in listening.sockets}) == 1

@@ -201,6 +201,13 @@ class PacketLink(Link):
         self.blocked = False
         self._loop.call_soon(self.process)
 
+    def move(self, own: PacketSocket) -> None:
+        """Go on at another socket of its own. What the last one has not sent is lost, as anything may be."""
+        if self._socket is not None:
+            self._socket.abort()
+        self._socket, self._ended = own, own.close
+        self.blocked = False
+
     def failed(self, error: Exception | None) -> None:
         """The socket is of no use any more."""
         if self._socket is not None:
@@ -220,14 +227,20 @@ class PacketLink(Link):
 
 def begin_alone(link: PacketLink, sock: socket.socket) -> PacketLink:
     """Give a link a connected socket of its own, which is closed if the user will not have it."""
-    own = PacketSocket(sock, lambda came: link.arrived([packet for packet, _ in came]), link.failed)
-    own.drained = link.drained
+    own = own_socket(link, sock)
     try:
         link.begin(own, None, own.close)
     except BaseException:
         own.abort()
         raise
     return link
+
+
+def own_socket(link: PacketLink, sock: socket.socket) -> PacketSocket:
+    """A connected socket whose packets are all the link's."""
+    own = PacketSocket(sock, lambda came: link.arrived([packet for packet, _ in came]), link.failed)
+    own.drained = link.drained
+    return own
 
 
 def packets(pieces: Sequence[Buffer]) -> Iterator[list[Buffer]]:

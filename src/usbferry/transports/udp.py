@@ -10,12 +10,12 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
 from .link import Link, User
-from .packets import PacketLink, PacketSocket, begin_alone
+from .packets import PacketLink, PacketSocket, begin_alone, own_socket
 
 log: Final = logging.getLogger(__name__)
 PACKET_BYTES: Final = 1232  # what fits the least packet of IPv6, 1280 bytes, behind its headers
@@ -147,11 +147,43 @@ async def listen(host: str, port: int, user: Callable[[], User], *, opens: Opens
 async def connect(host: str, port: int, user: User, timeout: float = 10.0) -> Link:
     """A port of our own that sends to `host`; whether somebody is there is not known before there is an answer.
 
+    Where an address turns away what is sent before that, its next one is tried: the user sends again what was lost.
     Raises OSError, TimeoutError after `timeout` seconds.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    socks = _connected(found)
+    sock = next(socks)
+    return begin_alone(_Seeking(user, _name(sock.getpeername()), socks), sock)
+
+
+class _Seeking(PacketLink):
+    """A link to the first of a host's addresses where somebody answers, or where nobody turns its packets away."""
+
+    def __init__(self, user: User, peer: str, others: Iterator[socket.socket]) -> None:
+        super().__init__(user, peer, PACKET_BYTES, is_lossy=True)
+        self._others = others
+
+    def arrived(self, packets: Sequence[bytes]) -> None:
+        self._others = iter(())
+        super().arrived(packets)
+
+    def failed(self, error: Exception | None) -> None:
+        if self._socket is None:
+            return  # closed, and it is the rest of the queue that was turned away
+        try:
+            sock = next(self._others)
+        except (OSError, StopIteration):
+            super().failed(error)
+        else:
+            log.debug("%s: %s", self.peer, error)
+            self.peer = _name(sock.getpeername())
+            self.move(own_socket(self, sock))
+
+
+def _connected(found: Sequence[Any]) -> Iterator[socket.socket]:
+    """A socket for each address that has a way there. At the end it raises the last OSError."""
     last: OSError = OSError("it has no address")
     for family, kind, protocol, _, address in found:
         try:
@@ -165,7 +197,7 @@ async def connect(host: str, port: int, user: User, timeout: float = 10.0) -> Li
             sock.close()
             last = error
             continue
-        return begin_alone(PacketLink(user, _name(address), PACKET_BYTES, is_lossy=True), sock)
+        yield sock
     raise last
 
 
