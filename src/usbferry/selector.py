@@ -211,8 +211,7 @@ def choose(found: Sequence[DeviceInfo], where: str) -> DeviceInfo:
     if not found:
         raise NotFound(f"there is no device at {where}")
     if len(found) > 1:
-        lines = [f"  {described(info)}" for info in found[:_LISTED]]
-        lines += [f"  and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
+        lines = [f"  {one}" for one in _some(found)]
         text = f"{where} stands for {len(found)} devices; name one by its bus id, such as port={found[0].name}"
         raise Ambiguous("\n".join([text, *lines]))
     return found[0]
@@ -229,9 +228,13 @@ def described(info: DeviceInfo) -> str:
 
 def listed(infos: Iterable[DeviceInfo], none: str = "none") -> str:
     """Candidates in one line, for errors."""
-    found = [described(info) for info in infos]
-    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return (", ".join(found[:_LISTED]) or none) + more
+    return ", ".join(_some([*infos])) or none
+
+
+def _some(infos: Sequence[DeviceInfo]) -> list[str]:
+    """Candidates, no more than a reader takes in."""
+    more = [f"and {len(infos) - _LISTED} more"] if len(infos) > _LISTED else []
+    return [*map(described, infos[:_LISTED]), *more]
 
 
 def _is_like(text: str, glob: str) -> bool:

@@ -23,6 +23,12 @@ def test_the_configuration_in_force() -> None:
     assert device.classes == ((8, 0, 0),)
 
 
+def test_its_title_is_what_it_says_of_itself() -> None:
+    assert info(manufacturer="Acme", product="Board").title == "Acme Board"
+    assert info(product="Board").title == "Board"
+    assert (info().title, str(info())) == ("", "1-1 046d:c31c")
+
+
 def test_an_unconfigured_device_has_no_interfaces() -> None:
     device = info(Interface(0), configuration=0)
     assert device.active is None

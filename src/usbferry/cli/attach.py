@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -15,6 +14,7 @@ from ..registry import open_source
 from ..selector import choose
 from . import fail, printable
 from .address import whole_address
+from .logs import configure_logging
 from .notes import tell_notes
 from .serve import on_signal, run
 from .waiting import waiting
@@ -40,10 +40,7 @@ def command(address: str, relay: bool, verbose: int) -> None:
 
     Exit status 1 when a device that went through this process was lost.
     """
-    logging.basicConfig(
-        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
-        format="%(levelname).1s %(name)s: %(message)s",
-    )
+    configure_logging(verbose)
     lost: list[str] = []
     try:
         run(_attach(whole_address(address), relay, lost))

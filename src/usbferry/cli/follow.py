@@ -92,5 +92,4 @@ def _say(source: Source, what: str, info: DeviceInfo, as_json: bool) -> None:
     else:
         by = f" by {info.holder}" if what == "claimed" else ""
         identity = f"{info.device.vendor_id:04x}:{info.device.product_id:04x}"
-        name = " ".join(word for word in (info.manufacturer, info.product) if word)
-        click.echo(printable(f"{_WORDS[what]} {address}  {identity}  {name}  {what}{by}"))
+        click.echo(printable(f"{_WORDS[what]} {address}  {identity}  {info.title}  {what}{by}"))

@@ -15,7 +15,7 @@ from ..registry import open_source
 from ..selector import choose
 from ..usb.classes import CLASSES, class_name
 from ..usb.decode import decode
-from ..usb.info import DeviceInfo
+from ..usb.info import DeviceInfo, title
 from ..usb.tree import Association, Companion, Configuration, Endpoint, Interface
 from ..usb.types import Speed, TransferType
 from . import fail, printable
@@ -169,7 +169,7 @@ def _bcd(value: int) -> str:
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
-    name = " ".join(word for word in (report["manufacturer"], report["product"]) if word)
+    name = title(report["manufacturer"], report["product"])
     yield f"{report['name'] or 'device'}  {report['vendor_id']}:{report['product_id']}  {name}"
     yield f"  speed                {report['speed']}"
     if report["serial"]:

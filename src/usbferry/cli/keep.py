@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -22,8 +21,10 @@ from ..local.keep_status import SCHEMA, StatusFile
 from ..local.kernel import Kernel
 from ..local.rules import Rules
 from ..local.vhci import Vhci
+from ..usb.info import title
 from . import fail, printable
 from .address import whole_address
+from .logs import configure_logging
 from .serve import on_signal, run
 
 _WRONG_FILE: Final = 78  # EX_CONFIG of sysexits.h, and of RestartPreventExitStatus= in the unit file
@@ -75,20 +76,12 @@ def command(
     elif unit:
         print(_unit(config), end="")
     else:
-        _configure_logging(verbose)
+        configure_logging(verbose)
         _keep(addresses, config, relay)
 
 
 class _WrongFile(ValueError):
     """The file of rules cannot be read, or has a mistake: to try again does not help, which systemd is to know."""
-
-
-def _configure_logging(verbose: int) -> None:
-    logging.basicConfig(
-        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
-        format="%(levelname).1s %(name)s: %(message)s",
-    )
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # what it warns of comes to us as an exception too
 
 
 def _keep(addresses: tuple[str, ...], config: Path | None, relay: bool) -> None:
@@ -179,7 +172,7 @@ def _show(as_json: bool) -> None:
 
 
 def _line(one: dict[str, Any]) -> str:
-    name = " ".join(word for word in (one["manufacturer"], one["product"]) if word)
+    name = title(one["manufacturer"], one["product"])
     where = f"port {one['port']}" if one["port"] is not None else one["reason"] or ""
     words = (one["name"], f"{one['vendor_id']}:{one['product_id']}", name, one["state"], where)
     return "  ".join(word for word in words if word)

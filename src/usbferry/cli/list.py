@@ -17,6 +17,7 @@ import click
 from ..device import DeviceError
 from ..local import state
 from ..registry import DEVICES, PROTOCOLS, open_source
+from ..usb.info import title
 from . import fail, printable
 from .address import whole_address
 from .notes import tell_notes
@@ -229,7 +230,7 @@ def _devices(devices: list[dict[str, Any]], width: int | None, knows_holders: bo
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
-    name = " ".join(word for word in (one["manufacturer"], one["product"]) if word)
+    name = title(one["manufacturer"], one["product"])
     interfaces = ", ".join(i["name"] for i in one["interfaces"])
     identity = f"{one['vendor_id']}:{one['product_id']}"
     holder = _holder(one["holder"]) or ("nobody, shared" if one.get("shared") else "")

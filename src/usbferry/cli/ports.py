@@ -11,6 +11,7 @@ import click
 from ..device import DeviceError
 from ..local import ports
 from ..local.vhci import Vhci
+from ..usb.info import title
 from . import fail, printable
 from .list import table
 
@@ -52,7 +53,7 @@ _HUBS: Final = {"hs": "ports up to high speed", "ss": "SuperSpeed ports"}
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
-    name = " ".join(word for word in (one["manufacturer"], one["product"]) if word)
+    name = title(one["manufacturer"], one["product"])
     identity = f"{one['vendor_id']}:{one['product_id']}".strip(":")
     relay = f" (process {one['relay']['pid']})" if one["relay"] else ""
     cells = (str(one["port"]), one["device"], identity, name, one["speed"], ", ".join(one["drivers"]))

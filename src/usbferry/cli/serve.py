@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from ..server.catalog import Catalog
 from ..server.listen import Server, serving
 from . import fail, printable
 from .address import whole_address
+from .logs import configure_logging
 from .outlets import Outlet, not_listening
 from .waiting import waiting
 
@@ -94,11 +94,7 @@ def command(
     It runs on uvloop where that is installed; USBFERRY_LOOP=asyncio in the environment
     keeps it on Python's own event loop, USBFERRY_LOOP=uvloop insists.
     """
-    logging.basicConfig(
-        level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)],
-        format="%(levelname).1s %(name)s: %(message)s",
-    )
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # what it warns of comes to us as an exception too
+    configure_logging(verbose)
     try:
         addresses = tuple(map(whole_address, addresses))
         addresses += tuple(map(_matching, matches))

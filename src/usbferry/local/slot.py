@@ -62,8 +62,7 @@ class Slot:
         assert self.rule is not None
         assert self.info is not None
         identity = f"{self.info.device.vendor_id:04x}:{self.info.device.product_id:04x}"
-        name = " ".join(word for word in (self.info.manufacturer, self.info.product) if word)
-        return f"{self.rule.name}: {f'{self.name} {identity} {name}'.strip()}"
+        return f"{self.rule.name}: {f'{self.name} {identity} {self.info.title}'.strip()}"
 
 
 def backoff(failures: int) -> float:

@@ -63,6 +63,15 @@ class DeviceInfo:
             return tuple((i.interface_class, i.interface_subclass, i.interface_protocol) for i in self.interfaces)
         return self.interface_classes
 
+    @property
+    def title(self) -> str:
+        """What people call it, "" where it has no names."""
+        return title(self.manufacturer, self.product)
+
     def __str__(self) -> str:
-        text = " ".join(word for word in (self.manufacturer, self.product) if word)
-        return f"{self.name} {self.device.vendor_id:04x}:{self.device.product_id:04x} {text}".rstrip()
+        return f"{self.name} {self.device.vendor_id:04x}:{self.device.product_id:04x} {self.title}".rstrip()
+
+
+def title(manufacturer: str | None, product: str | None) -> str:
+    """What people call a device, as far as it says: its maker's name and its own."""
+    return " ".join(word for word in (manufacturer, product) if word)
