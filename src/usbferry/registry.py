@@ -48,11 +48,15 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 
 
 class Transport(NamedTuple):
-    """A row of TRANSPORTS: the module with its `listen` and `connect`, and what its places are."""
+    """A row of TRANSPORTS: the module with its `listen` and `connect`, and what its places are.
+
+    Where nobody connects before the first packet, `listen` also takes `opens`: whether a packet begins something.
+    """
 
     module: str
     at_files: bool  # socket files; else ports of hosts
     about: str  # for people
+    connects: bool = True
 
 
 # What stands behind a protocol in an address, `ferry+udp://host`. Without it, tcp is meant at a host, unix at a file.
@@ -60,7 +64,9 @@ class Transport(NamedTuple):
 TRANSPORTS: Final[dict[str, Transport]] = {
     "seqpacket": Transport("usbferry.transports.seqpacket", True, "socket files that keep the borders of records"),
     "tcp": Transport("usbferry.transports.tcp", False, "streams between machines"),
-    "udp": Transport("usbferry.transports.udp", False, "datagrams on a small network, which may lose some"),
+    "udp": Transport(
+        "usbferry.transports.udp", False, "datagrams on a small network, which may lose some", connects=False
+    ),
     "unix": Transport("usbferry.transports.unix", True, "streams through a socket file"),
 }
 

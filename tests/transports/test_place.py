@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import socket
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from usbferry.registry import open_source
+from usbferry.registry import PROTOCOLS, TRANSPORTS, load_exporter, load_transport, open_source
+from usbferry.server.answers import OnPackets
 from usbferry.transports.link import Link
 from usbferry.transports.place import Place, parse
 
@@ -75,6 +77,17 @@ def test_sources_may_name_their_transport() -> None:
     assert (udp.place, udp.at("1-3")) == ("ferry+udp://host", "ferry+udp://host/1-3")
     assert (file.place, file.at("1-3")) == ("ferry:///run/a%20b", "ferry:///run/a%20b?device=1-3")
     assert (udp.name, file.name) == ("1-2", "1-2")
+
+
+def test_listeners_take_what_their_rows_say() -> None:
+    """One took any words that it was given, and another was known by its name."""
+    for name, row in TRANSPORTS.items():
+        parameters = inspect.signature(load_transport(name).listen).parameters
+        words = {"user"} if row.connects else {"user", "opens"}
+        assert set(parameters) == words | ({"path"} if row.at_files else {"host", "port"}), name
+    for name, protocol in PROTOCOLS.items():
+        on_packets = not all(TRANSPORTS[transport].connects for transport in protocol.transports)
+        assert isinstance(load_exporter(name), OnPackets) is on_packets
 
 
 @pytest.mark.parametrize(

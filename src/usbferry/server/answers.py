@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from ..device import Promise, ResetOutcome
 from ..protocols.errors import ProtocolError
@@ -52,6 +52,15 @@ class Exporter(Protocol):
     def reset_done(self, tag: int, ok: bool) -> None: ...
     def gone(self) -> None: ...
     def disconnected(self, now: float) -> bool: ...
+
+
+@runtime_checkable
+class OnPackets(Protocol):
+    """The class of an exporter whose protocol also runs where nobody connects before the first packet."""
+
+    @staticmethod
+    def opens(packet: bytes) -> bool:
+        """Whether a packet from a new address begins a transport; what does not is dropped."""
 
 
 class Answers:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..device import Source
 from ..protocols.limits import DEFAULT_LIMITS, Limits
@@ -16,7 +16,7 @@ from ..transports import tcp
 from ..transports.link import Link, StreamLink
 from ..transports.place import Listening, Place
 from ..transports.reasons import reason
-from .answers import Exporter
+from .answers import Exporter, OnPackets
 from .catalog import Catalog, Offer
 from .pump import Pump
 
@@ -27,7 +27,11 @@ RETRY_SECONDS: Final = 0.5  # before a lost connection is made again; each failu
 MAX_RETRY_SECONDS: Final = 8.0
 ABORT_SECONDS: Final = 1.0  # more, once the connections of those that were not are cut
 
-MakeExporter = Callable[[Limits, float], Exporter]
+
+class MakeExporter(Protocol):
+    """The class of a protocol's exporter, which may be OnPackets, or what calls it."""
+
+    def __call__(self, limits: Limits, now: float, /) -> Exporter: ...
 
 
 class _Refused:
@@ -91,7 +95,8 @@ class Server:
 
     async def listen_at(self, place: Place, exporter: MakeExporter) -> list[Place]:
         """Serve a protocol at a place; the places it really has. Raises OSError when it cannot be had."""
-        listening = await place.listen(lambda: self._user(exporter), getattr(exporter, "opens", bool))
+        opens = exporter.opens if isinstance(exporter, OnPackets) else bool
+        listening = await place.listen(lambda: self._user(exporter), opens)
         self._listening.append(listening)
         if place.path:
             return [place]

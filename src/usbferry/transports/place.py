@@ -53,7 +53,7 @@ class Place:
         Raises OSError when the place cannot be had.
         """
         module = load_transport(self.transport)
-        words = {"opens": opens} if self.transport == "udp" else {}
+        words = {} if TRANSPORTS[self.transport].connects else {"opens": opens}
         listening: Listening = await module.listen(*self._where, user, **words)
         return listening
 

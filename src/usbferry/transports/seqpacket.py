@@ -10,7 +10,7 @@ import socket
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from .link import Link, User
 from .packets import PacketLink, begin_alone
@@ -73,7 +73,7 @@ class Listener:
                 os.unlink(path)
 
 
-async def listen(path: str, user: Callable[[], User], **_: Any) -> Listener:
+async def listen(path: str, user: Callable[[], User]) -> Listener:
     """Accept connections on a socket file, each served by a new user. One that nobody listens on is replaced.
 
     Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
