@@ -106,6 +106,23 @@ def test_bulk_replies_that_are_given_at_once_wait_too() -> None:
     assert take(exporter) == [1, 2]
 
 
+def test_an_answer_given_at_once_does_not_pass_a_long_one_of_its_queue() -> None:
+    """It did where both came in one batch: what the first had left behind was not looked at."""
+    talk, way = claimed(), Way()
+    talk.exporter.set_way(way)
+    way.unsent = 100_000
+    long = BURST // 2
+    talk.at_once = lambda transfer: done(transfer.length)
+    talk.says(bulk(1, 0x81, long) + bulk(2, 0x81, 512))
+    said = take(talk.exporter)
+    assert said
+    assert talk.exporter._backlog, "else nothing is shown"
+    assert set(said) == {1}
+    way.unsent = 0
+    look(talk.exporter)
+    assert take(talk.exporter)[-1] == 2
+
+
 def test_an_unlink_s_reply_stays_behind_that_of_its_transfer() -> None:
     exporter, way = parked([(0x81, BLOCK)])
     way.unsent = ENOUGH

@@ -1,7 +1,13 @@
 """The target's side of ferry: calls in, events out, replies back. No I/O. `states.TARGET` says what may happen when.
 
 Records come in here. Calls of the transport (version, list, claim, ...) are the `desk`'s; those of a claim are its
-`session`'s, which outlives the transport: RESUME hands it another one (§8). Those that nearly all are go a short way.
+`session`'s, which outlives the transport: RESUME hands it another one (§8). Those that nearly all are go a short way,
+there and back:
+
+    _short_way   calls whose turn it is, while `session.is_simple`: nothing came early, and no queue is held or stopped
+    complete     answers given at once, that nothing on their queue is before: neither a transfer that has not ended
+                 (`pending`) nor an answer that waits for the transport (`_backlog`, which an answer before may have
+                 filled); and only until `_short_room` is used up, for what is read then would wait behind them
 """
 
 from __future__ import annotations
@@ -284,7 +290,7 @@ class Exporter(Desk):
         self._current = None
         data: Buffer = b""
         length, size = transfer.length, 0
-        is_plain = not completion.status and self.outgoing_bytes < self._short_room
+        is_plain = not (completion.status or self._backlog) and self.outgoing_bytes < self._short_room
         if transfer.endpoint < 0x80:
             is_plain = is_plain and completion.actual == length
         else:
