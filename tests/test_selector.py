@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usbferry.device import Busy, Claimant, Device, NotFound, Source
-from usbferry.selector import EVERY, Ambiguous, Selector, choose, select
+from usbferry.selector import EVERY, Ambiguous, Selector, choose, listed, select
 from usbferry.usb.classes import NAMES
 from usbferry.usb.descriptors import Configuration, DeviceDescriptor, Interface
 from usbferry.usb.info import DeviceInfo
@@ -247,3 +247,5 @@ def test_several_are_an_error_with_a_line_for_each() -> None:
     assert lines[1:3] == [f"  1-{n} 046d:c52b Acme, Inc. USB Receiver serial AB12 (keyboard, disk)" for n in (1, 2)]
     assert lines[-1] == "  and 2 more"
     assert len(lines) == 22
+    assert listed(twins).split(", ")[-1] == "and 2 more"
+    assert (listed(twins[:20]).count("Receiver"), listed([])) == (20, "none")
