@@ -1,6 +1,7 @@
 """A network adapter: frames both ways in both modes, notifications, and a cable that is pulled."""
 
 import asyncio
+import contextlib
 import os
 import socket
 
@@ -266,3 +267,23 @@ def test_a_stream_that_has_no_lengths_is_named_once(caplog):
         assert queue.next_frame() is None
     assert len(queue) == 0
     assert caplog.text.count("does not send lengths") == 1
+
+
+async def test_a_peer_that_leaves_in_the_middle_of_a_frame_spoils_none_of_the_next(tmp_path):
+    source = VirtualSource("virtual:ethernet?to=listen://127.0.0.1:0")
+    device = await source.open(source.device.info.name, Claimant("test"))
+    where = ("127.0.0.1", source.device.bridge.port)
+    ask(device, set_interface(1, 1))
+    with socket.create_connection(where) as first:
+        first.setblocking(False)
+        frames = b"\0\0\5\xdc" + b"a" * 1500
+        sent = asyncio.get_running_loop().sock_sendall(first, frames * 200 + frames[:500])  # nobody reads them
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sent, 0.5)
+    _, second = await asyncio.open_connection(*where)
+    second.write(b"\0\0\0\x3c" + b"b" * 60)
+    assert bytes((await device.submit(read(IN, 2048))).data) == b"b" * 60
+    second.close()
+    await second.wait_closed()
+    await device.close()
+    await source.close()

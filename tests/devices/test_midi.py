@@ -34,7 +34,9 @@ def packets(midi):
         ("40 41 90 3c 40", ["09903c40"]),  # data of no message
         ("f4 f5 01 90 3c 40", ["09903c40"]),  # undefined, and they end running status
         ("90 3c 80 3c 00", ["08803c00"]),  # cut short by the next
-        ("f0 01 90 3c 40", ["09903c40"]),
+        ("f0 01 90 3c 40", ["07f001f7", "09903c40"]),  # a system exclusive message that nobody ended
+        ("f0 01 02 90 3c 40", ["04f00102", "05f70000", "09903c40"]),
+        ("f0 01 f0 02 f7", ["07f001f7", "07f002f7"]),
         ("f7", []),
     ],
 )

@@ -52,7 +52,7 @@ def test_two_tables_and_crcs_are_read():
         (lambda block: block[:10] + b"\xfc\xff" + block[12:], "an NDP16 at 65532"),
         (lambda block: block[:12] + b"NCMX" + block[16:], "no NDP16"),
         (lambda block: block[:16] + b"\xff\xff" + block[18:], "no NDP16"),
-        (lambda block: block[:18] + b"\x0c\x00" + block[20:], "more than 64 tables"),
+        (lambda block: block[:18] + b"\x0c\x00" + block[20:], "a table at 12 is followed by one at 12"),
         (lambda block: block[:22] + b"\xff\xff" + block[24:], "a frame of 65535 bytes at"),
     ],
 )
@@ -68,3 +68,13 @@ def test_any_bytes_are_frames_within_them_or_refused(data):
     except ValueError:
         return
     assert all(len(frame) <= len(data) + 6 for frame in frames)
+
+
+def test_frames_that_overlap_make_no_more_than_there_was():
+    pointers = b"\x0c\x00\xff\x0f" * 1000  # a thousand times 4095 bytes, out of 4108
+    block = bytearray(
+        b"NCMH\x0c\x00\x00\x00\x00\x00\x0c\x00NCM0" + (8 + len(pointers) + 4).to_bytes(2, "little") + b"\0\0"
+    )
+    block += pointers + bytes(4 + 200)
+    with pytest.raises(ValueError, match="1000 frames that overlap"):
+        ncm.parse(block)

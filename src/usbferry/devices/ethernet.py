@@ -25,7 +25,7 @@ from ..usb.transfer import Completion, Flags, Transfer
 from ..usb.tree import Association, Configuration, DeviceDescriptor, Interface
 from ..usb.types import Speed, Status
 from . import cdc, ncm
-from .bridges.bridge import FRAMES, make
+from .bridges.bridge import make
 from .bridges.frames import MOST, FrameQueue
 from .cdc import Request
 from .chapter9 import Stall
@@ -76,9 +76,9 @@ class Ethernet(VirtualDevice):
         self._is_ncm = mode == "ncm"
         self.mac = _mac(mac) if mac else _made_mac(f"{to} {mode} {serial}")
         self.strings = {_ADDRESS_STRING: self.mac.replace(":", "").upper()}
-        self.bridge = make(to, kinds=FRAMES) if to else None
+        self.bridge = make(to, frames=True) if to else None
         self.to_host, self.from_host = FrameQueue(), FrameQueue()
-        self.lost = 0  # frames that the host sent and nobody could take
+        self.lost = 0  # frames of the host that were too long, or that nobody could take
         self._packet = self.bulk(IN).packet_size
         self._block_bytes = ncm.BLOCK_BYTES
         self._sequence = 0
@@ -152,16 +152,17 @@ class Ethernet(VirtualDevice):
         block, self._block = self._block, bytearray()
         spoiled, self._spoiled = self._spoiled, False
         if spoiled:
+            self.lost += 1
             log.warning("%s: the host sent more than a frame may have", self.product)
             return
         try:
-            frames = ncm.parse(block) if self._is_ncm and block else [block] if block else []
+            frames = (ncm.parse(block) if self._is_ncm else [bytes(block[:MOST])]) if block else []
         except ValueError as error:
             log.warning("%s: what the host sent is no block of frames: %s", self.product, error)
             return
         for frame in frames:
-            if self.connected:
-                self.from_host.put_frame(frame[:MOST])
+            if self.connected and len(frame) <= MOST:
+                self.from_host.put_frame(frame)
             else:
                 self.lost += 1
 

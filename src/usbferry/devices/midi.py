@@ -111,6 +111,7 @@ class Midi(VirtualDevice):
     def was_reset(self) -> None:
         """The next host hears messages from their beginning."""
         self._packets.clear()
+        self._writer = PacketWriter()
         self.bridge.host_left()
 
 
@@ -155,16 +156,16 @@ class PacketWriter:
 
     def _begin(self, status: int) -> bytes:
         """A status byte: it ends a system exclusive message, whatever it is, and cuts any other short."""
-        if status == _SYSEX_END:
-            if not self._in_sysex:
-                return b""
-            self._in_sysex = False
-            self._message.append(status)
-            return self._whole(_GOES_ON + len(self._message))
+        ended = b""
+        if self._in_sysex:
+            self._message.append(_SYSEX_END)
+            ended = self._whole(_GOES_ON + len(self._message))
         self._in_sysex = status == _SYSEX
+        if status == _SYSEX_END:
+            return ended
         self._status = status if status < _SYSEX else 0
         self._message = bytearray((status,))
-        return b"" if self._in_sysex else self._end_if_whole()
+        return ended if self._in_sysex else ended + self._end_if_whole()
 
     def _end_if_whole(self) -> bytes:
         status = self._message[0]

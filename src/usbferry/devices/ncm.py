@@ -18,7 +18,6 @@ _POINTERS: Final = Struct("<4sHH")  # §3.3.1
 _POINTER: Final = Struct("<HH")
 _NTH, _NDP, _NDP_CRC = b"NCMH", b"NCM0", b"NCM1"
 _ALIGNMENT: Final = 4
-_NDPS: Final = 64  # of one block, before it is taken for a loop
 PARAMETERS: Final = Struct("<HHIHHHHIHHHH")  # §6.2.1
 
 BLOCK_BYTES: Final = 16 * 1024  # each way; 2048 is the least, §6.2.7
@@ -57,23 +56,30 @@ def length(block: Buffer) -> int:
 
 
 def parse(block: Buffer) -> list[bytes]:
-    """The frames of a block, without their CRCs. Raises ValueError for one that is not as the specification says."""
+    """The frames of a block, without their CRCs.
+
+    Raises ValueError for one that is not as the specification says, and for tables that go back and frames that
+    overlap: out of one block a host could have gigabytes made.
+    """
     if len(block) < _HEADER.size:
         raise ValueError(f"a block of {len(block)} bytes")
     signature, size, _, total, at = _HEADER.unpack_from(block)
     if signature != _NTH or size != _HEADER.size or total > len(block):
         raise ValueError(f"no NTH16: {bytes(block[:12]).hex()}")
-    frames: list[bytes] = []
+    places: list[tuple[int, int]] = []
     view = memoryview(block)
-    for _ in range(_NDPS):
-        if not at:
-            return frames
-        at = _pointers(view, at, frames)
-    raise ValueError(f"more than {_NDPS} tables of pointers")
+    while at:
+        following = _pointers(view, at, places)
+        if following and following <= at:
+            raise ValueError(f"a table at {at} is followed by one at {following}")
+        at = following
+    if sum(count for _, count in places) > len(view):
+        raise ValueError(f"{len(places)} frames that overlap")
+    return [bytes(view[index : index + count]) for index, count in places]
 
 
-def _pointers(view: memoryview, at: int, frames: list[bytes]) -> int:
-    """Add the frames of one table; where the next is, or 0."""
+def _pointers(view: memoryview, at: int, places: list[tuple[int, int]]) -> int:
+    """Add where the frames of one table are, and their bytes; where the next table is, or 0."""
     if at % _ALIGNMENT or at + _POINTERS.size > len(view):
         raise ValueError(f"an NDP16 at {at}")
     signature, size, following = _POINTERS.unpack_from(view, at)
@@ -84,5 +90,5 @@ def _pointers(view: memoryview, at: int, frames: list[bytes]) -> int:
             break
         if index + count > len(view):
             raise ValueError(f"a frame of {count} bytes at {index}, in a block of {len(view)}")
-        frames.append(bytes(view[index : index + count - 4 * (signature == _NDP_CRC)]))
+        places.append((index, count - 4 * (signature == _NDP_CRC)))
     return int(following)

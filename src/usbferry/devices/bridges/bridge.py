@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +41,7 @@ class BridgeOptions:
     address: str = ""
     link: Path | None = None
     input: Path | None = None
+    frames: bool = False  # the bytes are frames: those of one peer do not go on with the next
 
 
 class Bridge:
@@ -189,12 +190,13 @@ FRAMES: Final = ("echo", "tcp", "listen", "unix", "tap")  # and what one of fram
 _OWN_OPTIONS: Final = {"link": "pty", "input": "file"}
 
 
-def make(to: str, *, link: Path | None = None, input: Path | None = None, kinds: Sequence[str] = BYTES) -> Bridge:
-    """The bridge `to` names, one of `kinds`; `link` is for a pty, `input` for a file.
+def make(to: str, *, link: Path | None = None, input: Path | None = None, frames: bool = False) -> Bridge:
+    """The bridge `to` names, of bytes or of `frames`; `link` is for a pty, `input` for a file.
 
     Raises ValueError with a text for the user.
     """
     kind, _, address = to.partition(":")
+    kinds = FRAMES if frames else BYTES
     if kind not in kinds:
         *most, last = (_WRITTEN.get(one, one) for one in kinds)
         raise ValueError(f"{to!r} is no far side: write {', '.join(most)} or {last}")
@@ -208,4 +210,4 @@ def make(to: str, *, link: Path | None = None, input: Path | None = None, kinds:
         factory: type[Bridge] = getattr(import_module(module), name)
     except ImportError as error:
         raise ValueError(f"{kind} needs Unix: {error}") from error
-    return factory(BridgeOptions(address, link, input))
+    return factory(BridgeOptions(address, link, input, frames))

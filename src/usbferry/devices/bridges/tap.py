@@ -55,6 +55,9 @@ class Tap(Bridge):
         self.move()
 
     async def end(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._read(False)
         if self._fd >= 0:
             os.close(self._fd)
@@ -62,7 +65,7 @@ class Tap(Bridge):
 
     def pass_on(self) -> None:
         frames = cast(FrameQueue, self.from_host)
-        while (frame := frames.take_frame()) is not None:
+        while self._fd >= 0 and (frame := frames.take_frame()) is not None:
             with suppress(OSError):  # EIO: the interface is down; ENOBUFS: the kernel has no room. Frames may be lost
                 os.write(self._fd, frame)
             self.took()
@@ -74,9 +77,11 @@ class Tap(Bridge):
                 frame = os.read(self._fd, MOST + 4)  # with a VLAN's tag, which the queue leaves out
             except BlockingIOError:
                 break
-            except OSError as error:
-                log.warning("%s: %s", self, error.strerror)
-                break
+            except OSError as error:  # EBADFD: the interface was deleted
+                log.warning("%s: is gone: %s", self, error.strerror)
+                self._close()
+                self.connected = False
+                return
             frames.put_frame(frame)
         self._read(frames.room > 0 and self._fd >= 0)
 

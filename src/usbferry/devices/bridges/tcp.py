@@ -45,8 +45,10 @@ class _Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         self._is_tcp = sock.family != getattr(socket, "AF_UNIX", None)
         if self._is_tcp:
-            self.peer = "{}:{}".format(*transport.get_extra_info("peername"))
-            tune(sock)
+            name = transport.get_extra_info("peername")
+            self.peer = "{}:{}".format(*name) if name else "?"  # it left before it was asked
+            with suppress(OSError):
+                tune(sock)
         else:
             self.peer = str(self._bridge)
         transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
@@ -56,7 +58,10 @@ class _Connection(asyncio.Protocol):
     def is_to_itself(self) -> bool:
         """TCP lets a socket connect to its own port, which who keeps trying one that nobody listens at soon does."""
         sock = self.transport.get_extra_info("socket")
-        return bool(sock.getsockname() == sock.getpeername())
+        try:
+            return bool(sock.getsockname() == sock.getpeername())
+        except OSError:  # it has left
+            return False
 
     @property
     def has_left(self) -> bool:
@@ -133,6 +138,8 @@ class _Tcp(Bridge):
             connection.transport.abort()
             return
         log.info("%s: connected with %s", self, connection.peer)
+        if self.options.frames:
+            self._forget_all()
         self._connections.append(connection)
         self.connected = not connection.is_lost
         self.move()
@@ -141,7 +148,16 @@ class _Tcp(Bridge):
         if connection in self._connections:
             log.info("%s: %s disconnected%s", self, connection.peer, f": {error}" if error else "")
             self.connected = not self._connections[-1].is_lost
+            if self.options.frames and not self.connected:
+                self._forget_all()
             self.move()
+
+    def _forget_all(self) -> None:
+        """What those who have left sent, and what is left of a frame of theirs, is not the next one's."""
+        self.connected = False
+        connections, self._connections = self._connections, []
+        for one in connections:
+            one.transport.abort()
 
     def received(self, connection: _Connection, data: bytes) -> None:
         connection.early += data
@@ -200,8 +216,7 @@ class Client(_Tcp):
 
     async def end(self) -> None:
         self._connecting.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._connecting
+        await asyncio.gather(self._connecting, return_exceptions=True)
         await super().end()
 
     async def dial(self) -> _Connection:
