@@ -207,6 +207,70 @@ async def test_a_tag_that_is_used_twice_and_units_that_are_none():
         backing.gate.set()
 
 
+async def test_without_streams_an_abort_passes_the_turn_on():
+    """The task's READY is not told any more, and what waited comes before what is new."""
+    async with hosted(Speed.HIGH) as host:
+        for tag in (1, 2, 3):
+            host.send(command_iu(tag, write10(0, 8) if tag == 1 else bytes(6)))
+        assert await host.manage(9, ABORT_TASK, 1) == COMPLETE
+        assert [(unit[0], unit[3], unit[6]) for unit in [await host.unit() for _ in "23"]] == [(3, 2, 0), (3, 3, 0)]
+
+
+@EVERY
+async def test_what_an_aborted_write_held_is_free_once_it_is_written(speed, monkeypatch):
+    monkeypatch.setattr("usbferry.devices.uas._PENDING_BYTES", 4095)
+    backing = _Slow(MIB)
+    async with hosted(speed, backing) as host:
+        host.send(command_iu(1, write10(0, 8)))
+        assert (await host.submit(OUT, data=bytes(4096), tag=1)).status == Status.OK
+        if speed is Speed.HIGH:
+            assert (await host.unit())[0] == 7
+        assert await host.manage(2, ABORT_TASK, 1) == COMPLETE
+        later = asyncio.ensure_future(host.command(3, write10(8, 8), data=b"x" * 4096))  # noqa: TID251
+        await turn()
+        assert not later.done(), "the storage still holds what came before"
+        backing.gate.set()
+        assert await asyncio.wait_for(later, 10) == Result(GOOD)
+
+
+async def test_a_queue_of_commands_has_an_end_and_is_gone_through_one_after_the_other():
+    async with hosted(Speed.HIGH) as host:
+        host.send(command_iu(1, read10(0, 1)) + bytes(MIB))
+        for tag in range(2, 41):
+            host.send(command_iu(tag, bytes(6)) + bytes(MIB))
+        assert sum(map(len, host.device._turns)) == 31 * 32
+        said = [await host.unit() for _ in range(9)]
+        assert said[0][0] == 6
+        assert [(unit[3], unit[6]) for unit in said[1:]] == [(tag, 0x28) for tag in range(33, 41)]  # TASK SET FULL
+        assert (await host.submit(IN, 512)).status == Status.OK
+        assert [(await host.unit())[3] for _ in range(32)] == list(range(1, 33))
+        host.send(command_iu(50, read10(0, 1)))
+        for _ in (1, 2):
+            host.send(command_iu(51, bytes(6)))
+        assert await host.unit() == struct.pack(">BxH3xB", 4, 51, OVERLAPPED)
+
+
+async def test_a_host_that_does_not_hear_is_not_listened_to():
+    async with hosted(Speed.HIGH) as host:
+        for tag in range(1, 129):
+            host.send(command_iu(tag, bytes(6)))
+        late = host.submit(COMMAND, data=command_iu(129, bytes(6)))
+        await turn()
+        assert not late.done()
+        for tag in range(1, 130):
+            assert (await host.unit())[3] == tag
+        assert late.done()
+
+
+@pytest.mark.parametrize("tag", [0, 33])
+async def test_a_tag_without_a_stream_is_refused(tag):
+    async with hosted() as host:
+        answer = host.device.submit(Transfer(COMMAND, 32, command_iu(tag, bytes(6))))
+        assert answer.status == Status.STALL
+        host.device.set_halt(COMMAND, False)
+        assert (await host.command(32, bytes(6))) == Result(GOOD)
+
+
 async def test_streams_are_given_whole_or_not_at_all():
     async with hosted() as host:
         device = host.device

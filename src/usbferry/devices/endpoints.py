@@ -110,6 +110,11 @@ class Endpoints(Chapter9):
         """Whether an endpoint's transfers are of streams now."""
         return isinstance(self._pipes.get(address), Streams)
 
+    def has_stream(self, address: int, number: int) -> bool:
+        """Whether an endpoint has this one."""
+        pipe = self._pipes.get(address)
+        return isinstance(pipe, Streams) and pipe.has(number)
+
     def _with_streams(self, endpoints: tuple[int, ...], count: int) -> Completion:
         """What waits there has lost its place: it ends."""
         for address in endpoints:

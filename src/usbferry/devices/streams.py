@@ -44,6 +44,9 @@ class Streams(Pipe):
         if pipe is not None:
             pipe.cancel(transfer)
 
+    def has(self, number: int) -> bool:
+        return number in self._each
+
     def kick(self) -> None:
         for pipe in self._each.values():
             if len(pipe):

@@ -33,11 +33,13 @@ STATUS: Final = 0x83
 STREAMS: Final = 5  # bMaxStreams: 2**5 of them, and as many commands at a time
 _USAGE: Final = ((COMMAND, 1), (STATUS, 2), (IN, 3), (OUT, 4))  # pipe ids, UAS table 8
 _WRITE_BYTES: Final = 1 << 20  # of a data stage that are written in one go
+_TASKS: Final = 1 << STREAMS  # under way or waiting for their turn; Linux sends no more where there are no streams
+_UNREAD: Final = 4 * _TASKS  # IUs that the host has not come for, before no more of its own are taken
 _PENDING_BYTES: Final = 16 << 20  # taken and not yet written, before the endpoint NAKs
 _COMMAND: Final = Struct(">2xH4x8s16s").unpack_from  # tag, LUN, CDB: UAS table 12
 _MANAGEMENT: Final = Struct(">2xHBxH8s").unpack_from  # tag, function, tag of the task, LUN: UAS table 20
 _SENSE: Final = Struct(">BxHHB7xH").pack  # id, tag, status qualifier, status, length of the sense data: UAS table 16
-_GOOD, _CHECK_CONDITION = 0x00, 0x02  # SAM-4 §5.3.1
+_GOOD, _CHECK_CONDITION, _TASK_SET_FULL = 0x00, 0x02, 0x28  # SAM-4 §5.3.1
 _OK: Final = Status.OK
 
 
@@ -93,7 +95,8 @@ class Uas(Disk):
     _active: dict[int, Task]  # by tag
     _turns: deque[bytes]  # COMMAND IUs that wait for theirs, where there are no streams
     _ready: dict[int, deque[bytes]]  # IUs for the host, by stream; 0 where there are none
-    _pending: int  # bytes that the storage has not written yet
+    _unread: int  # IUs in there
+    _pending: int = 0  # bytes that the storage has not written yet, of forgotten tasks too: it still holds them
 
     def interfaces(self) -> tuple[Interface, ...]:
         """UAS §5.2.3: the same endpoints move data in both settings, and each has a descriptor that says what for."""
@@ -118,23 +121,29 @@ class Uas(Disk):
         for task in getattr(self, "_active", {}).values():
             _stop(task)
         self._is_uas = self.info.alternates.get(0) == 1
-        self._active, self._turns, self._ready, self._pending = {}, deque(), {}, 0
+        self._active, self._turns, self._ready, self._unread = {}, deque(), {}, 0
 
     # -- the endpoints ------------------------------------------------------------------------------------------------
 
     @endpoint(COMMAND)
     def _take(self, transfer: Transfer) -> Answer:
-        unit = bytes(transfer.data)
+        if self._unread >= _UNREAD:
+            return None  # until the host has come for some
+        unit = bytes(transfer.data[:32])
+        if len(unit) < 4 or not self._can_answer(int.from_bytes(unit[2:4], "big")):
+            self.halt(COMMAND)
+            return Completion(Status.STALL)
         if len(unit) >= 32 and unit[0] == Iu.COMMAND:
             self._command_came(unit)
         elif len(unit) >= 16 and unit[0] == Iu.TASK_MANAGEMENT:
             self._manage(*_MANAGEMENT(unit)[:3])
-        elif len(unit) >= 4:
-            self._respond(int.from_bytes(unit[2:4], "big"), Response.INVALID)
         else:
-            self.halt(COMMAND)
-            return Completion(Status.STALL)
+            self._respond(int.from_bytes(unit[2:4], "big"), Response.INVALID)
         return done(transfer)
+
+    def _can_answer(self, tag: int) -> bool:
+        """Whether a host can ever hear of it: with streams, the tag is the number of one."""
+        return not self.has_streams(STATUS) or self.has_stream(STATUS, tag)
 
     @endpoint(STATUS)
     def _tell(self, transfer: Transfer) -> Answer:
@@ -142,6 +151,9 @@ class Uas(Disk):
         if not ready:
             return None
         unit = ready.popleft()
+        if self._unread == _UNREAD:  # later: it may be COMMAND's own handler that brought us here
+            asyncio.get_running_loop().call_soon(self.kick, COMMAND)
+        self._unread -= 1
         return Completion(_OK, unit) if transfer.length >= len(unit) else Completion(Status.OVERFLOW)
 
     @endpoint(IN)
@@ -156,9 +168,11 @@ class Uas(Disk):
 
     def _command_came(self, unit: bytes) -> None:
         tag = _COMMAND(unit)[0]
-        if tag in self._active:
+        if tag in self._active or any(_COMMAND(other)[0] == tag for other in self._turns):
             self._forget()
             self._respond(tag, Response.OVERLAPPED)
+        elif len(self._active) + len(self._turns) >= _TASKS:
+            self._say(tag, _SENSE(Iu.SENSE, tag, 0, _TASK_SET_FULL, 0))
         elif self._active and not self.has_streams(STATUS):
             self._turns.append(unit)
         else:
@@ -178,7 +192,7 @@ class Uas(Disk):
             task.want = plan.length
         if task.stream is not None or task.want:
             self._move(task)
-        self._settle_task(task)
+        self._end(task)
 
     def _stream_of(self, task: Task, plan: scsi.Reply | scsi.Read) -> Stream | Held | None:
         if isinstance(plan, scsi.Reply):
@@ -198,19 +212,28 @@ class Uas(Disk):
         self._kick_of(way, task)
 
     def _settle_task(self, task: Task) -> None:
-        """Its status, once nothing of it is left to do; after the data, which is answered in this turn of the loop."""
+        """Its status, and the next one's turn; after the data, which is answered in this turn of the loop."""
+        self._end(task)
+        self._next_turn()
+
+    def _next_turn(self) -> None:
+        """Begin what waits, until one of them takes its time."""
+        while self._turns and not self._active:
+            self._begin_task(*_COMMAND(self._turns.popleft()))
+
+    def _end(self, task: Task) -> None:
+        """Its status, once nothing of it is left to do."""
         if self._active.get(task.tag) is not task or not task.is_done:
             return
         del self._active[task.tag]
         data = b"" if task.failed is None else task.failed.fixed()
         status = _GOOD if task.failed is None else _CHECK_CONDITION
         self._say(task.tag, _SENSE(Iu.SENSE, task.tag, 0, status, len(data)) + data)
-        if self._turns and not self._active:
-            self._begin_task(*_COMMAND(self._turns.popleft()))
 
     def _say(self, tag: int, unit: bytes) -> None:
         stream = tag if self.has_streams(STATUS) else 0
         self._ready.setdefault(stream, deque()).append(unit)
+        self._unread += 1
         if stream:
             self.kick_stream(STATUS, stream)
         else:
@@ -232,16 +255,25 @@ class Uas(Disk):
 
     def _manage(self, tag: int, function: int, subject: int) -> None:
         if function == _ABORT_TASK:
-            task = self._active.pop(subject, None)
-            if task is not None:
-                _stop(task)
-            self._turns = deque(unit for unit in self._turns if _COMMAND(unit)[0] != subject)
+            self._abort(subject)
         elif function in _FORGETS_ALL:
             self._forget()
         else:
             self._respond(tag, Response.NOT_SUPPORTED)
             return
         self._respond(tag, Response.COMPLETE)
+        self._next_turn()
+
+    def _abort(self, tag: int) -> None:
+        """One task is over without a status. That it was its turn is not told any more."""
+        task = self._active.pop(tag, None)
+        if task is not None:
+            _stop(task)
+        self._turns = deque(unit for unit in self._turns if _COMMAND(unit)[0] != tag)
+        told = [pack(">BxH", unit, tag) for unit in (Iu.READ_READY, Iu.WRITE_READY)]
+        for stream, ready in self._ready.items():
+            kept = self._ready[stream] = deque(unit for unit in ready if unit not in told)
+            self._unread -= len(ready) - len(kept)
 
     def _respond(self, tag: int, response: Response) -> None:
         self._say(tag, pack(">BxH3xB", Iu.RESPONSE, tag, response))
@@ -332,12 +364,10 @@ class Uas(Disk):
             answer.add_done_callback(partial(self._job_of_done, task, size))
 
     def _job_of_done(self, task: Task, size: int, future: asyncio.Future[bool | None]) -> None:
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
-        if self._active.get(task.tag) is not task:
-            return  # forgotten meanwhile, and what it held with it
         was_full = self._pending > _PENDING_BYTES
         task.jobs -= 1
         self._pending -= size
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if error is not None:
             _fail(task, sense.of_error(error, reading=isinstance(task.plan, scsi.Compare)))
         elif future.result() is False:
