@@ -759,6 +759,7 @@ def test_buffered_bulk():
         start_bulk(1, 0x81, 512, 0),
         start_bulk(1, 0x81, 32 << 20, 1),
         start_bulk(1, 0x81, 16 << 20, 5),
+        start_bulk(1, 0x81, 512, 65),
         start_bulk(1, 0x83, 512, 1),
         start_bulk(1, 0x8F, 512, 1),
     ],

@@ -554,6 +554,20 @@ def test_what_nobody_reads_pauses_the_exporter_and_is_not_lost():
     assert talk.importer.dropped == 0
 
 
+def test_an_exporter_that_does_not_pause_is_left(monkeypatch):
+    monkeypatch.setattr("usbferry.protocols.usbredir.inboxes._UNDER_WAY_BYTES", 128 * 1024)
+    talk = ahead()
+    many = 128 * 1024 // (512 + 64)
+    talk.says(*(buffered(n, 0x81, bytes(512)) for n in range(many))).hears(HALT)
+    with pytest.raises(ProtocolError, match="after it was told to stop"):
+        talk.says(*(buffered(many + n, 0x81, bytes(512)) for n in range(2)))
+
+
+def test_more_than_a_transfer_of_the_exporters_has_is_refused():
+    with pytest.raises(ProtocolError, match="513 bytes of buffered_bulk_packet, whose transfers have 512"):
+        ahead().says(buffered(0, 0x81, bytes(513)))
+
+
 def test_reading_ahead_stops_with_its_endpoint():
     """What arrives until the stop is answered belongs to the stream before it."""
     talk = ahead()

@@ -18,10 +18,12 @@ from typing import Final
 
 from ...usb.transfer import Completion, Transfer
 from ...usb.types import Status
+from ..errors import ProtocolError
 from .infos import Pipe
 from .messages import Type, WireStatus, status_of
 
 _AHEAD_BYTES: Final = 64 * 1024  # of a bulk endpoint that wait for a reader before the exporter is told to pause
+_UNDER_WAY_BYTES: Final = 16 << 20  # that may come after that; a host has 800 packets of its own, and the network's
 _PACKET_COST: Final = 64  # bytes more that each packet counts for: empty ones are not for nothing
 _INTERRUPTS: Final = 1000  # packets that wait for a reader before new ones are dropped
 
@@ -176,6 +178,7 @@ class BulkIn(Joining):
     """What was read ahead, as a stream of bytes in which a transfer of the exporter's that is not full is an end.
 
     When more waits than `_AHEAD_BYTES`, and nobody for it, the exporter is told to pause; nothing is dropped.
+    One that goes on regardless, or gives more than a transfer was to have, is no honest peer.
     """
 
     kind = Type.BUFFERED_BULK_PACKET
@@ -198,9 +201,13 @@ class BulkIn(Joining):
     def take(self, status: int, data: bytes) -> None:
         if not self.is_ours:
             return
+        if len(data) > self._size:
+            raise ProtocolError(f"{len(data)} bytes of buffered_bulk_packet, whose transfers have {self._size}")
         self._arrived.append((status_of(status, cancelled=False), data, len(data) < self._size))
         self._bytes += len(data) + _PACKET_COST
         self._match()
+        if self._bytes > _UNDER_WAY_BYTES:
+            raise ProtocolError(f"more than {_UNDER_WAY_BYTES} bytes of buffered_bulk_packet after it was told to stop")
         if self.is_running and not self._waiting and self._bytes > _AHEAD_BYTES:
             self.is_running, self._is_paused = False, True
             self._owed.append(None)

@@ -15,6 +15,7 @@ from .messages import BulkReceivingStatus, StreamStatus, Type, WireStatus
 from .settings import Settings
 from .streams import (
     INTERRUPT_TRANSFERS,
+    MAX_BULK_TRANSFERS,
     MAX_ISO_PACKETS,
     MAX_ISO_TRANSFERS,
     Host,
@@ -154,4 +155,4 @@ class Runner:
     def _is_sensible(self, endpoint: int, size: int, transfers: int) -> bool:
         """Whole packets, and no more of them than may be in flight."""
         whole = 0 < size <= self._limits.transfer_bytes and not size % self._settings.pipes[endpoint].packet
-        return whole and 0 < size * transfers <= self._limits.bytes_in_flight
+        return whole and 0 < transfers <= MAX_BULK_TRANSFERS and size * transfers <= self._limits.bytes_in_flight

@@ -34,6 +34,7 @@ from .messages import (
 ISO_SECONDS: Final = 0.06  # of packets between device and importer; QEMU found that it needs as much (redirect.c)
 MAX_ISO_PACKETS: Final = 32  # of one transfer, and
 MAX_ISO_TRANSFERS: Final = 16  # of a stream, in the reference host
+MAX_BULK_TRANSFERS: Final = 64  # of a stream; QEMU wants 5
 INTERRUPT_TRANSFERS: Final = 5  # that it keeps waiting at an interrupt endpoint
 _HIGH, _LOW = 3.0, 0.5  # times the target
 _WAITING_PACKETS: Final = 800  # not sent yet, before an interrupt or bulk endpoint is not asked any more
