@@ -103,6 +103,25 @@ async def test_a_file_is_whole_as_soon_as_the_host_has_stopped(tmp_path):
     await sink.end()
 
 
+async def test_each_claim_begins_the_file_anew(tmp_path):
+    """Nothing of the claim before is in it: no samples, and no length in its head."""
+    path = tmp_path / "x.wav"
+    sink = make(f"wav:{path}")
+    for played in (bytes(40_000), b"abcd"):
+        await sink.begin(STEREO, 0.2)
+        sink.start(STEREO)
+        sink.write(played)
+        sink.lost += 1
+        await sink.end()
+        assert path.read_bytes()[40:] == len(played).to_bytes(4, "little") + played
+    await sink.begin(Format(44100), 0.2)
+    assert sink.lost == 0
+    sink.start(STEREO)  # nothing was played yet: no second file
+    sink.stop()
+    await sink.end()
+    assert [one.name for one in tmp_path.iterdir()] == ["x.wav"]
+
+
 async def test_a_first_rate_that_was_not_played_at_leaves_no_empty_file(tmp_path):
     path = tmp_path / "x.wav"
     sink = make(f"wav:{path}")

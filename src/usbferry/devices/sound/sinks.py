@@ -2,7 +2,8 @@
 
     null                  nowhere
     counter               it is checked to be the counter of `source=counter`: what is missing is told
-    wav:PATH              a WAV file; when a host plays at another rate, the next is PATH-2.wav, and so on
+    wav:PATH              a WAV file, begun anew whenever a host takes the device; when it plays at another rate, the
+                          next is PATH-2.wav, and so on
     file:PATH             a file that the bare samples are appended to
     fifo:PATH             a FIFO that programs read the samples from
     tcp://HOST:PORT       samples to a server (see bridges)
@@ -123,6 +124,7 @@ class WavWriter(Sink):
     async def begin(self, sound: Format, seconds: float) -> None:
         """The file is made now, rather than when a host plays: it tells at once that it cannot be."""
         self._format, self._number = sound, 1
+        self._waiting, self._length, self.lost = bytearray(), 0, 0
         self._open(self._path, sound)
         self._thread = ThreadPoolExecutor(1, "wav")
 
