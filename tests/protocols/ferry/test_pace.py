@@ -134,6 +134,28 @@ def test_who_shows_it_stays() -> None:
     assert deadline is not None
     assert deadline > 4 * talk.limits.proof_seconds
     talk.exporter.tick(deadline - 0.01)
+    assert not talk.exporter.done
+
+
+def test_silence_on_datagrams_is_the_end_of_who_has_no_claim() -> None:
+    """Nobody hears there that a socket was closed: each `usbferry list` was warned of as a broken peer."""
+    talk = lossy_target()
+    begins = first_identifier(talk)
+    talk.says(call(begins, Call.LIST)).asks("list")
+    deadline = talk.exporter.deadline()
+    assert deadline is not None
+    talk.exporter.tick(deadline)
+    assert talk.exporter.done
+    assert not talk.loses_transport()
+
+
+def test_silence_on_datagrams_is_a_fault_of_who_has_a_claim() -> None:
+    talk = lossy_target()
+    begins = first_identifier(talk)
+    talk.says(claim(begins)).asks("claim 1-1")
+    talk.exporter.accept(INFO)
+    deadline = talk.exporter.deadline()
+    assert deadline is not None
     with pytest.raises(ProtocolError, match="silent for 15 s"):
         talk.exporter.tick(deadline)
 

@@ -258,12 +258,17 @@ class Exporter(Desk):
         if self._linked:
             if now < self._heard + self._patience:
                 return
-            if not self._challenge:
+            if not (self._challenge or self._may_leave_silently):
                 raise ProtocolError(f"silent for {self._patience:g} s")
             if self.state is Target.OPEN:  # no mistake of whose address it is, and nobody there to be told
                 self._move("transport lost")
         elif self.state is Target.DETACHED and now >= self._lost_at + self._limits.grace_seconds:
             self._move("grace over")
+
+    @property
+    def _may_leave_silently(self) -> bool:
+        """Whether silence is how a controller ends: it has no claim, and datagrams tell nobody that it closed."""
+        return self.state is Target.OPEN and self._way.is_lossy
 
     @property
     def _patience(self) -> float:
