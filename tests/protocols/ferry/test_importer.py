@@ -495,6 +495,100 @@ def test_one_heartbeat_is_outstanding_though_it_waits_for_resume():
     talk.hears(reply(T + 6)).says(heartbeat(T + 7, 1, 2))
 
 
+class Small:
+    """UDP, whose packets are small."""
+
+    packet_bytes, is_lossy, unsent, blocked = 1232, True, 0, False
+
+    def proven(self) -> None: ...
+
+
+def on_small_packets(transfers: int) -> Talk:
+    talk = Talk(resends=True)
+    talk.importer.set_way(Small())
+    limits = Limits(transfers=transfers)
+    talk.importer.claim("1-1")
+    talk.says(version()).hears(version_reply(limits=limits)).says(claim())
+    talk.hears(reply(T + 1, 0, TOKEN + device())).says(call(T + 2, 22)).event()
+    talk.hears(reply(T + 2, 5))
+    return talk
+
+
+def records_of(talk: Talk) -> list[bytes]:
+    """What goes to the target since."""
+    raw, found = b"".join(talk.importer.outgoing), []
+    talk.importer.outgoing, talk.importer.outgoing_bytes = [], 0
+    while raw:
+        size = 4 + int.from_bytes(raw[:4], "big")
+        found.append(raw[:size])
+        raw = raw[size:]
+    return found
+
+
+def heartbeats(talk: Talk) -> list[bytes]:
+    return [one for one in records_of(talk) if one[8] == 21]
+
+
+def park(talk: Talk, count: int) -> None:
+    """As many transfers as there is room for, up to `count`, wait at the target."""
+    for number in range(1, count + 1):
+        talk.importer.submit(Transfer(0x82, 8, interval=1))
+        if number <= 301:
+            talk.hears(reply(number, 5))
+
+
+def test_a_heartbeat_fits_one_packet_and_the_next_has_the_rest():
+    """It went in parts, which no target takes: it was never answered as one, and the window stayed full."""
+    talk = on_small_packets(2048)
+    outbox = talk.importer._outbox
+    outbox.calls = 2048
+    for number in range(1, 601):  # half of them take long, so that every other one makes a run of its own
+        talk.importer.submit(Transfer(0x82, 8, interval=1))
+        talk.hears(reply(number, 5))
+    for number in range(1, 401, 2):
+        talk.hears(reply(number))
+    assert not heartbeats(talk)
+    talk.importer.tick(5.0)
+    said = heartbeats(talk)
+    assert said == [heartbeat(T + 3, *[end for n in range(1, 306, 2) for end in (n, n)])]
+    assert len(said[0]) - 4 <= Small.packet_bytes
+    talk.hears(reply(T + 3)).importer.tick(10.0)
+    assert heartbeats(talk) == [heartbeat(T + 4, *[end for n in range(307, 401, 2) for end in (n, n)])]
+    talk.hears(reply(T + 4))
+    assert outbox._used == 400
+
+
+def test_replies_in_any_order_are_acknowledged_in_few_runs():
+    talk = using(Limits(transfers=12))
+    for _ in range(12):
+        talk.importer.submit(Transfer(0x81, 8, interval=1))
+    talk.says(*(interrupt(n, 0x81, 8, 1) for n in range(1, 13)))
+    talk.hears(reply(3), reply(1), reply(2)).says(heartbeat(T + 3, 1, 3))
+
+
+def test_a_heartbeat_that_is_refused_frees_nothing():
+    talk = using(SMALL)
+    talk.importer.submit(Transfer(0x81, 8, interval=1))
+    talk.says(interrupt(1, 0x81, 8, 1)).hears(reply(1)).says(heartbeat(T + 3, 1, 1))
+    with pytest.raises(ProtocolError, match="heartbeat"):
+        talk.hears(reply(T + 3, 1))
+    assert talk.importer._outbox._used == 1
+
+
+def test_no_more_is_outstanding_than_one_packet_of_resume_names():
+    """RESUME went in parts, which no target takes, and the device was lost with its transport."""
+    talk = on_small_packets(2048)
+    park(talk, 400)
+    assert len([one for one in records_of(talk) if one[8] == 8]) == 301
+    talk.importer.disconnected(1.0)
+    talk.importer.connected(1.0)
+    records_of(talk)
+    talk.hears(version_reply(T + 3))
+    said = records_of(talk)
+    assert said == [resume(T + 4, range(1, 302))]
+    assert len(said[0]) - 4 <= Small.packet_bytes
+
+
 def test_replies_that_overtake_each_other_wait():
     talk = using(resends=True)
     for address in (0x81, 0x81, 0x82, 0x81):

@@ -15,6 +15,7 @@ from ..errors import ProtocolError
 from ..events import Changed, Claimed, Event, Left, Listed, Refusal, Refused
 from ..limits import Limits
 from . import infos
+from .framing import HEADER, RECORD_BYTES
 from .lanes import Lanes
 from .messages import (
     CAPABILITIES,
@@ -107,6 +108,11 @@ class Asking(Lanes):
         self._asked[call.identifier] = call
         self._transmit(call)
 
+    @property
+    def _longest(self) -> int:
+        """Bytes in the body of a call that is not cut."""
+        return min(self._way.packet_bytes or RECORD_BYTES, RECORD_BYTES) - HEADER
+
     @abstractmethod
     def _transmit(self, call: Sent) -> None:
         """Send a call, or send it again."""
@@ -142,6 +148,8 @@ class Asking(Lanes):
                     self._ask(Call.WATCH, words([changes]))
                     return Changed()
                 case Call.HEARTBEAT:
+                    if code:  # nothing is acknowledged by it: RESUME does that
+                        raise ProtocolError(f"the server gave a heartbeat the status {code}")
                     self._outbox.acknowledged()
                     if self._outbox.wants_acknowledgement:  # of what came meanwhile
                         self._acknowledge()
@@ -165,7 +173,9 @@ class Asking(Lanes):
                 f"a heartbeat in {reply.heartbeat} s"
             )
         self._heartbeat, self._grace = reply.heartbeat, reply.grace
-        self._outbox.calls, self._outbox.size = reply.window_calls, reply.window_bytes
+        # no more may be outstanding than one RESUME names, for it is never cut (§8.2)
+        self._outbox.calls = min(reply.window_calls, (self._longest - TOKEN_BYTES - 4) // 4)
+        self._outbox.size = reply.window_bytes
         if not self.instance:  # a claim keeps what it was granted: transfers may have been cut to it
             self.limit = granted
         self.instance = reply.instance

@@ -254,7 +254,7 @@ class Importer(Asking):
     def _acknowledge(self) -> None:
         self._beat = self._now
         if all(call.number != Call.HEARTBEAT for call in (*self._asked.values(), *self._later)):
-            self._ask(Call.HEARTBEAT, self._outbox.acknowledge())
+            self._ask(Call.HEARTBEAT, self._outbox.acknowledge(self._longest // 8))
 
     # -- to the target ------------------------------------------------------------------------------------------------
 
@@ -281,7 +281,8 @@ class Importer(Asking):
             call.due = call.due or self._now + call.wait
             if not call.identifier & TRANSPORT:
                 self._pace.sent(call)
-        self._say_records(records(call.identifier, call.word, call.head, call.payload, _PART, self._way.packet_bytes))
+        packet = 0 if call.identifier & TRANSPORT else self._way.packet_bytes  # calls of the transport are never cut
+        self._say_records(records(call.identifier, call.word, call.head, call.payload, _PART, packet))
 
     # -- from the target ----------------------------------------------------------------------------------------------
 

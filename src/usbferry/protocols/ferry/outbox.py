@@ -128,16 +128,27 @@ class Outbox:
         much = len(self._answered) * ACKNOWLEDGE >= self.calls or self._answered_bytes * ACKNOWLEDGE >= self.size
         return much and not self._acknowledging
 
-    def acknowledge(self) -> bytes:
-        """The body of a heartbeat: first and last identifier of each run of replies that are here."""
-        self._acknowledging, self._answered, self._answered_bytes = self._answered, [], 0
-        runs: list[int] = []
-        for identifier, _ in self._acknowledging:
+    def acknowledge(self, most: int) -> bytes:
+        """The body of a heartbeat: first and last identifier of each run of replies that are here.
+
+        There are `most` runs, the oldest, and the others come with the next one.
+        """
+        answered, runs, count = self._answered, list[int](), 0
+        answered.sort(key=self._age)
+        for identifier, _ in answered:
             if runs and identifier == runs[-1] + 1 & MASK:
                 runs[-1] = identifier
+            elif len(runs) == 2 * most:
+                break
             else:
                 runs += (identifier, identifier)
+            count += 1
+        self._acknowledging, self._answered = answered[:count], answered[count:]
+        self._answered_bytes = sum(cost for _, cost in self._answered)
         return words(runs)
+
+    def _age(self, answered: tuple[int, int]) -> int:
+        return answered[0] - self._next & MASK
 
     def acknowledged(self) -> None:
         """The heartbeat was answered: there is room again."""
