@@ -538,6 +538,15 @@ def test_acknowledgements_of_what_cannot_be():
         talk.says(heartbeat(T + 6, 1, 5))
 
 
+def test_the_runs_of_a_heartbeat_are_bounded_together():
+    """Each was alone: one record of 8190 times the window took a second of the target's time."""
+    talk = claimed(SMALL).says(bulk(1, 0x81, 8)).does(1).hears(reply(1))
+    with pytest.raises(ProtocolError, match="an acknowledgement of 32760 replies"):
+        talk.says(heartbeat(T + 6, *[1, SMALL.transfers] * 8190))
+    talk.loses_transport()
+    talk.finds_transport().says(resume(T + 1, [1])).hears(reply(T + 1, 0, u32(2)), reply(1))  # nothing was acknowledged by it
+
+
 def test_early_calls_that_do_not_fit_come_again():
     talk = claimed(SMALL).says(
         bulk(2, 0x02, data=bytes(1000)), bulk(3, 0x02, data=bytes(1000)), bulk(4, 0x02, data=bytes(90))

@@ -225,8 +225,7 @@ class Desk(Lanes):
     def _heartbeat(self, identifier: int, body: memoryview) -> None:
         ends = parse_words(body, 0, len(body) // 8 * 2)
         if self._session is not None:
-            for first, last in zip(ends[::2], ends[1::2], strict=True):
-                self._session.acknowledge(first, last)
+            self._session.acknowledge(zip(ends[::2], ends[1::2], strict=True))
         self._say(identifier, Code.OK)
 
     def _resume(self, identifier: int, body: memoryview) -> None:

@@ -10,6 +10,7 @@ grows. A session is these tables; a new transport leaves `open` and `replies` as
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from ...usb.transfer import Buffer
@@ -122,16 +123,20 @@ class Ledger:
         """A call has its reply."""
         self.replies[identifier] = (self.open.pop(identifier), code, head, data)
 
-    def acknowledge(self, first: int, last: int) -> None:
-        """The controller has these replies. Raises ProtocolError for more than can be."""
-        count = (last - first & MASK) + 1
-        if count > self._limits.transfers:
-            raise ProtocolError(f"an acknowledgement of {count} replies, granted are {self._limits.transfers}")
+    def acknowledge(self, runs: Iterable[tuple[int, int]]) -> None:
+        """The controller has these replies, of each run the first and last. Raises ProtocolError for more than can be:
+        what one heartbeat costs is bounded by what was granted, not by what fits a record.
+        """
+        counted = [(first, (last - first & MASK) + 1) for first, last in runs]
+        named = sum(count for _, count in counted)
+        if named > self._limits.transfers:
+            raise ProtocolError(f"an acknowledgement of {named} replies, granted are {self._limits.transfers}")
         replies, freed = self.replies, 0
-        for number in range(first, first + count):
-            reply = replies.pop(number & MASK, None)
-            if reply is not None:
-                freed += reply[0]
+        for first, count in counted:
+            for number in range(first, first + count):
+                reply = replies.pop(number & MASK, None)
+                if reply is not None:
+                    freed += reply[0]
         self.bytes -= freed
 
     def resume(self, outstanding: tuple[int, ...]) -> list[int]:

@@ -7,7 +7,7 @@ What a transport is told goes through `say`, which the exporter gives; while the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from struct import error as struct_error
 from typing import Final
 
@@ -225,9 +225,9 @@ class Session:
         for entry in tuple(self.pending):
             self.complete(entry.tag, Completion(status))
 
-    def acknowledge(self, first: int, last: int) -> None:
-        """The controller has the replies from `first` to `last`. Raises ProtocolError for more than can be."""
-        self.ledger.acknowledge(first, last)
+    def acknowledge(self, runs: Iterable[tuple[int, int]]) -> None:
+        """The controller has these replies, by the first and last of each run. Raises ProtocolError for too many."""
+        self.ledger.acknowledge(runs)
 
     def resume(self, outstanding: tuple[int, ...]) -> None:
         """Say on a new transport, whose controller lacks the replies to `outstanding`, those there are."""
