@@ -544,7 +544,9 @@ def test_the_runs_of_a_heartbeat_are_bounded_together():
     with pytest.raises(ProtocolError, match="an acknowledgement of 32760 replies"):
         talk.says(heartbeat(T + 6, *[1, SMALL.transfers] * 8190))
     talk.loses_transport()
-    talk.finds_transport().says(resume(T + 1, [1])).hears(reply(T + 1, 0, u32(2)), reply(1))  # nothing was acknowledged by it
+    talk.finds_transport().says(resume(T + 1, [1])).hears(
+        reply(T + 1, 0, u32(2)), reply(1)
+    )  # nothing was acknowledged by it
 
 
 def test_early_calls_that_do_not_fit_come_again():
