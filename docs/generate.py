@@ -510,7 +510,7 @@ _NOTES: Final = {
         | `to=` | What the host plays goes to |
         | --- | --- |
         | `null` | nowhere |
-        | `wav:PATH` | a WAV file, begun anew whenever a host takes the device; PATH-2.wav and so on, each time that it plays at another rate |
+        | `wav:PATH` | a WAV file, new with each claim; PATH-2.wav and so on, each time that a host plays at another rate |
         | `counter` | a check that it is the microphone's counter: see the log, or `speaker.playing.sink` in Python |
         | `file:PATH` | a file that the bare samples are appended to, little endian |
         | `fifo:PATH` | a FIFO that programs read the samples from |

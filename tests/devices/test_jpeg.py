@@ -35,6 +35,27 @@ def test_a_picture_ends_where_its_end_marker_is_and_not_before(data):
 
 
 @pytest.mark.parametrize("data", PHOTOGRAPHS)
+def test_an_end_is_found_as_the_picture_comes_and_no_byte_is_looked_at_twice(data):
+    class Counting(bytearray):
+        looked = 0
+
+        def find(self, what, start, stop):
+            found = super().find(what, start, stop)
+            self.looked += (stop if found < 0 else found) - start
+            return found
+
+    ending, came = jpeg.Ending(), Counting()
+    ends = []
+    for byte in data + b"\xff\xd8more":
+        came.append(byte)
+        ends.append(ending.find(came) if not ends or not ends[-1] else ends[-1])
+    assert ends[len(data) - 2 :] == [0] + [len(data)] * 7
+    assert came.looked <= len(data)
+    assert jpeg.Ending(5).find(bytes(5) + data) == len(data) + 5
+    assert jpeg.Ending(5).find(bytes(5) + data, len(data) + 4) == 0
+
+
+@pytest.mark.parametrize("data", PHOTOGRAPHS)
 def test_its_size_is_in_its_frame_header(data):
     assert jpeg.size_of(data) == (40, 30)
     with pytest.raises(NoPicture):

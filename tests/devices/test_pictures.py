@@ -211,6 +211,29 @@ async def test_garbage_between_pictures_is_passed_over(live):
     assert source.next() == card(7)
 
 
+async def test_what_has_an_end_and_no_size_is_no_picture(live):
+    source, writer = live
+    os.write(writer, bytes.fromhex("ffd8ffda0002ffd9"))
+    await turn()
+    assert source.next() is None
+    source.start(Coding.MJPEG, SIZE)
+    os.write(writer, bytes.fromhex("ffd8ffda0002ffd9") + card(4))
+    await turn()
+    assert source.next() == card(4)
+
+
+async def test_what_never_ends_is_given_up(live, monkeypatch):
+    monkeypatch.setattr("usbferry.devices.video.pictures._LARGEST", 4096)
+    source, writer = live
+    source.start(Coding.MJPEG, SIZE)
+    os.write(writer, bytes.fromhex("ffd8ffda0002") + bytes(8000))
+    await turn()
+    assert len(source._collected) == 2
+    os.write(writer, card(4))
+    await turn()
+    assert source.next() == card(4)
+
+
 async def test_a_picture_of_another_size_is_left_out_and_told_once(live, caplog):
     source, writer = live
     source.start(Coding.MJPEG, SIZE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from mmap import mmap
 from typing import Final
 
 SQUARE: Final = 16  # pixels each way
@@ -28,36 +29,57 @@ class NoPicture(ValueError):
     """These bytes are no JPEG."""
 
 
-def end_of(data: bytes | bytearray | memoryview) -> int:
-    """Where the picture that begins at 0 ends; 0 while its end is not there. Raises NoPicture."""
-    if len(data) >= 2 and bytes(data[:2]) != _START:
-        raise NoPicture("a JPEG begins with ff d8")
-    at = 2
-    while at + 4 <= len(data):
+class Ending:
+    """Where the picture ends that begins at `start`. Asked again when more has come, it goes on from where it was."""
+
+    def __init__(self, start: int = 0) -> None:
+        self._start = start
+        self._at = start + 2
+        self._in_scan = False
+
+    def find(self, data: bytes | bytearray | mmap, stop: int | None = None) -> int:
+        """The place after the picture, before `stop`; 0 while its end is not there. Raises NoPicture."""
+        stop = len(data) if stop is None else min(stop, len(data))
+        if stop - self._start >= 2 and data[self._start : self._start + 2] != _START:
+            raise NoPicture("a JPEG begins with ff d8")
+        while True:
+            if self._in_scan:
+                if not self._pass_scan(data, stop):
+                    return 0
+                self._in_scan = False
+                if data[self._at + 1] == _END:
+                    return self._at + 2
+            if self._at + 4 > stop:
+                return 0
+            self._pass_segment(data)
+
+    def _pass_segment(self, data: bytes | bytearray | mmap) -> None:
+        at = self._at
         if data[at] != 0xFF:
-            raise NoPicture(f"byte {at} is no marker")
+            raise NoPicture(f"byte {at - self._start} is no marker")
         kind = data[at + 1]
         if kind == 0xFF or kind in _ALONE:
-            at += 1 if kind == 0xFF else 2
-            continue
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if kind == _SCAN:
-            at = _end_of_scan(data, at)
-            if at < 0:
-                return 0
-            if data[at + 1] == _END:
-                return at + 2
-    return 0
+            self._at += 1 if kind == 0xFF else 2
+            return
+        self._at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        self._in_scan = kind == _SCAN
+
+    def _pass_scan(self, data: bytes | bytearray | mmap, stop: int) -> bool:
+        """To the marker after a scan: in it, ff is followed by 00, or is a restart. False when it is not there."""
+        at = self._at
+        while (found := data.find(b"\xff", at, stop)) >= 0 and found + 1 < stop:
+            kind = data[found + 1]
+            if kind and kind not in _ALONE and kind != 0xFF:
+                self._at = found
+                return True
+            at = found + (1 if kind == 0xFF else 2)
+        self._at = found if found >= 0 else max(at, stop)
+        return False
 
 
-def _end_of_scan(data: bytes | bytearray | memoryview, at: int) -> int:
-    """The marker after a scan: in it, ff is followed by 00, or is a restart. -1 when it is not there."""
-    raw = data if isinstance(data, bytes | bytearray) else bytes(data)
-    while (at := raw.find(b"\xff", at)) >= 0 and at + 1 < len(raw):
-        if raw[at + 1] and raw[at + 1] not in _ALONE and raw[at + 1] != 0xFF:
-            return at
-        at += 1 if raw[at + 1] == 0xFF else 2
-    return -1
+def end_of(data: bytes | bytearray) -> int:
+    """Where the picture that begins at 0 ends; 0 while its end is not there. Raises NoPicture."""
+    return Ending().find(data)
 
 
 def size_of(data: bytes | bytearray | memoryview) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Final
@@ -129,7 +130,6 @@ class Film(Pictures):
         self.own_size = _jpeg_size(path, start)
         self.sizes = (self.own_size,)
         self._map: mmap | None = None
-        self._places: list[tuple[int, int]] = []
 
     async def begin(self) -> None:
         try:
@@ -148,13 +148,11 @@ class Film(Pictures):
         """What follows the last whole picture is left out."""
         assert self._map is not None
         for _ in range(2):
-            try:
-                length = jpeg.end_of(memoryview(self._map)[self._at : self._at + _LARGEST])
-            except jpeg.NoPicture:
-                length = 0
-            if length:
-                start, self._at = self._at, self._at + length
-                return self._map[start : self._at]
+            start = self._at
+            with suppress(jpeg.NoPicture):
+                if end := jpeg.Ending(start).find(self._map, start + _LARGEST):
+                    self._at = end
+                    return self._map[start:end]
             self._at = 0
         return None
 
@@ -166,8 +164,9 @@ class Live(Pictures):
 
     def __init__(self, bridge: Bridge) -> None:
         self.bridge = bridge
-        self._newest: bytes | None = None
+        self._newest: tuple[Size, bytes] | None = None
         self._collected = bytearray()
+        self._ending = jpeg.Ending()  # of the picture that this begins with
         self._size: Size | None = None
         self._told = False
 
@@ -182,42 +181,50 @@ class Live(Pictures):
 
     def start(self, coding: Coding, size: Size) -> None:
         self._size, self._told = size, False
-        if self._newest is not None and jpeg.size_of(self._newest) != size:
+        if self._newest is not None and self._newest[0] != size:
             self._newest = None
 
     def next(self) -> bytes | None:
-        return self._newest
+        return None if self._newest is None else self._newest[1]
 
     def _collect(self) -> None:
         self._collected += self._queue.take(_QUEUED)
         while length := self._whole():
             picture = bytes(self._collected[:length])
-            del self._collected[:length]
+            self._pass(length)
             self._came(picture)
+
+    def _pass(self, length: int) -> None:
+        del self._collected[:length]
+        self._ending = jpeg.Ending()
 
     def _whole(self) -> int:
         """How long the picture at the start is, 0 while it is not whole. What is no picture is passed over."""
         while True:
             try:
-                length = jpeg.end_of(self._collected)
+                length = self._ending.find(self._collected)
             except jpeg.NoPicture:
-                pass
+                at = self._collected.find(_BEGINNING, 1)
             else:
                 if length or len(self._collected) < _LARGEST:
                     return length
-            at = self._collected.find(_BEGINNING, 1)
-            del self._collected[: at if at >= 0 else max(1, len(self._collected) - 2)]
+                at = -1  # what begins in there is not looked at: it would be as long again, each time
+            self._pass(at if at >= 0 else max(1, len(self._collected) - 2))
             if at < 0:
                 return 0
 
     def _came(self, picture: bytes) -> None:
-        if self._size is not None and jpeg.size_of(picture) != self._size:
+        try:
+            size = jpeg.size_of(picture)
+        except jpeg.NoPicture:
+            return  # what does not say how large it is, is none
+        if self._size is not None and size != self._size:
             if not self._told:
-                wanted, got = ("x".join(map(str, size)) for size in (self._size, jpeg.size_of(picture)))
+                wanted, got = ("x".join(map(str, one)) for one in (self._size, size))
                 log.warning("%s sends %s where the host has chosen %s: not shown", self.bridge, got, wanted)
                 self._told = True
             return
-        is_first, self._newest = self._newest is None, picture
+        is_first, self._newest = self._newest is None, (size, picture)
         if is_first:
             self.arrived()
 
