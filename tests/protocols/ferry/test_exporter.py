@@ -385,6 +385,25 @@ def test_a_short_one_stops_its_queue_until_the_controller_knows():
     talk.says(bulk(6, 0x81, 8, flags=RESTART), bulk(7, 0x81, 8)).asks("submit #6 in 81 8", "submit #7 in 81 8").hears()
 
 
+def test_what_is_held_is_not_carried_out_once_the_device_has_left():
+    """It was submitted after its own answer."""
+    talk = short_reads(claimed(), 1, 2, 3).asks("submit #1 in 81 8")
+    talk.exporter.gone()
+    talk.hears(*(reply(n, FAILED + Status.GONE) for n in (1, 2, 3, T + 2)))
+    assert not talk.exporter.has_events
+    talk.goes_on().asks()
+
+
+def test_what_is_held_does_not_keep_the_pump_going_while_the_claim_is_given_back():
+    """There was something to do, for ever, that was never done."""
+    talk = short_reads(claimed(), 1, 2).says(call(3, 4)).asks("submit #1 in 81 8", "release")
+    talk.exporter.complete(1, Completion(Status.SHUTDOWN))
+    assert not talk.exporter.has_events
+    talk.goes_on().asks().hears(reply(1, FAILED + Status.SHUTDOWN))
+    talk.exporter.released()
+    talk.hears(reply(2, FAILED + Status.SHUTDOWN), reply(3), reply(T + 2))
+
+
 @pytest.mark.parametrize(
     "restart",
     [control(2, "0201000081000000"), call(2, 13, b"\x81"), call(2, 11, b"\1"), call(2, 12, b"\0\1"), call(2, 10)],

@@ -98,9 +98,7 @@ class Exporter(Desk):
     def has_events(self) -> bool:
         """Whether `events` has something though nothing came: a queue goes on behind a transfer that ended."""
         session = self._session
-        if session is None or not (self._backlog or session.gates.ready):
-            return self._may_go_on
-        return self._attached and (bool(session.gates.ready) or self._may_go_on)
+        return self._may_go_on or (session is not None and self._attached and session.has_more)
 
     @property
     def in_flight(self) -> int:

@@ -75,6 +75,12 @@ class Gates:
                 return True
         return False
 
+    def clear(self) -> None:
+        """The device is gone: nothing that was held goes to it."""
+        self.ready.clear()
+        self.held.clear()
+        self._first.clear()
+
     def restart(self, transfer: Transfer) -> None:
         """The controller knows that this queue was stopped."""
         self.stopped.discard((transfer.endpoint, transfer.stream_id))

@@ -50,7 +50,8 @@ class Session:
         self._say = say
         self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted
         self._describe = 0  # identifiers of calls that wait
-        self._release: int | None = None  # nothing is carried out after it
+        self._release: int | None = None
+        self._is_over = False  # by RELEASE, or with the device: nothing is carried out after it
 
     @property
     def in_flight(self) -> int:
@@ -83,7 +84,7 @@ class Session:
     @property
     def has_more(self) -> bool:
         """Whether `follow` has something."""
-        return bool(self.gates.ready or self.ledger.has_next) and self._release is None
+        return bool(self.gates.ready or self.ledger.has_next) and not self._is_over
 
     def follow(self) -> Event | None:
         """What has become possible: a submit that waited for its queue, a call that came too early."""
@@ -189,7 +190,7 @@ class Session:
         return Wake()
 
     def _release_claim(self, message: Message) -> Event:
-        self._release = message.identifier
+        self._release, self._is_over = message.identifier, True
         return Release()
 
     def _describe_device(self, message: Message) -> Event:
@@ -222,6 +223,8 @@ class Session:
 
     def end_all(self, status: Status) -> None:
         """End what a device that left has not answered, and what never got to it."""
+        self._is_over = True
+        self.gates.clear()
         for entry in tuple(self.pending):
             self.complete(entry.tag, Completion(status))
 
