@@ -462,6 +462,19 @@ def test_a_claim_that_cannot_be_taken_over():
     assert isinstance(talk.event(), Refused)
 
 
+def test_a_claim_that_was_taken_over_though_its_device_has_left():
+    """It was said that the server had sent a device record of no bytes."""
+    talk = Talk()
+    talk.importer.adopt(TOKEN)
+    first, second = (int.from_bytes(one, "big") for one in adopted(talk))
+    talk.hears(version_reply(first), reply(second, 0, u32(7)), reply(7, FAILED + GONE))
+    refused = talk.event()
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.text) == (Refusal.NOT_FOUND, "the device has left the server")
+    assert talk.importer.done
+    assert not talk.hears(reply(second + 1, FAILED + GONE)).told, "that is known already"
+
+
 # -- where packets are lost -------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from secrets import token_bytes
 from struct import error as struct_error
 from typing import Final
 
+from ...usb.types import Status
 from ..errors import ProtocolError
 from ..events import Changed, Claimed, Event, Left, Listed, Refusal, Refused
 from ..limits import Limits
@@ -25,6 +26,7 @@ from .messages import (
     Call,
     Code,
     VersionReply,
+    code_of,
     parse_words,
     version_call,
     words,
@@ -39,6 +41,7 @@ _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
     Code.NOT_OPENED: (Refusal.FAILED, "the server could not open it"),
     Code.UNAVAILABLE: (Refusal.UNAVAILABLE, "the server takes nobody now"),
     Code.NO_SESSION: (Refusal.NOT_FOUND, "the server has given the device up, or was started again"),
+    code_of(Status.GONE): (Refusal.NOT_FOUND, "the device has left the server"),
     Code.NO_COMMON_VERSION: (Refusal.FAILED, f"the server speaks no version of ferry known here, which is {VERSION}"),
 }
 
@@ -195,6 +198,8 @@ class Asking(Lanes):
                 left = self._end("no session", text)
                 if not self._adopts:
                     return left
+            case Controller.USING:  # a claim that was taken over, and then its device was not there to be described
+                self._end("HOLD answered", text)
         return Refused(reason, text)
 
     def _listed(self, code: int, body: memoryview) -> Event | None:

@@ -369,6 +369,8 @@ class Importer(Asking):
     def _finished(self, call: Sent, code: int, body: memoryview, *, is_lent: bool) -> Event | None:
         if call.number == Call.DESCRIBE and self._adopts:
             self._adopts = False
+            if code:
+                return self._refused(code)
             return Claimed(infos.parse(body, self._limits))
         transfer = call.transfer
         if transfer is None:
