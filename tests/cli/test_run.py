@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -177,6 +178,20 @@ def test_an_address_without_sense():
 
 def test_no_such_program():
     assert refused("--device", "virtual:zero", "prog-of-nobody") == "usbferry run: there is no program 'prog-of-nobody'"
+
+
+@POSIX
+def test_a_program_that_this_user_may_not_see(tmp_path, monkeypatch):
+    """To root nothing is hidden, so the system's refusal is made here."""
+    hidden, stat = f"{tmp_path}/hidden/prog", os.stat
+
+    def refuse(path, *words, **more):
+        if os.fspath(path) == hidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return stat(path, *words, **more)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert refused("--device", "virtual:zero", hidden) == f"usbferry run: there is no program {hidden!r}"
 
 
 @POSIX

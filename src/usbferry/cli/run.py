@@ -68,7 +68,7 @@ def _found(program: str) -> str:
     path = shutil.which(program)
     if path is not None:
         return path
-    if Path(program).is_file():
+    if os.path.isfile(program):  # no more than False for what this user may not see
         fail(f"usbferry run: {program} is not executable; if it is a Python program, write: python {program}")
     fail(f"usbferry run: there is no program {program!r}")
 
