@@ -296,7 +296,7 @@ def _not_loaded(root: Path) -> str:
     release = os.uname().release
     modules = root / "lib/modules" / release
     if not (modules / "modules.dep").exists():
-        return f"{_LOAD}; there are no modules of Linux {release} here, as in a container: do it where they are"
+        return f"there are no modules of Linux {release} here, as in a container: load vhci-hcd where they are, as root"
     if any((modules / "kernel/drivers/usb/usbip").glob("vhci[-_]hcd.ko*")):
         return _LOAD
     with suppress(OSError):
