@@ -108,7 +108,8 @@ def commands() -> str:
         "`usbferry COMMAND --help` says the same on a terminal. Quote an address that has `?` or `&` in it, for the "
         "shell gives these a meaning of its own.",
         _table(("Command", ""), [(f"[`{verb}`](#usbferry-{verb})", line) for verb, line in VERBS.items()]),
-        "| Exit status | |\n| --- | --- |\n| 0 | done; for `serve` and `keep`, ended by Ctrl-C or SIGTERM |\n"
+        "| Exit status | |\n| --- | --- |\n"
+        "| 0 | done; for `serve`, `keep`, `list --follow` and `demo --stay`, ended by Ctrl-C or SIGTERM |\n"
         "| 1 | `list` could not read one of the addresses; `attach` lost a device that went through it |\n"
         "| 2 | it could not be done: standard error says why, see [errors](errors.md) |\n"
         "| 78 | `keep` cannot use its file of rules |\n"
