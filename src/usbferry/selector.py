@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .device import Source
 
 log: Final = logging.getLogger(__name__)
-_FORMS: Final = "VID:PID, serial=, product=, manufacturer=, class=, port=, or a bus id such as 1-2"
+FORMS: Final = "VID:PID, serial=, product=, manufacturer=, class=, port=, or a bus id such as 1-2"
 _SAFE: Final = "*[]!@$'()+:;/"  # of a value, what an address may hold as it is
 _LISTED: Final = 20  # candidates that an error names
 
@@ -254,12 +254,12 @@ def _term(part: str) -> Term:
         return Port(value)
     if key == "class":
         return _class(value.lower())
-    raise ValueError(f"{part!r} is no term of a selector; there are: {_FORMS}")
+    raise ValueError(f"{part!r} is no term of a selector; there are: {FORMS}")
 
 
 def _plain(text: str) -> Term:
     if not text:
-        raise ValueError(f"there is an empty term between two commas; there are: {_FORMS}")
+        raise ValueError(f"there is an empty term between two commas; there are: {FORMS}")
     if ":" not in text:
         return Name(text)
     found = re.fullmatch(r"(?:0x)?([0-9a-f]{1,4}|\*):(?:0x)?([0-9a-f]{1,4}|\*)", text, re.I)
