@@ -1,6 +1,7 @@
 """Text from FIFOs, files and standard input, while the event loop runs."""
 
 import asyncio
+import errno
 import os
 
 import pytest
@@ -130,3 +131,17 @@ def test_what_cannot_be_opened_names_the_remedy(tmp_path):
         Feed(f"{tmp_path}/none")
     with pytest.raises(DeviceError, match="is a directory"):
         Feed(str(tmp_path))
+
+
+def test_what_this_user_may_not_see_is_said_in_words(tmp_path, monkeypatch):
+    """To root nothing is hidden, so the system's refusal is made here."""
+    hidden, stat = f"{tmp_path}/hidden/pipe", os.stat
+
+    def refuse(path, *words, **more):
+        if os.fspath(path) == hidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return stat(path, *words, **more)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(DeviceError, match=f"^{hidden} cannot be read: Permission denied$"):
+        Feed(hidden)

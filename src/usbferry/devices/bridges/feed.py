@@ -80,9 +80,9 @@ def _decoder() -> io.IncrementalNewlineDecoder:
 def _open(path: str) -> int:
     """A FIFO is opened for writing too: otherwise its end comes whenever no writer is there."""
     where = Path(path).expanduser()
-    if where.is_dir():
-        raise DeviceError(f"{where} is a directory")
     try:
+        if where.is_dir():
+            raise DeviceError(f"{where} is a directory")
         is_fifo = stat.S_ISFIFO(where.stat().st_mode)
         return os.open(where, (os.O_RDWR if is_fifo else os.O_RDONLY) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
