@@ -218,7 +218,7 @@ def test_a_missing_module_is_named_with_its_command(tmp_path):
     module.parent.mkdir(parents=True)
     module.write_text("kernel/drivers/usb/usbip/vhci-hcd.ko:\n")
     for ask in (Vhci(tmp_path).check, Vhci(tmp_path).ports):
-        with pytest.raises(DeviceError, match="as root: modprobe vhci-hcd$"):
+        with pytest.raises(DeviceError, match=r"as root: modprobe vhci-hcd$"):
             ask()
 
 
