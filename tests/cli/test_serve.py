@@ -143,6 +143,24 @@ def test_a_port_of_another_protocol_that_is_in_use(taken: str) -> None:
     assert text == f"cannot listen on {taken}: the port is in use; choose another with --on, 0 for any free one"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
+@pytest.mark.parametrize("scheme", ["ferry", "ferry+seqpacket"])
+def test_a_socket_file_that_cannot_be_had(scheme: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        text = refused("virtual:zero", "--on", f"{scheme}://{path}")
+    assert text == f"cannot listen on {path}: another server listens at this file; choose another with --on"
+    path.unlink()
+    path.write_text("mine")
+    text = refused("virtual:zero", "--on", f"{scheme}://{path}")
+    assert text == f"cannot listen on {path}: the file is there and is no socket; choose another with --on"
+    assert path.read_text() == "mine"
+    text = refused("virtual:zero", "--on", f"{scheme}://{tmp_path}/none/f.sock")
+    assert text == f"cannot listen on {tmp_path}/none/f.sock: there is no folder {tmp_path}/none"
+
+
 def test_what_cannot_be_is_one_line_of_a_process_too(runtime: Path) -> None:
     process = start("virtual:zero", "--listen", "192.0.2.1:4000", runtime=runtime)
     _, said = process.communicate(timeout=30)

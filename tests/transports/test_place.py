@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
+import os
 import re
 import socket
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from usbferry.device import DeviceError
 from usbferry.registry import PROTOCOLS, TRANSPORTS, load_exporter, load_transport, open_source
 from usbferry.server.answers import OnPackets
 from usbferry.transports.link import Link
@@ -183,3 +186,32 @@ async def test_a_socket_file_that_was_left_behind_is_replaced(tmp_path: Path) ->
 async def test_a_socket_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await Place("", 0, str(tmp_path / "sock")).connect(Echo())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
+@pytest.mark.parametrize(
+    ("listens", "asked", "meant"),
+    [
+        ("ferry+seqpacket://{}", "ferry://{}", "ferry+seqpacket://{}"),
+        ("ferry://{}", "ferry+seqpacket://{}?device=1-3", "ferry://{}?device=1-3"),
+        ("ferry://{}", "ferry://{}/1-3", "ferry://{}?device=1-3"),
+        ("ferry+seqpacket://{}", "ferry+seqpacket://{}/1-3", "ferry+seqpacket://{}?device=1-3"),
+    ],
+)
+async def test_the_address_that_was_meant_is_told(listens: str, asked: str, meant: str, tmp_path: Path) -> None:
+    """What Linux says of it helps nobody: wrong protocol type, not a directory."""
+    path = tmp_path / "f.sock"
+    listening = await parse(listens.format(path), 4000).listen(Echo)
+    source = open_source(asked.format(path))
+    with pytest.raises(DeviceError) as raised:
+        await source.list()
+    listening.close()
+    assert str(raised.value).endswith(f": write {meant.format(path)}")
+
+
+def test_what_was_meant_is_told_where_it_is_so() -> None:
+    wrong_kind, no_folder = OSError(errno.EPROTOTYPE, ""), OSError(errno.ENOTDIR, "")
+    for address in ("usbredir:///x/y", "ferry:///x/y/1-3"):
+        text = parse(address, 4000).no_connection(no_folder, address.partition(":")[0])
+        assert text == os.strerror(errno.ENOTDIR), "no socket is there"
+    assert parse("usbredir:///x", 4000).no_connection(wrong_kind, "usbredir") == os.strerror(errno.EPROTOTYPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import sys
@@ -13,7 +14,7 @@ from usbferry.registry import load_exporter
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
 from usbferry.transports.place import Place
-from usbferry.transports.reasons import reason
+from usbferry.transports.reasons import no_listening_at_file, reason
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,24 @@ from usbferry.transports.reasons import reason
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
 def test_why_there_is_no_connection(error: OSError, text: str) -> None:
     assert reason(error) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EADDRINUSE, "another server listens at this file; choose another"),
+        (errno.EEXIST, "the file is there and is no socket; choose another"),
+        (errno.EACCES, "permission denied: /run/vms"),
+        (errno.EPERM, "permission denied: /run/vms"),
+        (errno.ENOENT, "there is no folder /run/vms"),
+        (errno.ENOSPC, "No space left on device"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="paths and texts")
+def test_why_nobody_can_listen_at_a_file(number: int, text: str) -> None:
+    """It was told of ports below 1024."""
+    error = OSError(number, "No space left on device")
+    assert no_listening_at_file(error, "/run/vms/1.sock") == text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")

@@ -68,6 +68,9 @@ class FerrySource(RemoteSource):
     async def _to(self, connection: Connection, seconds: float) -> None:
         await self._place.connect(connection, seconds)
 
+    def _why(self, error: OSError) -> str:
+        return self._place.no_connection(error, "ferry")
+
     async def _connect(self) -> Connection:
         return await self._connected(LastingConnection(self._importer(), self.where, self._connect_again))
 

@@ -18,7 +18,6 @@ from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Sour
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..transports.place import Place, parse
-from ..transports.reasons import reason
 from ..usb import setup as requests
 from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
@@ -201,7 +200,9 @@ class RedirSource(Source):
         except TimeoutError:
             raise DeviceError(f"no connection to {self._place} within {CONNECT_SECONDS:g} s") from None
         except OSError as error:
-            raise DeviceError(f"no connection to {self._place}: {reason(error)}") from error
+            raise DeviceError(
+                f"no connection to {self._place}: {self._place.no_connection(error, self._scheme)}"
+            ) from error
         return connection
 
     def _importer(self) -> Importer:

@@ -465,8 +465,12 @@ class RemoteSource(Source):
         except TimeoutError:
             raise DeviceError(f"no connection to {self.where} within {CONNECT_SECONDS:g} s") from None
         except OSError as error:
-            raise DeviceError(f"no connection to {self.where}: {reason(error)}") from error
+            raise DeviceError(f"no connection to {self.where}: {self._why(error)}") from error
         return connection
+
+    def _why(self, error: OSError) -> str:
+        """Why there is no connection, for people."""
+        return reason(error)
 
 
 def _check(transfer: Transfer) -> None:

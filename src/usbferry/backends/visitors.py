@@ -19,7 +19,6 @@ from ..device import Change, DeviceError
 from ..protocols.events import Event, Listed
 from ..transports.link import Link
 from ..transports.place import Listening, Place
-from ..transports.reasons import no_listening
 from ..usb.info import DeviceInfo
 from .connection import Connection, Importer
 
@@ -86,7 +85,7 @@ class Visitors:
             try:
                 self._listening = await self.place.listen(self._visitor)
             except OSError as error:
-                raise DeviceError(f"cannot listen on {self.place}: {no_listening(error)}") from error
+                raise DeviceError(f"cannot listen on {self.place}: {self.place.no_listening(error)}") from error
             if not self.place.path:
                 self.place = replace(self.place, port=self._listening.sockets[0].getsockname()[1])
             log.info("listening on %s for who brings a device", self.place)

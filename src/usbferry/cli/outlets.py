@@ -10,7 +10,6 @@ from ..registry import PROTOCOLS, UnknownName, load_exporter
 from ..server.catalog import Catalog
 from ..server.listen import MakeExporter, Server
 from ..transports.place import Place, parse
-from ..transports.reasons import no_listening
 
 SERVED = {"--on": tuple(PROTOCOLS), "--to": tuple(name for name, row in PROTOCOLS.items() if row.connects)}
 
@@ -51,7 +50,8 @@ class Outlet:
         try:
             places = await server.listen_at(self.place, self._exporter)
         except OSError as error:
-            raise not_listening(error, str(self.place), self.option) from error
+            why = self.place.no_listening(error, f"choose another with {self.option}")
+            raise DeviceError(f"cannot listen on {self.place}: {why}") from error
         notes = []
         if not all(place.is_of_this_machine for place in places):
             notes.append(f"note: {self.protocol} has no passwords; whoever reaches this port can use the device")
@@ -75,11 +75,6 @@ class Outlet:
 
     def __str__(self) -> str:
         return f"{self._scheme}://{self.place}"
-
-
-def not_listening(error: OSError, where: str, option: str) -> DeviceError:
-    """Why nobody can listen there, and what to do."""
-    return DeviceError(f"cannot listen on {where}: {no_listening(error, f'choose another with {option}')}")
 
 
 def _there(names: list[str]) -> str:

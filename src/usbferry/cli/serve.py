@@ -20,10 +20,11 @@ from ..registry import load_exporter, open_source
 from ..selector import Selector
 from ..server.catalog import Catalog
 from ..server.listen import Server, serving
+from ..transports.reasons import no_listening
 from . import fail, printable
 from .address import whole_address
 from .logs import configure_logging
-from .outlets import Outlet, not_listening
+from .outlets import Outlet
 from .waiting import waiting
 
 DEFAULT = "127.0.0.1:3240"
@@ -266,7 +267,8 @@ async def _listen(server: Server, host: str, port: int) -> list[tuple[str, int]]
     try:
         return await server.listen(host, port, load_exporter("usbip"))
     except OSError as error:
-        raise not_listening(error, _endpoint(host, port), "--listen") from error
+        why = no_listening(error, "choose another with --listen")
+        raise DeviceError(f"cannot listen on {_endpoint(host, port)}: {why}") from error
 
 
 def _endpoint(host: str, port: int) -> str:

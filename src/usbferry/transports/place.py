@@ -6,15 +6,18 @@ protocol, and after a plus another transport than TCP and Unix streams: `ferry+u
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from ..registry import TRANSPORTS, check_transport, load_transport
+from ..registry import PROTOCOLS, TRANSPORTS, check_transport, load_transport
 from .link import Link, User
+from .reasons import no_listening, no_listening_at_file, reason
 
 STREAMS: Final = {False: "tcp", True: "unix"}  # what is meant where no transport is said, by whether it is a file
 
@@ -61,6 +64,28 @@ class Place:
         """Connect; `user` is served from then on. Raises OSError, TimeoutError after `timeout` seconds."""
         link: Link = await load_transport(self.transport).connect(*self._where, user, timeout)
         return link
+
+    def no_listening(self, error: OSError, another: str = "choose another") -> str:
+        """Why nobody can listen here, in words for people; `another` says how to choose another place."""
+        return no_listening_at_file(error, self.path, another) if self.path else no_listening(error, another)
+
+    def no_connection(self, error: OSError, protocol: str) -> str:
+        """Why there is no connection, in words for people, with the address that was meant if that can be told."""
+        meant = self._meant(error.errno, protocol) if self.path else None
+        if meant is None:
+            return reason(error)
+        address = f"{meant.scheme(protocol)}://{quote(meant.path)}"
+        return f"write {address}?device={quote(meant.name)}" if meant.name else f"write {address}"
+
+    def _meant(self, number: int | None, protocol: str) -> Place | None:
+        """The socket file that is there, where it is of another kind, or the device was written behind it."""
+        if number == errno.EPROTOTYPE:
+            other = "seqpacket" if self.transport == "unix" else ""
+            return replace(self, other=other) if (other or "unix") in PROTOCOLS[protocol].transports else None
+        file, slash, name = self.path.rpartition("/")
+        if number == errno.ENOTDIR and slash and PROTOCOLS[protocol].chooses and Path(file).is_socket():
+            return replace(self, path=file, name=name)
+        return None
 
     @property
     def _where(self) -> tuple[str] | tuple[str, int]:

@@ -30,3 +30,17 @@ def no_listening(error: OSError, another: str = "choose another") -> str:
     if isinstance(error, socket.gaierror):
         return error.strerror or str(error)
     return os.strerror(error.errno)
+
+
+def no_listening_at_file(error: OSError, path: str, another: str = "choose another") -> str:
+    """The same of a socket file; `another` says how to choose another one."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if error.errno == errno.EADDRINUSE:
+        return f"another server listens at this file; {another}"
+    if error.errno == errno.EEXIST:
+        return f"the file is there and is no socket; {another}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"permission denied: {folder}"
+    if error.errno == errno.ENOENT:
+        return f"there is no folder {folder}"
+    return error.strerror or str(error)

@@ -7,14 +7,13 @@ import errno
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from .link import Link, User
 from .packets import PacketLink, begin_alone
-from .unix import is_listened_on
+from .unix import make_room
 
 log: Final = logging.getLogger(__name__)
 PACKET_BYTES: Final = 96 * 1024  # of one packet; Linux's socket buffers hold twice that from the start
@@ -78,11 +77,7 @@ async def listen(path: str, user: Callable[[], User]) -> Listener:
 
     Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
     """
-    if is_listened_on(path):
-        raise OSError(errno.EADDRINUSE, "somebody listens there already")
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
+    make_room(path)
     sock = socket.socket(socket.AF_UNIX, _kind())
     try:
         sock.setblocking(False)

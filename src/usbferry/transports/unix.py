@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
+import stat
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 
 from .link import Link, StreamLink, User
 
@@ -16,8 +18,7 @@ async def listen(path: str, user: Callable[[], User]) -> asyncio.Server:
 
     Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
     """
-    if is_listened_on(path):
-        raise OSError(errno.EADDRINUSE, "somebody listens there already")
+    make_room(path)
     return await asyncio.get_running_loop().create_unix_server(lambda: StreamLink(user()), path)
 
 
@@ -26,6 +27,16 @@ async def connect(path: str, user: User, timeout: float = 10.0) -> Link:
     async with asyncio.timeout(timeout):
         _, link = await asyncio.get_running_loop().create_unix_connection(lambda: StreamLink(user), path)
     return link
+
+
+def make_room(path: str) -> None:
+    """Remove a socket that nobody listens on. Raises OSError, EADDRINUSE when somebody does, else EEXIST."""
+    if is_listened_on(path):
+        raise OSError(errno.EADDRINUSE, "somebody listens there already")
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "what is there is no socket file")
+        os.unlink(path)
 
 
 def is_listened_on(path: str) -> bool:
