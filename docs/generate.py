@@ -511,7 +511,7 @@ _NOTES: Final = {
         | `to=` | What the host plays goes to |
         | --- | --- |
         | `null` | nowhere |
-        | `wav:PATH` | a WAV file, new with each claim; PATH-2.wav and so on, each time that a host plays at another rate |
+        | `wav:PATH` | a WAV file, new with each claim; PATH-2.wav and so on when a host plays at another rate |
         | `counter` | a check that it is the microphone's counter: see the log, or `speaker.playing.sink` in Python |
         | `file:PATH` | a file that the bare samples are appended to, little endian |
         | `fifo:PATH` | a FIFO that programs read the samples from |

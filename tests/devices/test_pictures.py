@@ -134,6 +134,50 @@ def test_what_pillow_does_not_know_is_said(tmp_path):
         make(f"file:{path}")
 
 
+def padded(number: int) -> bytes:
+    """One of the right size, and of more bytes than a host has room for."""
+    return card(number)[:2] + b"\xff\xfe\xea\x62" + bytes(60_000) + card(number)[2:]
+
+
+@pytest.mark.usefixtures("without_pillow")
+def test_a_picture_of_too_many_bytes_is_left_out_and_said_once(tmp_path, caplog):
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(padded(1) if number == 1 else card(number))
+    source = make(f"directory:{tmp_path}")
+    source.start(Coding.MJPEG, SIZE)
+    assert [source.next() for _ in range(4)] == [card(0), card(2)] * 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / '1.jpg'} is left out: it has {len(padded(1))} bytes, of its size a host takes 38400:"
+        " use a lower quality"
+    ]
+
+
+def test_with_pillow_a_picture_of_too_many_bytes_is_made_smaller(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(padded(1))
+    source = make(f"directory:{tmp_path}")
+    source.start(Coding.MJPEG, SIZE)
+    assert len(source.next()) < 38400
+
+
+def test_each_picture_of_a_folder_is_looked_at_and_one_that_ends_early_left_out(tmp_path, caplog):
+    (tmp_path / "1.jpg").write_bytes(card(1))
+    broken = tmp_path / "2.png"
+    broken.write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"2\.png is no picture that Pillow knows"):
+        make(f"directory:{tmp_path}")
+    whole = BytesIO()
+    Image.effect_noise((200, 200), 60).save(whole, "PNG")
+    broken.write_bytes(whole.getvalue()[:3000])
+    source = make(f"directory:{tmp_path}")
+    source.start(Coding.YUY2, SIZE)
+    assert [number_in(source.next(), SIZE, Coding.YUY2) for _ in range(4)] == [1] * 4
+    assert caplog.text.count("2.png is left out") == 1
+    (tmp_path / "1.jpg").unlink()
+    source = make(f"directory:{tmp_path}")
+    source.start(Coding.YUY2, SIZE)
+    assert source.next() is None
+
+
 # -- films ----------------------------------------------------------------------------------------------------------
 
 
@@ -147,6 +191,21 @@ async def test_a_film_is_shown_picture_by_picture_and_then_again(tmp_path):
     for _ in range(2):
         source.start(Coding.MJPEG, SIZE)
         assert [number_in(source.next(), SIZE, Coding.MJPEG) for _ in range(5)] == [0, 1, 2, 0, 1]
+    await source.end()
+
+
+async def test_a_film_goes_on_after_a_picture_of_too_many_bytes(tmp_path, caplog):
+    path = tmp_path / "x.mjpeg"
+    path.write_bytes(card(0) + padded(1) + padded(2) + card(3))
+    source = make(f"mjpeg:{path}")
+    await source.begin()
+    source.start(Coding.MJPEG, SIZE)
+    assert [source.next() for _ in range(4)] == [card(0), card(3)] * 2
+    assert caplog.text.count("a picture is left out") == 1
+    path.write_bytes(padded(1) * 2)
+    await source.begin()
+    source.start(Coding.MJPEG, SIZE)
+    assert [source.next(), source.next()] == [None, None]
     await source.end()
 
 
@@ -220,6 +279,18 @@ async def test_what_has_an_end_and_no_size_is_no_picture(live):
     os.write(writer, bytes.fromhex("ffd8ffda0002ffd9") + card(4))
     await turn()
     assert source.next() == card(4)
+
+
+async def test_a_live_picture_of_too_many_bytes_is_left_out_and_told_once(live, caplog):
+    source, writer = live
+    source.start(Coding.MJPEG, SIZE)
+    for piece in (card(1), padded(2), padded(3)):
+        at = 0
+        while at < len(piece):
+            at += os.write(writer, piece[at : at + 4096])
+            await turn()
+    assert source.next() == card(1)
+    assert caplog.text.count(f"left out: it has {len(padded(2))} bytes, of its size a host takes 38400") == 1
 
 
 async def test_what_never_ends_is_given_up(live, monkeypatch):

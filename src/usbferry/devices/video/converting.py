@@ -38,7 +38,7 @@ def converted(raw: bytes, size: Size, coding: Coding) -> bytes:
     fitted = ImageOps.pad(_opened(raw, "picture").convert("RGB"), size, Image.Resampling.BICUBIC)
     if coding is Coding.MJPEG:
         written = BytesIO()
-        fitted.save(written, "JPEG", quality=85, subsampling="4:2:0")
+        fitted.save(written, "JPEG", quality=85, subsampling="4:2:0", comment=b"")
         return written.getvalue()
     return _yuy2(fitted)
 
@@ -60,3 +60,5 @@ def _opened(raw: bytes, name: str) -> Image:
         return Image.open(BytesIO(raw))
     except UnidentifiedImageError:
         raise ValueError(f"{name} is no picture that Pillow knows") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -8,7 +8,8 @@
     listen://HOST:PORT    the same from a client
 
 JPEGs go to the host as they are. With Pillow (`usbferry[pictures]`) a file may be of any kind and size, and become
-YUY2. What comes live is shown as it is now: the host gets the newest picture, once more where no newer one came.
+YUY2. What comes live is shown as it is now: the host gets the newest picture, once more where no newer one came. A
+JPEG of more bytes than a host has room for is left out, or made smaller where Pillow can.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..bridges.bridge import make as make_bridge
 from ..bridges.fifo import FifoReader
 from ..bridges.stream import ByteQueue
 from . import converting, jpeg, test_card
-from .uvc import Coding
+from .uvc import Coding, most_bytes
 
 log: Final = logging.getLogger(__name__)
 Size = tuple[int, int]
@@ -79,13 +80,17 @@ class Card(Pictures):
 
 
 class Files(Pictures):
-    """Pictures of files, each for one turn. They are read and checked now, and converted when they are first shown."""
+    """Pictures of files, each for one turn. They are read and looked at now, and converted when they are first shown.
+
+    What turns out to be broken then is left out, and that is said.
+    """
 
     def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
         self._raw = [path.read_bytes() for path in paths]
         self._converts = converting.is_there()
         if self._converts:
-            first = converting.size_of(paths[0], self._raw[0])
+            first, *_ = [converting.size_of(path, raw) for path, raw in zip(paths, self._raw, strict=True)]
             self.sizes = None
         else:
             self.codings = (Coding.MJPEG,)
@@ -96,24 +101,40 @@ class Files(Pictures):
             self.sizes = (first,)
         self.own_size = first
         self._shown: dict[int, bytes] = {}
+        self._left_out: set[int] = set()
 
     def start(self, coding: Coding, size: Size) -> None:
         self._coding, self._size = coding, size
         self._number = self._held = 0
-        self._shown = {}
+        self._shown, self._left_out = {}, set()
 
-    def next(self) -> bytes:
-        at, self._number = self._number % len(self._raw), self._number + 1
+    def next(self) -> bytes | None:
+        for _ in self._raw:
+            at, self._number = self._number % len(self._raw), self._number + 1
+            if at not in self._left_out and (picture := self._picture(at)) is not None:
+                return picture
+        return None
+
+    def _picture(self, at: int) -> bytes | None:
         if at in self._shown:
             return self._shown[at]
-        picture = self._convert(self._raw[at])
+        try:
+            picture = self._convert(self._raw[at])
+            _check_room(picture, self._size)
+        except (ValueError, OSError, SyntaxError) as error:  # the last one is Pillow's, of a broken PNG
+            log.warning("%s is left out: %s", self._paths[at], error)
+            self._left_out.add(at)
+            return None
         if self._held + len(picture) <= _HELD:
             self._held += len(picture)
             self._shown[at] = picture
         return picture
 
     def _convert(self, raw: bytes) -> bytes:
-        if self._coding is Coding.MJPEG and raw.startswith(b"\xff\xd8") and jpeg.size_of(raw) == self._size:
+        if not self._converts:
+            return raw
+        is_jpeg = self._coding is Coding.MJPEG and raw.startswith(b"\xff\xd8")
+        if is_jpeg and jpeg.size_of(raw) == self._size and len(raw) <= most_bytes(self._size):
             return raw
         return converting.converted(raw, self._size, self._coding)
 
@@ -142,19 +163,35 @@ class Film(Pictures):
         self._map = None
 
     def start(self, coding: Coding, size: Size) -> None:
-        self._at = 0
+        self._at, self._told = 0, False
+        self._has_any = True
 
     def next(self) -> bytes | None:
-        """What follows the last whole picture is left out."""
+        """What follows the last whole picture is left out, as are those that a host has no room for."""
         assert self._map is not None
-        for _ in range(2):
+        turns = 2 if self._has_any else 0
+        while turns:
             start = self._at
-            with suppress(jpeg.NoPicture):
-                if end := jpeg.Ending(start).find(self._map, start + _LARGEST):
-                    self._at = end
-                    return self._map[start:end]
-            self._at = 0
+            self._at = self._end_of(self._map, start)
+            if not self._at:
+                turns -= 1
+            elif self._has_room(self._at - start):
+                return self._map[start : self._at]
+        self._has_any = False
         return None
+
+    def _end_of(self, film: mmap, start: int) -> int:
+        with suppress(jpeg.NoPicture):
+            return jpeg.Ending(start).find(film, start + _LARGEST)
+        return 0
+
+    def _has_room(self, length: int) -> bool:
+        assert self.own_size is not None
+        most = most_bytes(self.own_size)
+        if length > most and not self._told:
+            log.warning("%s: a picture is left out: %s", self._path, _too_large(length, most))
+            self._told = True
+        return length <= most
 
 
 class Live(Pictures):
@@ -168,7 +205,7 @@ class Live(Pictures):
         self._collected = bytearray()
         self._ending = jpeg.Ending()  # of the picture that this begins with
         self._size: Size | None = None
-        self._told = False
+        self._told = self._told_large = False
 
     async def begin(self) -> None:
         self._queue = ByteQueue(_QUEUED)
@@ -180,7 +217,8 @@ class Live(Pictures):
         await self.bridge.stop()
 
     def start(self, coding: Coding, size: Size) -> None:
-        self._size, self._told = size, False
+        self._size = size
+        self._told = self._told_large = False
         if self._newest is not None and self._newest[0] != size:
             self._newest = None
 
@@ -224,9 +262,24 @@ class Live(Pictures):
                 log.warning("%s sends %s where the host has chosen %s: not shown", self.bridge, got, wanted)
                 self._told = True
             return
+        if len(picture) > most_bytes(size):
+            if not self._told_large:
+                why = _too_large(len(picture), most_bytes(size))
+                log.warning("%s: a picture is left out: %s", self.bridge, why)
+                self._told_large = True
+            return
         is_first, self._newest = self._newest is None, (size, picture)
         if is_first:
             self.arrived()
+
+
+def _check_room(picture: bytes, size: Size) -> None:
+    if len(picture) > most_bytes(size):
+        raise ValueError(_too_large(len(picture), most_bytes(size)))
+
+
+def _too_large(length: int, most: int) -> str:
+    return f"it has {length} bytes, of its size a host takes {most}: use a lower quality"
 
 
 def _jpeg_size(path: Path, raw: bytes) -> Size:

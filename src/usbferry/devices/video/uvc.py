@@ -75,6 +75,11 @@ class Coding(Enum):
     YUY2 = "yuy2"
 
 
+def most_bytes(size: tuple[int, int]) -> int:
+    """Of a picture: YUY2 has two for each pixel, and no JPEG of ours is larger. A host has no room for more."""
+    return size[0] * size[1] * 2
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A size in pixels, and the rates that it can come at, in pictures per second; the first is the usual one."""
@@ -85,8 +90,7 @@ class Frame:
 
     @property
     def most_bytes(self) -> int:
-        """Of a picture: YUY2 has two for each pixel, and no JPEG of ours is larger."""
-        return self.width * self.height * 2
+        return most_bytes((self.width, self.height))
 
     @property
     def intervals(self) -> tuple[int, ...]:
