@@ -359,9 +359,36 @@ def test_bulk_leaves_room_for_others():
     talk = using(Limits(transfers=16, bytes_in_flight=1 << 20, transfer_bytes=1 << 16))
     for _ in range(30):
         talk.importer.submit(Transfer(0x81, 8))
-    talk.says(*(bulk(n, 0x81, 8) for n in range(1, 16)))
+    talk.says(*(bulk(n, 0x81, 8) for n in range(1, 15)))
     talk.importer.submit(Transfer(0x83, 8, interval=1))
-    talk.says(interrupt(16, 0x83, 8, 1))
+    talk.says(interrupt(15, 0x83, 8, 1))
+
+
+def test_transfers_leave_room_to_end_them():
+    """With a window of parked transfers nothing could be unlinked, nor the device be given back."""
+    talk = using(Limits(transfers=16))
+    for _ in range(20):
+        talk.importer.submit(Transfer(0x81, 8, interval=1))
+    talk.says(*(interrupt(n, 0x81, 8, 1) for n in range(1, 16)))
+    for tag in (1, 2, 3):
+        talk.importer.cancel(tag)
+    talk.says(unlink(16, 1))
+    talk.hears(reply(1, FAILED + CANCELLED)).says(heartbeat(T + 3, 1, 1))  # for others wait
+    talk.hears(reply(16), reply(T + 3)).says(heartbeat(T + 4, 16, 16), unlink(17, 2))
+    talk.hears(reply(T + 4)).says(unlink(18, 3))
+
+
+@pytest.mark.parametrize("transfers", [8, 16, 100, 2048])
+def test_a_device_is_given_back_though_all_its_transfers_wait(transfers: int):
+    talk = using(Limits(transfers=transfers))
+    for number in range(transfers):
+        talk.importer.submit(Transfer(0x81, 8, interval=1))
+        if talk.importer._outbox._urgent:
+            talk.importer.cancel(number + 1)  # it never left
+            break
+    said = records_of(talk)
+    talk.importer.release()
+    talk.says(call(len(said) + 1, 4))
 
 
 # -- time and transports ----------------------------------------------------------------------------------------------
@@ -554,7 +581,7 @@ def test_a_heartbeat_fits_one_packet_and_the_next_has_the_rest():
     """It went in parts, which no target takes: it was never answered as one, and the window stayed full."""
     talk = on_small_packets(2048)
     outbox = talk.importer._outbox
-    outbox.calls = 2048
+    outbox.grant(2048, 1 << 20)
     for number in range(1, 601):  # half of them take long, so that every other one makes a run of its own
         talk.importer.submit(Transfer(0x82, 8, interval=1))
         talk.hears(reply(number, 5))
@@ -573,9 +600,9 @@ def test_a_heartbeat_fits_one_packet_and_the_next_has_the_rest():
 
 def test_replies_in_any_order_are_acknowledged_in_few_runs():
     talk = using(Limits(transfers=12))
-    for _ in range(12):
+    for _ in range(11):
         talk.importer.submit(Transfer(0x81, 8, interval=1))
-    talk.says(*(interrupt(n, 0x81, 8, 1) for n in range(1, 13)))
+    talk.says(*(interrupt(n, 0x81, 8, 1) for n in range(1, 12)))
     talk.hears(reply(3), reply(1), reply(2)).says(heartbeat(T + 3, 1, 3))
 
 
@@ -592,7 +619,11 @@ def test_no_more_is_outstanding_than_one_packet_of_resume_names():
     """RESUME went in parts, which no target takes, and the device was lost with its transport."""
     talk = on_small_packets(2048)
     park(talk, 400)
-    assert len([one for one in records_of(talk) if one[8] == 8]) == 301
+    sent = len([one for one in records_of(talk) if one[8] == 8])
+    assert sent == 301 - 4
+    for tag in (1, 2, 3, 4, 5):
+        talk.importer.cancel(tag)
+    assert len(records_of(talk)) == 4
     talk.importer.disconnected(1.0)
     talk.importer.connected(1.0)
     records_of(talk)

@@ -177,8 +177,8 @@ class Asking(Lanes):
             )
         self._heartbeat, self._grace = reply.heartbeat, reply.grace
         # no more may be outstanding than one RESUME names, for it is never cut (§8.2)
-        self._outbox.calls = min(reply.window_calls, (self._longest - TOKEN_BYTES - 4) // 4)
-        self._outbox.size = reply.window_bytes
+        named = (self._longest - TOKEN_BYTES - 4) // 4
+        self._outbox.grant(min(reply.window_calls, named), reply.window_bytes)
         if not self.instance:  # a claim keeps what it was granted: transfers may have been cut to it
             self.limit = granted
         self.instance = reply.instance

@@ -3,6 +3,7 @@
     put -> waiting -> [room in the window] -> sent -> answered -> acknowledged, which makes room
 
 Bulk leaves a part of the window to the others, and waits behind them: a flood of it holds up no interrupt transfer.
+All transfers leave some of it to calls that are none: where all are parked, an UNLINK is what makes room.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from .framing import Assembly
 from .messages import FIRST, MASK, Call, words
 
 NO_IDENTIFIER: Final = -1
-RESERVE: Final = 16  # bulk takes all of the window but a sixteenth
+RESERVE: Final = 16  # bulk leaves a sixteenth of the window to other transfers
+KEPT: Final = 64  # and all transfers a 64th of its calls, and one of 8 at least, to UNLINK and RELEASE
 ACKNOWLEDGE: Final = 4  # replies are acknowledged when they take a fourth of it
 FIRST_RESEND: Final = 0.1  # seconds, doubled each time
 LAST_RESEND: Final = 2.0
@@ -54,10 +56,10 @@ class Outbox:
     """The calls of one session."""
 
     def __init__(self, calls: int, size: int) -> None:
-        self.calls = calls  # granted
-        self.size = size  # bytes granted
+        self.grant(calls, size)
         self.sent: dict[int, Sent] = {}  # by identifier, oldest first
         self._next = FIRST
+        self._unlinks: deque[Sent] = deque()  # they may pass what has not left: what they are for has
         self._urgent: deque[Sent] = deque()
         self._bulk: deque[Sent] = deque()
         self._used = self._used_bytes = 0
@@ -65,9 +67,20 @@ class Outbox:
         self._answered_bytes = 0
         self._acknowledging: list[tuple[int, int]] = []  # those of the heartbeat that is on its way
 
+    def grant(self, calls: int, size: int) -> None:
+        """The window: calls and bytes."""
+        self.calls, self.size = calls, size
+        kept = min(max(calls // KEPT, 1), calls // 8)
+        self._all = (calls, size)
+        self._transfers = (calls - kept, size)
+        self._bulks = (calls - kept - calls // RESERVE, size - size // RESERVE)
+
     def put(self, call: Sent) -> None:
         """One call more; `leaving` gives it out when there is room."""
-        (self._bulk if call.number == Call.BULK else self._urgent).append(call)
+        if call.number == Call.UNLINK:
+            self._unlinks.append(call)
+        else:
+            (self._bulk if call.number == Call.BULK else self._urgent).append(call)
 
     def withdraw(self, call: Sent) -> bool:
         """Take back one that has not left; whether that is so."""
@@ -79,17 +92,22 @@ class Outbox:
 
     def leaving(self, may: Callable[[Sent], bool]) -> Iterator[Sent]:
         """The calls that may be sent now, with their identifiers, as long as `may` says so too."""
-        for queue, part in ((self._urgent, 0), (self._bulk, RESERVE)):
+        for queue, bounds in (
+            (self._unlinks, self._all),
+            (self._urgent, self._transfers),
+            (self._bulk, self._bulks),
+        ):
             while queue:
-                if not self._has_room(queue[0].cost, part) or not may(queue[0]):
+                call = queue[0]
+                if not self._has_room(call.cost, bounds if call.transfer is not None else self._all) or not may(call):
                     return
-                call = queue.popleft()
+                queue.popleft()
                 self._leave(call)
                 yield call
 
     def leaves_at_once(self, call: Sent) -> bool:
         """Whether a bulk call may be sent now, without having waited; then it has its identifier."""
-        if self._bulk or self._urgent or not self._has_room(call.cost, RESERVE):
+        if self._bulk or self._urgent or self._unlinks or not self._has_room(call.cost, self._bulks):
             return False
         self._leave(call)
         return True
@@ -101,10 +119,8 @@ class Outbox:
         self._used += 1
         self._used_bytes += call.cost
 
-    def _has_room(self, cost: int, part: int) -> bool:
-        calls, size = self.calls, self.size
-        if part:
-            calls, size = calls - calls // part, size - size // part
+    def _has_room(self, cost: int, bounds: tuple[int, int]) -> bool:
+        calls, size = bounds
         return not self._used or (self._used < calls and self._used_bytes + cost <= size)
 
     def answered(self, identifier: int) -> Sent | None:
@@ -124,9 +140,9 @@ class Outbox:
 
     @property
     def wants_acknowledgement(self) -> bool:
-        """Whether what is answered takes up enough of the window."""
+        """Whether what is answered takes up enough of the window, or an UNLINK waits for any of it."""
         much = len(self._answered) * ACKNOWLEDGE >= self.calls or self._answered_bytes * ACKNOWLEDGE >= self.size
-        return much and not self._acknowledging
+        return (much or bool(self._unlinks and self._answered)) and not self._acknowledging
 
     def acknowledge(self, most: int) -> bytes:
         """The body of a heartbeat: first and last identifier of each run of replies that are here.
