@@ -26,6 +26,7 @@ from usbferry.usb.types import Status
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 ME = Claimant("local")
+SOCKET_SCHEMES = ("ferry", "ferry+seqpacket", "usbredir")
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +160,19 @@ def test_a_socket_file_that_cannot_be_had(scheme: str, tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     text = refused("virtual:zero", "--on", f"{scheme}://{tmp_path}/none/f.sock")
     assert text == f"cannot listen on {tmp_path}/none/f.sock: there is no folder {tmp_path}/none"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_socket_files_go_with_the_server(loop: str, runtime: Path, tmp_path: Path) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    files = [tmp_path / "a.sock", tmp_path / "b.sock", tmp_path / "c.sock"]
+    on = [f"--on={scheme}://{path}" for scheme, path in zip(SOCKET_SCHEMES, files, strict=True)]
+    with served("virtual:zero", *on, runtime=runtime, USBFERRY_LOOP=loop) as server:
+        assert all(path.is_socket() for path in files)
+        assert server.end() == 0
+    assert not any(path.exists() for path in files)
 
 
 def test_what_cannot_be_is_one_line_of_a_process_too(runtime: Path) -> None:

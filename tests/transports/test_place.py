@@ -215,3 +215,20 @@ def test_what_was_meant_is_told_where_it_is_so() -> None:
         text = parse(address, 4000).no_connection(no_folder, address.partition(":")[0])
         assert text == os.strerror(errno.ENOTDIR), "no socket is there"
     assert parse("usbredir:///x", 4000).no_connection(wrong_kind, "usbredir") == os.strerror(errno.EPROTOTYPE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
+@pytest.mark.parametrize("scheme", ["ferry", "ferry+seqpacket"])
+async def test_a_socket_file_goes_with_who_listens_there(scheme: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.sock"
+    place = parse(f"{scheme}://{path}", 4000)
+    first = await place.listen(Echo)
+    path.unlink()
+    second = await place.listen(Echo)
+    first.close()
+    assert path.is_socket(), "it is another one's by now"
+    second.close()
+    assert not path.exists()
+    path.write_text("another's")
+    second.close()
+    assert path.exists()

@@ -8,12 +8,11 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from .link import Link, User
 from .packets import PacketLink, begin_alone
-from .unix import make_room
+from .unix import OwnFile, make_room
 
 log: Final = logging.getLogger(__name__)
 PACKET_BYTES: Final = 96 * 1024  # of one packet; Linux's socket buffers hold twice that from the start
@@ -28,6 +27,7 @@ class Listener:
     def __init__(self, sock: socket.socket, user: Callable[[], User]) -> None:
         self.sockets = (sock,)
         self._user = user
+        self._file = OwnFile(sock.getsockname())
         self._again: asyncio.TimerHandle | None = None
         self._let_in()
 
@@ -60,16 +60,14 @@ class Listener:
         self._again = loop.call_later(AGAIN_SECONDS, self._let_in)
 
     def close(self) -> None:
-        """Nobody is let in any more; who is there stays."""
+        """Nobody is let in any more, and the file goes; who is there stays."""
         [sock] = self.sockets
         if self._again is not None:
             self._again.cancel()
         if sock.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(sock)
-            path = sock.getsockname()
+            self._file.remove()
             sock.close()
-            with suppress(OSError):
-                os.unlink(path)
 
 
 async def listen(path: str, user: Callable[[], User]) -> Listener:

@@ -13,13 +13,51 @@ from contextlib import closing, suppress
 from .link import Link, StreamLink, User
 
 
-async def listen(path: str, user: Callable[[], User]) -> asyncio.Server:
+class Listener:
+    """A socket file that is listened on; like asyncio's Server as far as it is used here."""
+
+    def __init__(self, server: asyncio.Server, file: OwnFile) -> None:
+        self.sockets = server.sockets
+        self._server = server
+        self._file = file
+
+    def close(self) -> None:
+        """Nobody is let in any more, and the file goes; who is there stays."""
+        self._file.remove()
+        self._server.close()
+
+
+class OwnFile:
+    """A socket file of ours, from when it is bound. Another server may have replaced it meanwhile."""
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)
+        self._made = _identity(self._path)
+
+    def remove(self) -> None:
+        """Unless it is no longer ours. While the socket is open, no other file has its number."""
+        with suppress(OSError):
+            if self._made is not None and self._made == _identity(self._path):
+                os.unlink(self._path)
+        self._made = None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+async def listen(path: str, user: Callable[[], User]) -> Listener:
     """Accept connections on a socket file, each served by a new user. One that nobody listens on is replaced.
 
     Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
     """
     make_room(path)
-    return await asyncio.get_running_loop().create_unix_server(lambda: StreamLink(user()), path)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: StreamLink(user()), path)
+    return Listener(server, OwnFile(path))
 
 
 async def connect(path: str, user: User, timeout: float = 10.0) -> Link:
