@@ -140,6 +140,8 @@ def parse(address: str, default_port: int) -> Place:
     if query and not (is_file and query.startswith("device=")):
         raise ValueError(f"{address!r} is no address, write it as {form}")
     other = _transport(address, scheme, is_file=is_file)
+    if not other and STREAMS[is_file] not in PROTOCOLS[scheme.partition("+")[0]].transports:
+        raise ValueError(f"{address!r}: {scheme} has no socket files, write it as {scheme}://HOST:PORT")
     if is_file:
         path = unquote(parts.path)
         if len(path) < 2:
