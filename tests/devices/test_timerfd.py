@@ -100,6 +100,27 @@ def test_a_cancelled_call_does_not_come_and_one_may_cancel_another(run):
     assert run(work()) == []
 
 
+@pytest.mark.parametrize("live", [0, 1, 200])
+def test_cancelled_calls_are_not_kept_until_their_time(run, live):
+    """Each was: a timeout far ahead that is set and cancelled a thousand times a second filled the memory."""
+
+    async def work() -> tuple[int, list[int]]:
+        timers, seen, done = FineTimers(asyncio.get_running_loop()), [], asyncio.Event()
+        start, most = time.monotonic() + 0.02, 0
+        for number in range(live):
+            timers.call_at(start + number * 1e-6, lambda number=number: seen.append(number))
+        for number in range(5000):
+            timers.call_at(start + 60 + number % 7, lambda: seen.append(-1)).cancel()
+            most = max(most, len(timers._timers))
+        timers.call_at(start + 0.001, done.set)
+        await done.wait()
+        return most, seen
+
+    most, seen = run(work())
+    assert most <= max(64, 2 * live + 2)
+    assert seen == list(range(live))
+
+
 def test_a_call_that_fails_is_reported_and_keeps_none_from_coming(run):
     async def work() -> list[str]:
         reported = []

@@ -25,6 +25,7 @@ _ABSOLUTE: Final = 1  # TFD_TIMER_ABSTIME
 _MONOTONIC: Final = 1  # CLOCK_MONOTONIC, whose seconds time.monotonic has
 _ITIMERSPEC: Final = struct.Struct("@llll")  # no interval, and when: seconds, nanoseconds
 _SECOND: Final = 1_000_000_000
+_FEW: Final = 64  # timers, among which nobody looks for cancelled ones
 
 
 def _library() -> Any:
@@ -56,7 +57,7 @@ class FineTimer:
 class FineTimers:
     """The timers of one event loop, behind one file. Raises OSError where there is no timerfd.
 
-    The loop watches the file only while a timer is to come. A cancelled one stays until its time.
+    The loop watches the file only while a timer is to come. Cancelled ones go when they are next, or half of all.
     """
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -65,6 +66,7 @@ class FineTimers:
             raise OSError("there is no timerfd")
         self._loop = loop
         self._timers: list[tuple[float, int, FineTimer]] = []
+        self._sweep_at = _FEW  # so many are looked through for cancelled ones
         self._order = count()
         self._armed = float("inf")
         self._watched = False
@@ -79,6 +81,7 @@ class FineTimers:
     def call_at(self, when: float, callback: Callable[[], None]) -> FineTimer:
         """Call it when time.monotonic() is `when`, and not before."""
         timer = FineTimer(callback)
+        self._forget_cancelled()
         heapq.heappush(self._timers, (when, next(self._order), timer))
         if when < self._armed:
             self._arm(when)
@@ -86,6 +89,19 @@ class FineTimers:
             self._watched = True
             self._loop.add_reader(self._fd, self._expired)
         return timer
+
+    def _forget_cancelled(self) -> None:
+        """A timeout far ahead, set and cancelled with each transfer, would be kept a thousand times.
+
+        All are looked through only when they are twice as many as were left the last time.
+        """
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+        if len(timers) >= self._sweep_at:
+            timers[:] = [entry for entry in timers if entry[2].callback is not None]
+            heapq.heapify(timers)
+            self._sweep_at = max(_FEW, 2 * len(timers))
 
     def _arm(self, when: float) -> None:
         """Rounded up: never early. A time that has passed expires at once, but 0 would mean never."""
