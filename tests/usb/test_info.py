@@ -64,3 +64,5 @@ def test_text() -> None:
     assert str(info()) == "1-1 046d:c31c"
     assert str(info(product="Keyboard")) == "1-1 046d:c31c Keyboard"
     assert str(info(manufacturer="Logitech", product="Keyboard")) == "1-1 046d:c31c Logitech Keyboard"
+    named_so = DeviceInfo("046d:c31c", DEVICE, product="Keyboard")  # as usbredir does, which has no bus ids
+    assert str(named_so) == "046d:c31c Keyboard"

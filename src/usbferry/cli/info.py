@@ -170,7 +170,8 @@ def _bcd(value: int) -> str:
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     name = title(report["manufacturer"], report["product"])
-    yield f"{report['name'] or 'device'}  {report['vendor_id']}:{report['product_id']}  {name}"
+    ids = f"{report['vendor_id']}:{report['product_id']}"
+    yield "  ".join((ids, name) if report["name"] == ids else (report["name"] or "device", ids, name))
     yield f"  speed                {report['speed']}"
     if report["serial"]:
         yield f"  serial               {report['serial']}"

@@ -69,7 +69,8 @@ class DeviceInfo:
         return title(self.manufacturer, self.product)
 
     def __str__(self) -> str:
-        return f"{self.name} {self.device.vendor_id:04x}:{self.device.product_id:04x} {self.title}".rstrip()
+        ids = f"{self.device.vendor_id:04x}:{self.device.product_id:04x}"
+        return " ".join(word for word in (self.name if self.name != ids else "", ids, self.title) if word)
 
 
 def title(manufacturer: str | None, product: str | None) -> str:
