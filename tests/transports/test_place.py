@@ -115,6 +115,7 @@ def test_what_is_no_place(address: str) -> None:
     [
         ("host:port", "a port is a number up to 65535"),
         ("host:65536", "a port is a number up to 65535"),
+        ("host:0", "a port is a number from 1 to 65535"),
         ("fe80::1", "an IPv6 address stands in brackets, as in [::1]:3240"),
         ("::1/1-2", "an IPv6 address stands in brackets, as in [::1]:3240"),
         ("[::1", "what is in brackets is an IPv6 address"),

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from ..device import Change
 from ..protocols.ferry.importer import Importer
 from ..registry import PROTOCOLS
-from ..transports.place import parse, split
+from ..transports.place import check_peer, parse, split
 from .connection import Connection
 from .lasting import LastingConnection
 from .news import News, NewsConnection
@@ -28,7 +28,8 @@ class FerrySource(RemoteSource):
     def __init__(self, address: str) -> None:
         self.address = address
         form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
-        parts, _ = split(address, form)
+        parts, port = split(address, form)
+        check_peer(address, form, port)
         self._place = place = parse(address, PROTOCOLS["ferry"].port)
         if not (place.host or place.path):
             raise ValueError(f"{address!r} is no address, write it as {form}")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
-from ..transports.place import Place, parse
+from ..transports.place import Place, check_peer, parse
 from ..usb import setup as requests
 from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
@@ -82,6 +82,8 @@ class RedirSource(Source):
                 raise self._mistake()
         if place.name:
             raise self._mistake()
+        if not listens and not place.path:
+            check_peer(self.address, f"{self._scheme}://HOST[:PORT]", place.port)
         return place, listens
 
     def _mistake(self) -> ValueError:

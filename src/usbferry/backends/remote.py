@@ -21,7 +21,7 @@ from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..selector import Selector, described, listed, select
 from ..transports import tcp
-from ..transports.place import split
+from ..transports.place import check_peer, split
 from ..transports.reasons import reason
 from ..usb import setup as requests
 from ..usb.descriptors import DescriptorError, parse_configuration, parse_device, parse_languages, parse_string
@@ -336,6 +336,7 @@ class RemoteSource(Source):
         parts, port = split(address, form)
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")
+        check_peer(address, form, port)
         self.scheme = parts.scheme.partition("+")[0]
         self.host = parts.hostname
         self.port = port or PROTOCOLS[self.scheme].port

@@ -129,6 +129,12 @@ def split(address: str, form: str) -> tuple[SplitResult, int | None]:
         raise ValueError(f"{address!r} is no address, write it as {form}: {why}") from error
 
 
+def check_peer(address: str, form: str, port: int | None) -> None:
+    """Raises ValueError where nobody can be: at port 0, which is any free one to who listens."""
+    if port == 0:
+        raise ValueError(f"{address!r} is no address, write it as {form}: a port is a number from 1 to 65535")
+
+
 def parse(address: str, default_port: int) -> Place:
     """The place in `SCHEME://...`. Raises ValueError with a text for the user."""
     scheme = address.partition(":")[0]
