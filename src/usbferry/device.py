@@ -149,6 +149,7 @@ class Watching(AsyncIterator[Change]):
 
     def __init__(self) -> None:
         self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
+        self.on_trouble: Callable[[str], None] | None = None  # hears why nothing can be told now; "" when it can again
 
     def tell(self, change: Change | None) -> None:
         """One more; None is the end."""

@@ -89,6 +89,39 @@ async def test_as_json_and_soon() -> None:
     assert max(delays.values()) < SOON, delays
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_a_server_that_is_gone_and_back_is_said_once_each(as_json: bool) -> None:
+    async with ferried() as (_, proxy):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "usbferry", "list", "--follow", *["--json"] * as_json, proxy.where),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        told = process.stdout if as_json else process.stderr
+        try:
+            assert proxy.where in await line(process.stdout)
+            proxy.refuses = True
+            proxy.cut()
+            lost = await line(told)
+            proxy.refuses = False
+            back = await line(told)
+            process.terminate()
+            assert await process.wait() == 0
+            assert (await process.stderr.read(), await process.stdout.read()) == (b"", b"")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    if as_json:
+        assert [json.loads(one)["what"] for one in (lost, back)] == ["lost", "back"]
+        assert {json.loads(one)["address"] for one in (lost, back)} == {proxy.where}
+    else:
+        assert lost == f"no connection to {proxy.where}; trying again\n"
+        assert back == f"{proxy.where} answers again\n"
+
+
 def run(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, ["list", "--follow", *words])
     return done.exit_code, done.output

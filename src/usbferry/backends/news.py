@@ -1,6 +1,6 @@
 """What comes and goes at a server that tells: one connection that waits for news, and a list after each.
 
-While there is no connection nothing is told; after it, what has changed meanwhile.
+While there is no connection nothing is told but that, once; after it, what has changed meanwhile.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .lasting import LastingConnection
 log: Final = logging.getLogger(__name__)
 LIST_SECONDS: Final = 10.0
 Tell = Callable[[Change | None], None]
+Trouble = Callable[[str], None]
 RETRY_SECONDS: Final = 1.0  # after a connection that failed, before the next
 
 
@@ -57,9 +58,14 @@ class News(Watching):
     ) -> None:
         super().__init__()
         tell: weakref.WeakMethod[Tell] = weakref.WeakMethod(self.tell)
-        self._following = Chore(_follow(tell, connect, is_meant), "a watch", lambda: _end(tell))
+        trouble: weakref.WeakMethod[Trouble] = weakref.WeakMethod(self._trouble)
+        self._following = Chore(_follow(tell, trouble, connect, is_meant), "a watch", lambda: _end(tell))
         loop = asyncio.get_running_loop()
         self._dropped = weakref.finalize(self, _cancel, loop, self._following)
+
+    def _trouble(self, why: str) -> None:
+        if self.on_trouble is not None:
+            self.on_trouble(why)
 
     async def aclose(self) -> None:
         self._dropped()
@@ -75,10 +81,12 @@ def _cancel(loop: asyncio.AbstractEventLoop, following: Chore) -> None:
 
 async def _follow(
     tell: weakref.WeakMethod[Tell],
+    trouble: weakref.WeakMethod[Trouble],
     connect: Callable[[], Awaitable[NewsConnection]],
     is_meant: Callable[[DeviceInfo], bool],
 ) -> None:
     known: dict[str, DeviceInfo] = {}
+    is_lost = False
     while True:
         try:
             connection = await connect()
@@ -89,12 +97,18 @@ async def _follow(
                     connection.changed.clear()
                     answer = await connection.ask(connection.importer.list_devices, seconds=LIST_SECONDS)
                     found = {info.name: info for info in answer.devices if is_meant(info)}
+                    if is_lost and (say := trouble()) is not None:
+                        say("")
+                    is_lost = False
                     _tell(tell(), known, found)
                     known = found
             finally:
                 await connection.close()
         except DeviceError as error:
             log.debug("no news: %s", error)
+            if not is_lost and (say := trouble()) is not None:
+                say(str(error))
+            is_lost = True
         await asyncio.sleep(RETRY_SECONDS)
 
 

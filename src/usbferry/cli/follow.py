@@ -6,11 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final
 
 import click
 
-from ..device import Change, DeviceError, NotFound, Source
+from ..device import Change, DeviceError, NotFound, Source, Watching
 from ..local import state
 from ..registry import open_source
 from ..usb.info import DeviceInfo
@@ -30,7 +31,7 @@ async def follow(addresses: tuple[str, ...], as_json: bool) -> None:
     try:
         for source in sources:
             await tell_notes(source)
-        followed = [(source, source.watch(), await _known(source)) for source in sources]
+        followed = [(source, _watch(source, as_json), await _known(source)) for source in sources]
         async with asyncio.TaskGroup() as tasks:
             printing = [tasks.create_task(_print(*one, as_json)) for one in followed]
             await stop()
@@ -41,6 +42,23 @@ async def follow(addresses: tuple[str, ...], as_json: bool) -> None:
     finally:
         for source in sources:
             await source.close()
+
+
+def _watch(source: Source, as_json: bool) -> AsyncIterator[Change]:
+    changes = source.watch()
+    if isinstance(changes, Watching):
+        changes.on_trouble = partial(_say_trouble, source.address, as_json)
+    return changes
+
+
+def _say_trouble(address: str, as_json: bool, why: str) -> None:
+    """That a server is gone, and that it is there again: no change, so people read it on standard error."""
+    if as_json:
+        what = {"what": "lost", "address": address, "error": why} if why else {"what": "back", "address": address}
+        click.echo(json.dumps({"schema": SCHEMA, "time": time.time(), **what}))
+    else:
+        text = f"no connection to {address}; trying again" if why else f"{address} answers again"
+        click.echo(printable(text), err=True)
 
 
 async def _known(source: Source) -> dict[str, DeviceInfo]:

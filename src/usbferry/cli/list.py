@@ -48,7 +48,9 @@ def command(addresses: tuple[str, ...], as_json: bool, follows: bool) -> None:
     Exit status 1 when an ADDRESS could not be listed; the others still are.
 
     With --follow, ADDRESS is one that tells of changes, at once: ferry://HOST,
-    or usb: for this machine's own devices.
+    or usb: for this machine's own devices. A server that is gone is looked for
+    until it is back: a line on standard error says either, and with --json a
+    line whose "what" is "lost" or "back".
     """
     if follows:
         _follow(addresses, as_json)
