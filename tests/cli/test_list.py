@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -333,3 +334,13 @@ def test_every_line_fits_the_terminal(width: int) -> None:
 def test_on_a_pipe_there_are_no_colours() -> None:
     result = run("virtual:nothing", "virtual:zero")
     assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize(("on", "asked"), [("usbip", "ferry"), ("ferry", "usbip")])
+def test_a_port_of_another_protocol_is_doubted(on: str, asked: str, tmp_path: Path) -> None:
+    with served("virtual:zero", "--on", f"{on}://127.0.0.1:0", listen=None, runtime=tmp_path) as server:
+        place = server.listening[0].removeprefix(f"{on}://")
+        result = run(f"{asked}://{place}")
+    title = {"usbip": "USB/IP"}.get(asked, asked)
+    asks = rf"(does it speak {title}|it does not speak {title}; is the port right)\?"
+    assert re.search(asks, result.output), result.output

@@ -125,7 +125,7 @@ class Connection:
 
     def silent(self, seconds: float) -> Silent:
         """The error of a server that has not answered for so long."""
-        asked = "" if self._heard else f"; does it speak {_title(self.importer)}?"
+        asked = "" if self._heard else f"; does it speak {title(self.importer)}?"
         return Silent(f"{self.server} did not answer within {seconds:g} s{asked}")
 
     def submit(
@@ -248,8 +248,9 @@ class Connection:
         self._stop_timer()
         self._leave(why)
         if self._answer is not None and not self._answer.done():
-            silently = "" if self._heard or self._error is not None or error is not None else " without an answer"
-            self._answer.set_exception(DeviceError(f"{self.server}: {why}{silently}"))
+            if not self._heard and self._error is None and error is None:
+                why += f" without an answer; does it speak {title(self.importer)}?"
+            self._answer.set_exception(DeviceError(f"{self.server}: {why}"))
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -364,10 +365,11 @@ def check_opening(importer: Importer, view: memoryview) -> None:
         return
     line = said.decode("latin-1").splitlines()[0] if said[:1].isalnum() else ""
     words = f", it says {line!r}" if len(line) > 2 and line.isprintable() else ""
-    raise Stranger(f"it does not speak {_title(importer)}{words}; is the port right?")
+    raise Stranger(f"it does not speak {title(importer)}{words}; is the port right?")
 
 
-def _title(importer: Importer) -> str:
+def title(importer: Importer) -> str:
+    """The name of its protocol, for people."""
     return _TITLES.get(importer.protocol, importer.protocol)
 
 

@@ -22,7 +22,7 @@ from ..usb.info import DeviceInfo
 from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
-from .connection import DOUBT_SECONDS, Doubt, check_opening, refusal, settle
+from .connection import DOUBT_SECONDS, Doubt, check_opening, refusal, settle, title
 from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
@@ -105,9 +105,8 @@ async def _answer(connected: socket.socket, importer: Importer) -> Event:
     while True:
         got = await loop.sock_recv(connected, importer.needed - len(held))
         if not got:
-            raise ConnectionError(
-                "the connection was closed" if held else "the connection was closed without an answer"
-            )
+            asked = "" if held else f" without an answer; does it speak {title(importer)}?"
+            raise ConnectionError(f"the connection was closed{asked}")
         held += got
         if importer.state is State.CLAIMING:
             check_opening(importer, memoryview(held))
