@@ -1,6 +1,9 @@
 """`usbferry wireshark`: prints the dissectors, and installs them where Wireshark says."""
 
 import os
+import shutil
+import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,6 +75,22 @@ def test_another_folder_and_one_that_cannot_be(tmp_path):
     assert code == 2
     assert text.startswith(f"usbferry wireshark: {tmp_path / 'file' / 'usbferry.lua'}: ")
     assert run("--folder", "x") == (2, "usbferry wireshark: --folder says where to --install\n")
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="it is Wireshark that takes it")
+def test_it_may_be_installed_and_given_besides(tmp_path):
+    """Each script of Wireshark's has globals of its own: what two of them know of one another is in `_G`."""
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    folders = subprocess.run(["tshark", "-G", "folders"], env=home, capture_output=True, text=True, timeout=60).stdout
+    [where] = [line.split(":", 1)[1].strip() for line in folders.splitlines() if line.startswith("Personal Lua")]
+    assert run("--install", "--folder", where)[0] == 0
+    other, capture = tmp_path / "other.lua", tmp_path / "none.pcap"
+    other.write_text(run()[1])
+    capture.write_bytes(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, 101))
+    for words in ([], ["-X", f"lua_script:{other}"]):
+        command = ["tshark", "-r", str(capture), "-Y", "ferry || usbredir", *words]
+        done = subprocess.run(command, env=home, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, "Lua" in done.stderr) == (0, "", False), done.stderr
 
 
 def test_the_script_is_ascii_without_surprises():

@@ -18,6 +18,8 @@ def script(version: str) -> str:
     return "\n".join(
         (
             f"-- Wireshark dissectors for ferry and usbredir, by usbferry {version}: usbferry wireshark --install",
+            "if _G.USBFERRY_IS_HERE then return end -- installed, and given with -X besides",
+            "_G.USBFERRY_IS_HERE = true",
             _text("usb.lua"),
             "do",
             tables.ferry(),
