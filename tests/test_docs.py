@@ -28,7 +28,8 @@ from tests.cli.served import Served, served
 from usbferry.cli import VERBS, main
 from usbferry.devices.sound import wav
 from usbferry.devices.sound.pcm import Format
-from usbferry.registry import DEVICES, open_source
+from usbferry.registry import DEVICES, PROTOCOLS, SOURCES, TRANSPORTS, open_source
+from usbferry.selector import Selector
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -215,6 +216,38 @@ def test_quick_ones_run(words, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
+
+
+# -- addresses ---------------------------------------------------------------------------------------------------------
+
+ADDRESSES = [
+    address
+    for cell in re.findall(r"^\| (`[^|]+`) \|", (ROOT / "docs" / "addresses.md").read_text(encoding="utf-8"), re.M)
+    for address in re.findall(r"`([^`]+)`", cell)
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_an_address_is_one(address):
+    if address.startswith("usb:"):  # it opens only where libusb is
+        assert "usb" in SOURCES
+        Selector.parse(address.removeprefix("usb:"))
+    else:
+        source = open_source(address)
+        assert source.address == address
+        await source.close()
+
+
+def test_every_way_of_every_protocol_has_its_address():
+    said = {re.match(r"\w+(\+\w+)?:(///)?", address)[0] for address in ADDRESSES}
+    plain = {"tcp": ":", "unix": ":///"}
+    ways = {
+        protocol + plain.get(transport, f"+{transport}:{'///' if TRANSPORTS[transport].at_files else ''}")
+        for protocol, row in PROTOCOLS.items()
+        for transport in row.transports
+    }
+    assert ways - said == set()
+    assert {address.partition(":")[0].partition("+")[0] for address in ADDRESSES} == {*SOURCES}
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
