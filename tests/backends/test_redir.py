@@ -14,6 +14,7 @@ from usbferry.device import Busy, Claimant, Device, DeviceError, ResetOutcome
 from usbferry.protocols.usbredir.exporter import Exporter
 from usbferry.protocols.usbredir.messages import ALL_CAPABILITIES, Capability
 from usbferry.registry import load_exporter, open_source
+from usbferry.server import listen as server_listen
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import Server, serving
 from usbferry.transports.place import Place
@@ -290,3 +291,20 @@ async def test_a_server_ends_while_it_still_connects() -> None:
         server.connect_to(nowhere, partial(Exporter))  # type: ignore[arg-type]
         await nowhere.asked.wait()
     assert not server.pumps
+
+
+async def test_the_pauses_grow_before_who_closes_at_once_is_connected_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were always the first one."""
+    monkeypatch.setattr(server_listen, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(server_listen, "BRIEF_SECONDS", 60.0)
+    came: list[float] = []
+
+    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(asyncio.get_running_loop().time())
+        writer.close()
+
+    closing = await asyncio.start_server(closes, "127.0.0.1", 0)
+    async with closing, serving(Catalog()) as server:
+        server.connect_to(Place(*closing.sockets[0].getsockname()), partial(Exporter))
+        await until(lambda: len(came) == 4)
+    assert came[3] - came[0] > 0.2, "0.04 + 0.08 + 0.16 s, where it was 3 * 0.02 s"

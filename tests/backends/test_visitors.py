@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -125,6 +126,29 @@ async def test_settings_do_not_outlive_their_user() -> None:
         assert again.info.alternates == {}
         assert (await control(again, requests.Setup(0x81, 10, 0, 0, 1))).data == b"\0"
         await again.close()
+
+
+async def test_who_is_turned_away_is_spoken_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides said it twice a second."""
+
+    def said(text: str, level: int) -> int:
+        return sum(text in record.getMessage() and record.levelno == level for record in caplog.records)
+
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(server_listen, "BRIEF_SECONDS", 60.0)
+    away, closed = "turned away, another one's device is there", "was closed at once, trying on"
+    async with listening() as source:
+        changes = source.watch()
+        for times in (1, 2):
+            async with brought(source):
+                assert (await anext(changes)).info is not None
+                before = said(away, logging.DEBUG)
+                async with brought(source):
+                    await until(lambda before=before: said(away, logging.DEBUG) >= before + 3)
+                assert (said(away, logging.WARNING), said(closed, logging.WARNING)) == (times, times)
+            assert (await anext(changes)).info is None
 
 
 async def test_a_second_device_waits_until_the_first_has_left() -> None:

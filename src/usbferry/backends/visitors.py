@@ -76,6 +76,7 @@ class Visitors:
         self._listening: Listening | None = None
         self._starting = asyncio.Lock()
         self._arrived = asyncio.Event()
+        self._said_taken = False  # of this device; who is turned away tries on
 
     async def listen(self) -> None:
         """Begin, if that was not done. Raises DeviceError when the place cannot be had."""
@@ -119,7 +120,8 @@ class Visitors:
     def came(self, visitor: Visitor) -> None:
         """One more connection: it is let in, or leaves at once."""
         if self.here is not None or self._listening is None:
-            log.warning("%s: turned away, another one's device is there", visitor.server)
+            level, self._said_taken = logging.DEBUG if self._said_taken else logging.WARNING, True
+            log.log(level, "%s: turned away, another one's device is there", visitor.server)
             visitor.leave()
             return
         for other in self._connected:
@@ -149,6 +151,7 @@ class Visitors:
             assert visitor.info is not None
             log.info("%s: its device is gone: %s", visitor.server, visitor.reason)
             self.here = None
+            self._said_taken = False
             self._arrived.clear()
             self._tell(Change(visitor.info.name, None))
         visitor.leave()

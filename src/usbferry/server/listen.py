@@ -25,6 +25,7 @@ MAX_CONNECTIONS: Final = 4096
 DRAIN_SECONDS: Final = 10.0  # for importers to be closed cleanly
 RETRY_SECONDS: Final = 0.5  # before a lost connection is made again; each failure doubles it, up to
 MAX_RETRY_SECONDS: Final = 8.0
+BRIEF_SECONDS: Final = 1.0  # a connection that was closed sooner was not wanted, and is such a failure too
 ABORT_SECONDS: Final = 1.0  # more, once the connections of those that were not are cut
 
 
@@ -108,7 +109,7 @@ class Server:
         self._following.append(self._start(self._keep_connected(place, exporter)))
 
     async def _keep_connected(self, place: Place, exporter: MakeExporter) -> None:
-        wait = RETRY_SECONDS
+        loop, wait = asyncio.get_running_loop(), RETRY_SECONDS
         while True:
             ended = asyncio.Event()
             user = self._user(exporter, ended.set)
@@ -124,9 +125,15 @@ class Server:
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
             else:
                 log.info("connected to %s", place)
-                wait = RETRY_SECONDS
+                since = loop.time()
                 if isinstance(user, Pump):
                     await ended.wait()
+                if loop.time() >= since + BRIEF_SECONDS:
+                    wait = RETRY_SECONDS
+                else:
+                    if wait == RETRY_SECONDS:
+                        log.warning("the connection to %s was closed at once, trying on", place)
+                    wait = min(2 * wait, MAX_RETRY_SECONDS)
             await asyncio.sleep(wait)
 
     def _user(self, exporter: MakeExporter, ended: Callable[[], object] = lambda: None) -> Pump | _Refused:
