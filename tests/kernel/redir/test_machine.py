@@ -92,7 +92,7 @@ def test_a_file_system_on_a_disk(guest, offer, tmp_path):
         disk = device_with(guest, "files")
         digest = guest.run(f"""
             set -e
-            until disk=$(basename $(ls -d /sys/bus/usb/devices/{disk}:1.0/host*/target*/*/block/*)) && [ -e /dev/$disk ]
+            until disk=$(basename /sys/bus/usb/devices/{disk}:1.0/host*/target*/*/block/*) && [ -e "/dev/$disk" ]
             do sleep 0.1; done
             mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/$disk
             mount -t ext4 /dev/$disk /mnt
