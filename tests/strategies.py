@@ -6,7 +6,7 @@ the profile holds: the same examples in every run, and no deadline, which a busy
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -32,7 +32,7 @@ from usbferry.usb.setup import Setup
 from usbferry.usb.transfer import Completion, Flags, IsoPacket, Transfer
 from usbferry.usb.types import Speed, Status
 
-settings.register_profile("usbferry", derandomize=True, deadline=None)
+settings.register_profile("usbferry", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("usbferry")
 
 u8 = st.integers(0, 0xFF)
