@@ -8,6 +8,7 @@ pytest.register_assert_rewrite(
     "tests.protocols.talk", "tests.protocols.usbip.wire"
 )  # for any order in which folders are given
 
+from tests import strategies  # noqa: E402, F401  (whose profile holds for every property test)
 from tests.umockdev.inside import (  # noqa: E402
     pytest_collection_modifyitems,
     pytest_configure,

@@ -1,7 +1,7 @@
 """Hypothesis strategies for the vocabulary of USB, and the one profile under which all property tests run.
 
-Trees drawn here are well-formed: `parse(build(tree)) == tree`. Import what you need before you decorate a test, so that
-the profile holds: the same examples in every run, and no deadline, which a busy machine would miss.
+Trees drawn here are well-formed: `parse(build(tree)) == tree`. The profile, which `conftest` brings in: the same
+examples in every run, and no deadline and no health check that a busy machine would miss.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from usbferry.device import Busy, Claimant, Device, NotFound, Source
 from usbferry.selector import EVERY, Ambiguous, Selector, choose, listed, select
 from usbferry.usb.classes import NAMES

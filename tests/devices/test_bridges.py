@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from tests.devices.stream_host import pattern
 from usbferry.device import DeviceError
 from usbferry.devices.bridges import file as bridge_file

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from tests.devices.host import opened, read, write
 from usbferry.devices.midi import IN, OUT, Midi, PacketWriter, read_packets
 from usbferry.usb.types import Speed, Status

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from tests.devices.hid_host import BOOT, GET_IDLE, GET_REPORT, SET_PROTOCOL, HidHost, set_idle
 from tests.devices.host import ask, opened
 from usbferry.devices.clock import VirtualClock

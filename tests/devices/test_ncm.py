@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from usbferry.devices import ncm
 
 FRAMES = st.lists(st.binary(min_size=1, max_size=1514), min_size=1, max_size=8)

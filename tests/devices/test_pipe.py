@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from usbferry.devices.clock import VirtualClock
 from usbferry.devices.pipe import Pipe
 from usbferry.usb.transfer import Completion, Flags, IsoPacket, Transfer

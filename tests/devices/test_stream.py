@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from tests.devices.host import ask, opened, read, turn, write
 from tests.devices.stream_host import Reader, pattern, send
 from usbferry.devices.bridges.stream import ByteQueue, Stream

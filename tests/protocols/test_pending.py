@@ -5,7 +5,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from usbferry.protocols.pending import Pending
 from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import strategies as _profile  # noqa: F401  (the profile holds for every property test)
 from usbferry import protocols
 from usbferry.protocols.record import BIG, LITTLE, Record, i32, pad, record, u8, u16, u32, u64
 
