@@ -219,7 +219,7 @@ def choose(found: Sequence[DeviceInfo], where: str) -> DeviceInfo:
 
 def described(info: DeviceInfo) -> str:
     """A candidate in one line: its bus id, ids, names, serial number and classes, as far as they are known."""
-    words = [info.name, f"{info.device.vendor_id:04x}:{info.device.product_id:04x}", info.manufacturer, info.product]
+    words = [info.name, info.ids, info.manufacturer, info.product]
     words += [f"serial {info.serial}"] if info.serial else []
     classes = ", ".join(dict.fromkeys(map(class_name, info.classes)))
     words += [f"({classes})"] if classes else []

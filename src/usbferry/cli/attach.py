@@ -84,7 +84,7 @@ async def _attach(address: str, relay: bool, lost: list[str]) -> None:
 
 
 def _say(attachment: Attachment) -> None:
-    what = str(attachment.info).partition(" ")[2]
+    what = f"{attachment.info.ids} {attachment.info.title}".rstrip()
     print(printable(f"port {attachment.port}: {attachment.address} is {attachment.device} here, {what}"), flush=True)
     if attachment.is_relayed:
         print("it goes through this process; Ctrl-C detaches it", file=sys.stderr, flush=True)

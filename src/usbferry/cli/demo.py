@@ -151,7 +151,7 @@ async def _list(console: Console, source: Source) -> tuple[DeviceInfo, DeviceInf
     console.print("\n[bold]2.[/bold] This process, the client, asks over TCP what is there.\n")
     devices = await source.list()
     for info in devices:
-        identity = f"{info.device.vendor_id:04x}:{info.device.product_id:04x}"
+        identity = info.ids
         console.print(f"     {info.name}  {identity}  {info.speed.label}")
     disk, zero = devices
     return disk, zero

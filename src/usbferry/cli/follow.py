@@ -109,5 +109,5 @@ def _say(source: Source, what: str, info: DeviceInfo, as_json: bool) -> None:
         click.echo(json.dumps({**line, "device": device}))
     else:
         by = f" by {info.holder}" if what == "claimed" else ""
-        identity = f"{info.device.vendor_id:04x}:{info.device.product_id:04x}"
+        identity = info.ids
         click.echo(printable(f"{_WORDS[what]} {address}  {identity}  {info.title}  {what}{by}"))

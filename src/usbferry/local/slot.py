@@ -61,7 +61,7 @@ class Slot:
     def __str__(self) -> str:
         assert self.rule is not None
         assert self.info is not None
-        identity = f"{self.info.device.vendor_id:04x}:{self.info.device.product_id:04x}"
+        identity = self.info.ids
         return f"{self.rule.name}: {f'{self.name} {identity} {self.info.title}'.strip()}"
 
 

@@ -68,9 +68,13 @@ class DeviceInfo:
         """What people call it, "" where it has no names."""
         return title(self.manufacturer, self.product)
 
+    @property
+    def ids(self) -> str:
+        """Its vendor's and its product's number, as "0525:a4a0"."""
+        return f"{self.device.vendor_id:04x}:{self.device.product_id:04x}"
+
     def __str__(self) -> str:
-        ids = f"{self.device.vendor_id:04x}:{self.device.product_id:04x}"
-        return " ".join(word for word in (self.name if self.name != ids else "", ids, self.title) if word)
+        return " ".join(word for word in (self.name if self.name != self.ids else "", self.ids, self.title) if word)
 
 
 def title(manufacturer: str | None, product: str | None) -> str:

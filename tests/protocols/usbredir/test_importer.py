@@ -150,7 +150,7 @@ def test_a_device_that_our_filter_denies_is_rejected():
     talk.hears(packet(23, 0, b"0x03,-1,-1,-1,1\0"), packet(22, 0))
     refused = talk.event()
     assert isinstance(refused, Refused)
-    assert refused.text == "1209:0001 1209:0001 is not wanted: the filter given here does not admit it"
+    assert refused.text == "1209:0001 is not wanted: the filter given here does not admit it"
 
 
 def test_who_knows_no_filter_is_sent_none():
