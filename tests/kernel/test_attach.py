@@ -222,4 +222,5 @@ def test_a_relay_is_nearly_as_fast_as_the_kernel_alone(guest, serve, capsys):
         detach(guest, one)
     assert [step.wait().rc for step in relays] == [0, 0]
     assert statistics.geometric_mean(ratios.values()) > LEAST
-    assert unexpected(guest, *DISK_ENDED) == []
+    # Both relays, started at once, may try the same free port: one is told so, and takes the next.
+    assert unexpected(guest, *DISK_ENDED, r"port \d+ already used") == []
