@@ -23,7 +23,7 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
-from .hid.driven import DrivenHid, Verb
+from .hid.driven import StateHid, Verb
 from .hid.reports import INPUT, OUTPUT, Page, application, padding, variables
 
 log: Final = logging.getLogger(__name__)
@@ -49,12 +49,13 @@ class Pad:
     triggers: tuple[int, int] = (0, 0)
 
 
-class Gamepad(DrivenHid[Pad]):
+class Gamepad(StateHid[Pad]):
     """`pipe` is a FIFO, a file, or `-` for standard input, with lines as the module has them.
 
     They are obeyed from `delay` seconds after a host began to read the gamepad.
     """
 
+    at_rest = Pad()
     descriptor = DeviceDescriptor(0x1209, 0x0007)
     product = "Gamepad"
     input_bytes = _REPORT.size
@@ -92,19 +93,17 @@ class Gamepad(DrivenHid[Pad]):
         self.serial = serial
         self.light = False
         self.light_changed: Callable[[bool], None] | None = None
-        self._told = Pad()  # what the host knows
-        self._now = Pad()  # what it knows once it has fetched the queue
         super().__init__(pipe=pipe, delay=delay, clock=clock)
 
     # -- for people ---------------------------------------------------------------------------------------------------
 
     def press(self, button: str) -> None:
         """Hold a button down, by its name in BUTTONS. Raises ValueError for another."""
-        self._change(buttons=self._now.buttons | _button(button))
+        self._change(buttons=self.now.buttons | _button(button))
 
     def release(self, button: str) -> None:
         """Let go of a button."""
-        self._change(buttons=self._now.buttons & ~_button(button))
+        self._change(buttons=self.now.buttons & ~_button(button))
 
     def tap(self, button: str) -> None:
         """Press a button, and let go of it."""
@@ -114,14 +113,14 @@ class Gamepad(DrivenHid[Pad]):
     def stick(self, side: str, x: float, y: float) -> None:
         """Hold the left or right stick at a place from -1 to 1, to the right and down. Raises ValueError."""
         at = 2 * _side(side)
-        sticks = list(self._now.sticks)
+        sticks = list(self.now.sticks)
         sticks[at : at + 2] = (round(_part(value, -1.0) * _FAR) for value in (x, y))
         self._change(sticks=(sticks[0], sticks[1], sticks[2], sticks[3]))
 
     def trigger(self, side: str, pull: float) -> None:
         """Hold the left or right trigger at a place from 0 to 1. Raises ValueError."""
         pulled = round(_part(pull, 0.0) * _PULLED)
-        left, right = self._now.triggers
+        left, right = self.now.triggers
         self._change(triggers=(left, pulled) if _side(side) else (pulled, right))
 
     def dpad(self, way: str = "") -> None:
@@ -130,19 +129,13 @@ class Gamepad(DrivenHid[Pad]):
             raise ValueError(f"{way!r} is none of {', '.join(WAYS)}")
         self._change(way=WAYS.index(way) if way else _CENTRE)
 
-    def _change(self, **state: object) -> None:
-        self._now = replace(self._now, **state)  # type: ignore[arg-type]  # its callers name fields of Pad
-        self.queue(self._now)
+    def _change(self, **fields: object) -> None:
+        self.change(replace(self.now, **fields))  # type: ignore[arg-type]  # its callers name fields of Pad
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
-    def encode(self, change: Pad) -> tuple[bytes, None]:
-        self._told = change
-        return self.current_report(), None
-
-    def current_report(self) -> bytes:
-        told = self._told
-        return _REPORT.pack(told.buttons, told.way, *told.sticks, *told.triggers)
+    def report(self, state: Pad) -> bytes:
+        return _REPORT.pack(state.buttons, state.way, *state.sticks, *state.triggers)
 
     def output(self, report: bytes) -> None:
         if len(report) != 1:
@@ -162,10 +155,6 @@ class Gamepad(DrivenHid[Pad]):
     def was_reset(self) -> None:
         super().was_reset()
         self.light = False
-
-    async def closed(self) -> None:
-        await super().closed()
-        self._told = self._now = Pad()
 
 
 def _button(name: str) -> int:

@@ -6,7 +6,7 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
 from .sound import sinks, sources
-from .sound.device import SoundDevice, descriptor_of
+from .sound.device import SoundDevice
 from .sound.streams import Playing, Recording
 from .sound.uac import Category, Terminal
 
@@ -35,7 +35,6 @@ class Headset(SoundDevice):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        self.descriptor = descriptor_of(self.descriptor, version)
         super().__init__(
             source=sources.make(source),
             sink=sinks.make(to),

@@ -12,7 +12,7 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
 from .sound import sources
-from .sound.device import SoundDevice, descriptor_of
+from .sound.device import SoundDevice
 from .sound.streams import Recording
 from .sound.uac import Category
 
@@ -42,7 +42,6 @@ class Microphone(SoundDevice):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        self.descriptor = descriptor_of(self.descriptor, version)
         super().__init__(
             source=sources.make(source),
             rates=rates,

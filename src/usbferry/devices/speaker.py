@@ -12,7 +12,7 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
 from .sound import sinks
-from .sound.device import SoundDevice, descriptor_of
+from .sound.device import SoundDevice
 from .sound.streams import Playing
 from .sound.uac import Category
 
@@ -41,7 +41,6 @@ class Speaker(SoundDevice):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        self.descriptor = descriptor_of(self.descriptor, version)
         super().__init__(
             sink=sinks.make(to),
             rates=rates,

@@ -23,7 +23,7 @@ from typing import ClassVar, Final
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
-from .hid.driven import DrivenHid, Verb, whole
+from .hid.driven import StateHid, Verb, whole
 from .hid.reports import INPUT, Page, application, measured, padding, physical, variables
 
 _REPORT: Final = Struct("<BHHHbb")  # switches, x, y, pressure, tilt to the right, tilt towards the user
@@ -49,13 +49,14 @@ class Pen:
     tilt_y: int = 0
 
 
-class Tablet(DrivenHid[Pen]):
+class Tablet(StateHid[Pen]):
     """`width` and `height` are its coordinates, a hundred to the millimetre; an A4 sheet unless told.
 
     `pipe` is a FIFO, a file, or `-` for standard input, with lines as the module has them. They are obeyed from `delay`
     seconds after a host began to read the tablet.
     """
 
+    at_rest = Pen()
     descriptor = DeviceDescriptor(0x1209, 0x0009)
     product = "Tablet"
     input_bytes = _REPORT.size
@@ -85,8 +86,6 @@ class Tablet(DrivenHid[Pen]):
         self.speed = speed
         self.serial = serial
         self.report_descriptor = _report_descriptor(width, height)
-        self._told = Pen()  # what the host knows
-        self._now = Pen()  # what it knows once it has fetched the queue
         super().__init__(pipe=pipe, delay=delay, clock=clock)
 
     # -- for people ---------------------------------------------------------------------------------------------------
@@ -107,46 +106,33 @@ class Tablet(DrivenHid[Pen]):
         """Lean the pen, in degrees from -90 to 90, to the right and towards the user. Raises ValueError."""
         if not -_TILTED <= x <= _TILTED or not -_TILTED <= y <= _TILTED:
             raise ValueError(f"a pen leans {-_TILTED} to {_TILTED} degrees")
-        self._change(replace(self._now, tilt_x=x, tilt_y=y))
+        self.change(replace(self.now, tilt_x=x, tilt_y=y))
 
     def press(self, button: str = "barrel") -> None:
         """Hold a button of the pen: barrel or second. Raises ValueError for another."""
-        self._change(replace(self._now, switches=self._now.switches | _button(button)))
+        self.change(replace(self.now, switches=self.now.switches | _button(button)))
 
     def release(self, button: str = "barrel") -> None:
         """Let go of a button of the pen."""
-        self._change(replace(self._now, switches=self._now.switches & ~_button(button)))
+        self.change(replace(self.now, switches=self.now.switches & ~_button(button)))
 
     def away(self) -> None:
         """Take the pen out of reach."""
-        self._change(replace(self._now, switches=0, pressure=0))
+        self.change(replace(self.now, switches=0, pressure=0))
 
     def _put(self, x: int, y: int, touching: int, pressure: float) -> None:
         if not 0 <= x < self.width or not 0 <= y < self.height:
             raise ValueError(f"{x}, {y} is beyond the tablet, which goes to {self.width - 1}, {self.height - 1}")
         if not 0 <= pressure <= 1:
             raise ValueError(f"pressure {pressure:g} is not between 0 and 1")
-        held = self._now.switches & (_BARREL | _SECOND)
+        held = self.now.switches & (_BARREL | _SECOND)
         switches, pressed = held | _IN_RANGE | touching, round(pressure * _PRESSED)
-        self._change(replace(self._now, switches=switches, x=x, y=y, pressure=pressed))
-
-    def _change(self, pen: Pen) -> None:
-        self._now = pen
-        self.queue(pen)
+        self.change(replace(self.now, switches=switches, x=x, y=y, pressure=pressed))
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
-    def encode(self, change: Pen) -> tuple[bytes, None]:
-        self._told = change
-        return self.current_report(), None
-
-    def current_report(self) -> bytes:
-        told = self._told
-        return _REPORT.pack(told.switches, told.x, told.y, told.pressure, told.tilt_x, told.tilt_y)
-
-    async def closed(self) -> None:
-        await super().closed()
-        self._told = self._now = Pen()
+    def report(self, state: Pen) -> bytes:
+        return _REPORT.pack(state.switches, state.x, state.y, state.pressure, state.tilt_x, state.tilt_y)
 
 
 def _button(name: str) -> int:

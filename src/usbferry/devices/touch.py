@@ -16,7 +16,7 @@ report without one in a request of no bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import Struct
 from typing import ClassVar, Final
 
@@ -24,7 +24,7 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
-from .hid.driven import DrivenHid, Verb, whole
+from .hid.driven import StateHid, Verb, whole
 from .hid.reports import FEATURE, INPUT, Page, application, logical, measured, padding, report, variables
 
 _FINGER: Final = Struct("<BBHH")  # tip, finger, x, y
@@ -50,13 +50,14 @@ class Finger:
 Frame = tuple[Finger, ...]
 
 
-class Touch(DrivenHid[Frame]):
+class Touch(StateHid[Frame]):
     """A screen of `width` by `height` pixels that tells up to `fingers` apart.
 
     `pipe` is a FIFO, a file, or `-` for standard input, with lines as the module has them. They are obeyed from `delay`
     seconds after a host began to read the screen.
     """
 
+    at_rest: Frame = ()
     descriptor = DeviceDescriptor(0x1209, 0x0008)
     product = "Touch screen"
     report_ids = (_TOUCHES, _MOST)
@@ -89,8 +90,6 @@ class Touch(DrivenHid[Frame]):
         self.serial = serial
         self.input_bytes = 1 + fingers * _FINGER.size + _TAIL.size
         self.report_descriptor = _report_descriptor(width, height, fingers)
-        self._told: Frame = ()  # the fingers of the last report
-        self._down: dict[int, Finger] = {}  # those that are down once the host has fetched the queue
         super().__init__(pipe=pipe, delay=delay, clock=clock)
 
     # -- for people ---------------------------------------------------------------------------------------------------
@@ -109,8 +108,8 @@ class Touch(DrivenHid[Frame]):
     def up(self, finger: int) -> None:
         """Lift a finger that is down. Raises ValueError."""
         was = self._known(finger)
-        del self._down[finger]
-        self.queue((*self._down.values(), Finger(finger, was.x, was.y, tip=False)))
+        others = (one for one in self._down.values() if one is not was)
+        self.change((*others, replace(was, tip=False)))
 
     def tap(self, x: int, y: int) -> None:
         """Touch a pixel with a finger that is free, and lift it."""
@@ -127,12 +126,17 @@ class Touch(DrivenHid[Frame]):
             self.move(finger, x + (to_x - x) * step // _SWIPE_STEPS, y + (to_y - y) * step // _SWIPE_STEPS)
         self.up(finger)
 
+    @property
+    def _down(self) -> dict[int, Finger]:
+        """The fingers that are down once the host has fetched the queue."""
+        return {one.number: one for one in self.now if one.tip}
+
     def _place(self, finger: int, x: int, y: int) -> None:
         if not 0 <= finger < self.fingers:
             raise ValueError(f"there is no finger {finger}; they are 0 to {self.fingers - 1}")
         self._check(x, y)
-        self._down[finger] = Finger(finger, x, y)
-        self.queue(tuple(self._down.values()))
+        down = {**self._down, finger: Finger(finger, x, y)}
+        self.change(tuple(down.values()))
 
     def _check(self, x: int, y: int) -> None:
         if not 0 <= x < self.width or not 0 <= y < self.height:
@@ -151,12 +155,8 @@ class Touch(DrivenHid[Frame]):
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
-    def encode(self, change: Frame) -> tuple[bytes, None]:
-        self._told = change
-        return self.current_report(), None
-
-    def current_report(self) -> bytes:
-        fingers = [_FINGER.pack(one.tip, one.number, one.x, one.y) for one in self._told]
+    def report(self, state: Frame) -> bytes:
+        fingers = [_FINGER.pack(one.tip, one.number, one.x, one.y) for one in state]
         none = _FINGER.pack(0, 0, 0, 0)
         scan = round(self.clock.now() / _SCAN_UNIT) & 0xFFFF
         padded = (*fingers, none * (self.fingers - len(fingers)))
@@ -172,11 +172,6 @@ class Touch(DrivenHid[Frame]):
         if report_id != _MOST:
             raise Stall
         return bytes((_MOST, self.fingers))
-
-    async def closed(self) -> None:
-        await super().closed()
-        self._told = ()
-        self._down = {}
 
 
 def _report_descriptor(width: int, height: int, fingers: int) -> bytes:

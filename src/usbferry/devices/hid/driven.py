@@ -86,6 +86,36 @@ class DrivenHid(HidDevice[T]):
             self.later(self.follow(self._feed))
 
 
+class StateHid(DrivenHid[T]):
+    """One whose changes are whole states: each says everything that the host is told."""
+
+    at_rest: T  # where it begins with each host
+
+    def __init__(self, *, pipe: str = "", delay: float = 1.0, clock: Clock | None = None) -> None:
+        self.told = self.now = self.at_rest  # what the host knows, and what it knows once it has fetched the queue
+        super().__init__(pipe=pipe, delay=delay, clock=clock)
+
+    def report(self, state: T) -> bytes:
+        """The input report of a state."""
+        raise NotImplementedError
+
+    def change(self, state: T) -> None:
+        """Let the host fetch this state after those before it."""
+        self.now = state
+        self.queue(state)
+
+    def encode(self, change: T) -> tuple[bytes, None]:
+        self.told = change
+        return self.report(change), None
+
+    def current_report(self) -> bytes:
+        return self.report(self.told)
+
+    async def closed(self) -> None:
+        await super().closed()
+        self.told = self.now = self.at_rest
+
+
 def whole(text: str) -> int:
     """A word that is a whole number. Raises ValueError."""
     try:

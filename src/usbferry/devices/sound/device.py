@@ -16,7 +16,7 @@ from typing import Final
 
 from ...usb.setup import Setup
 from ...usb.transfer import Completion, Transfer
-from ...usb.tree import Association, Configuration, DeviceDescriptor, Endpoint, Interface
+from ...usb.tree import Association, Configuration, Endpoint, Interface
 from ...usb.types import Speed
 from ..chapter9 import Stall
 from ..clock import Clock
@@ -57,13 +57,6 @@ def rates_of(text: str) -> tuple[int, ...]:
     return rates
 
 
-def descriptor_of(plain: DeviceDescriptor, version: int) -> DeviceDescriptor:
-    """Version 2 says in its device class that it has an association; version 1 leaves that to its interfaces."""
-    if version == 1:
-        return plain
-    return replace(plain, device_class=0xEF, device_subclass=0x02, device_protocol=_PROTOCOL)
-
-
 class SoundDevice(VirtualDevice):
     """`source` and `sink` are its ends; at least one is there. A source that has a format lends it to the device.
 
@@ -90,6 +83,10 @@ class SoundDevice(VirtualDevice):
     ) -> None:
         if version not in uac.PROTOCOLS:
             raise ValueError(f"there are versions 1 and 2 of USB Audio, not {version}")
+        if version == 2:  # it has an association, which the device class says; version 1 leaves all to its interfaces
+            self.descriptor = replace(
+                self.descriptor, device_class=0xEF, device_subclass=0x02, device_protocol=_PROTOCOL
+            )
         if not 0 < buffer <= 10:
             raise ValueError("buffer is over 0 and up to 10 seconds")
         self.speed = speed or (Speed.FULL if version == 1 else Speed.HIGH)
