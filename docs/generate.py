@@ -258,6 +258,11 @@ _MEANINGS: Final = {
         "bidirectional": "it also answers",
         "product": "its product name",
     },
+    "security-key": {
+        "wait": "a person has to touch it, by a line or from Python; without it that is taken for granted",
+        "verify": "it knows the person who touches it, as by a fingerprint: user verification",
+        "pipe": _LINES + ", and it waits for them",
+    },
     "serial": {
         "to": "where its bytes go and come from, see below",
         "link": "with `to=pty`: a symbolic link to make, so that programs find the terminal",
@@ -454,6 +459,26 @@ _NOTES: Final = {
         ```console
         $ usbferry serve 'virtual:printer?to=file:receipts.bin'
         $ usbferry serve 'virtual:printer?to=tcp://192.0.2.7:9100&language=PCL'
+        ```
+        """,
+    "security-key": """
+        **For tests only.** It protects nothing: its keys are in this process's memory, where whoever runs it can get
+        them, and they are lost when it ends. Its AAGUID, 75736266-6572-7279-2d74-6573742d6b65, is of no vendor, so that
+        a site that checks attestations refuses it.
+
+        It needs two packages: `pip install 'usbferry[fido]'`. Hosts find a FIDO2 key with resident credentials (ES256
+        and EdDSA) and packed self-attestation, and a U2F key. It has no PIN. Browsers and libfido2 use it through
+        hidraw, for which Linux distributions have udev rules by vendor: for this one it takes
+        `SUBSYSTEM=="hidraw", ATTRS{idVendor}=="1209", ATTRS{idProduct}=="0006", TAG+="uaccess"`, or root.
+
+        | Line | |
+        | --- | --- |
+        | `touch` | a person touches it, now or when next asked to |
+        | `refuse` | a person does not want to |
+
+        ```console
+        $ usbferry serve virtual:security-key
+        $ usbferry serve 'virtual:security-key?verify&pipe=person.fifo'
         ```
         """,
     "serial": """

@@ -93,6 +93,7 @@ DEVICES: Final[dict[str, str]] = {
     "midi": "usbferry.devices.midi:Midi",
     "mouse": "usbferry.devices.mouse:Mouse",
     "printer": "usbferry.devices.printer:Printer",
+    "security-key": "usbferry.devices.security_key:SecurityKey",
     "serial": "usbferry.devices.serial:Serial",
     "speaker": "usbferry.devices.speaker:Speaker",
     "tablet": "usbferry.devices.tablet:Tablet",

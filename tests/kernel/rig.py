@@ -37,6 +37,8 @@ PACKAGES = {
     "alsa-utils": "aplay: sound through the kernel's own driver",
     "pcscd": "the driver of card readers, with libccid",
     "libccid": "the same",
+    "opensc": "opensc-tool, a program of cards",
+    "fido2-tools": "libfido2, which is to security keys what a driver is",
     "mtp-tools": "libmtp, which is to cameras and telephones what a driver is",
     "tshark": "a second decoder of our bytes",
 }

@@ -24,6 +24,7 @@ class Page(IntEnum):
     BUTTON = 0x09
     CONSUMER = 0x0C
     DIGITIZER = 0x0D
+    FIDO = 0xF1D0
 
 
 class Item(IntEnum):
@@ -123,6 +124,11 @@ def variables(
 def array(kind: Item, page: int, usages: range, *, count: int, bits: int = 8) -> bytes:
     """`count` fields that name the usages in force; 0 stands for none."""
     return _usages(page, usages) + _values(usages[0], usages[-1], bits, count) + item(kind, 0)
+
+
+def data(kind: Item, page: int, usage: int, count: int) -> bytes:
+    """Bytes that are a program's own affair."""
+    return item(Item.USAGE_PAGE, page) + item(Item.USAGE, usage) + _values(0, 0xFF, 8, count) + item(kind, VARIABLE)
 
 
 def padding(kind: Item, bits: int) -> bytes:

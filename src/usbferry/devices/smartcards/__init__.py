@@ -1,0 +1,1 @@
+"""What makes up a card reader: commands of cards, and a card."""
