@@ -169,8 +169,18 @@ def test_a_page_is_printed(guest, attached):
 
 
 def test_a_file_is_read_by_libmtp(guest, attached, files):
-    """The kernel leaves that to libmtp, which finds the device among those of usbfs as any other."""
-    told = guest.run("mtp-getfile 2 $SHARED/noise 2>&1", 60).ok()  # QEMU's number 1 is the folder
+    """The kernel leaves that to libmtp, which finds the device among those of usbfs as any other.
+
+    It lists the exported one too, and cannot open it: its file is hidden here. QEMU numbers files in the order in which
+    the folder has them, and counts on from the session before unless that was closed, as the first here is.
+    """
+    told = guest.run("""
+        exec 2>&1
+        mtp-files >/dev/null
+        mtp-files | tee $SHARED/listed
+        mtp-getfile $(sed -n 's/^File ID: //p' $SHARED/listed) $SHARED/noise
+    """).ok()
+    assert "Filename: noise" in told
     assert (guest.shared / "noise").read_bytes() == (files / "mtp" / "noise").read_bytes(), told
 
 
