@@ -142,6 +142,9 @@ def test_volume_and_mute_act_on_what_is_heard(guest, serve, version):
 # -- pictures -------------------------------------------------------------------------------------------------------
 
 PICTURES = 300 if SOAK else 60
+# EPERM: the stream ends while a thread of the driver hands back a transfer that it has copied from, and that may no
+# longer be submitted (uvc_video_copy_data_work, uvc_video_stop_transfer in drivers/media/usb/uvc/uvc_video.c).
+STOPPED = r"uvcvideo \S+: Failed to resubmit video URB \(-1\)"
 CODINGS = {"MJPG": Coding.MJPEG, "YUYV": Coding.YUY2}
 CAMERAS = [("", "MJPG", (640, 480)), ("version=1.5&bulk", "YUYV", (160, 120))]
 if SOAK:
@@ -168,4 +171,4 @@ def test_each_picture_is_captured_once_and_in_order(guest, serve, options, code,
     pictures = cut((guest.shared / "pictures").read_bytes(), code, size)
     assert [len(picture) for picture in pictures] == [used for used, *_ in captured]
     assert [number_in(picture, size, CODINGS[code]) for picture in pictures] == list(range(PICTURES))
-    assert unexpected(guest, *NOISE) == []
+    assert unexpected(guest, *NOISE, STOPPED) == []
