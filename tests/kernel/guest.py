@@ -14,6 +14,7 @@ A step is a file in the folder that host and guest share, and so is its output; 
 exit code out, through a serial port of QEMU's, whose end here is a socket. That socket closes with the guest.
 """
 
+import logging
 import re
 import select
 import shlex
@@ -24,11 +25,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.kernel.rig import Kernel
 
 CHECKOUT = Path(__file__).parents[2]
+
+log = logging.getLogger(__name__)
 
 INIT = """#!/bin/busybox sh
 # The guest's first process: makes the host's files its root, then becomes the agent in there.
@@ -161,15 +164,16 @@ class Guest:
         self._answers: dict[str, str] = {}
         self._unread = b""
         self._count = 0
-        started = time.monotonic()
         try:
-            self._boot(cpus, memory, devices, qemu)
-            if self._answer("ready", started + boot_limit) is None:
-                raise GuestError(f"not booted after {boot_limit:g} s\n{self.tail()}")
+            if not self._boots(boot_limit, cpus, memory, devices, qemu):
+                # Of some hundred boots one stands still before it has said anything; switched off and on it goes on.
+                log.warning("%s\nonce more", self._where_it_stands(boot_limit))
+                self._switch_off()
+                if not self._boots(boot_limit, cpus, memory, devices, qemu):
+                    raise GuestError(self._where_it_stands(boot_limit))
         except BaseException:
             self.close()
             raise
-        self.boot_seconds = time.monotonic() - started
 
     def run(self, script: str, timeout: float = 60) -> Result:
         """Run one bash script to its end, as root, in the checkout."""
@@ -235,16 +239,36 @@ class Guest:
     def close(self) -> None:
         """Kill it, and forget its files."""
         if hasattr(self, "_process"):
-            self.kill()
-            self._port.close()
+            self._switch_off()
         shutil.rmtree(self._work, ignore_errors=True)
+
+    def _switch_off(self) -> None:
+        self.kill()
+        self._port.close()
+
+    def _boots(self, limit: float, *machine: Any) -> bool:
+        """Switch it on; whether it is there within so many seconds."""
+        started = time.monotonic()
+        self._boot(*machine)
+        is_there = self._answer("ready", started + limit) is not None
+        self.boot_seconds = time.monotonic() - started
+        return is_there
+
+    def _where_it_stands(self, limit: float) -> str:
+        """What is known of a guest that does not boot: where each processor is, and what it has said."""
+        try:
+            registers = self.monitor("info registers -a")
+        except OSError as error:
+            registers = f"QEMU does not answer: {error}"
+        places = re.findall(r"^(?:CPU#\d+|.*\b[RE]IP=\S+.*|QEMU.*)$", registers, re.M)
+        return "\n".join([f"not booted after {limit:g} s", *places, self.tail()])
 
     def _boot(self, cpus: int, memory: str, devices: Sequence[str], qemu: Sequence[str]) -> None:
         kernel = Kernel.newest()
         if kernel is None:
             raise GuestError("no kernel: run tests/kernel/rig.py setup")
-        self._steps.mkdir(parents=True)
-        self.shared.mkdir()
+        self._steps.mkdir(parents=True, exist_ok=True)
+        self.shared.mkdir(exist_ok=True)
         (self._work / "run" / "agent").write_text(AGENT.replace("CHECKOUT", shlex.quote(str(CHECKOUT))))
         (self._work / "initramfs").write_bytes(kernel.initramfs(INIT))
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{here}-10.0.2.15:{there}" for there, here in self.ports.items())

@@ -78,9 +78,10 @@ def test_a_kernel_crash_is_an_error_at_once(boot):
     assert any("sysrq triggered crash" in line for line in guest.complaints())
 
 
-def test_a_guest_that_does_not_boot_is_an_error(boot):
+def test_a_guest_that_does_not_boot_is_switched_on_once_more_and_then_an_error(boot, caplog):
     with pytest.raises(GuestError, match="not booted after 1 s"):
         boot(boot_limit=1)
+    assert caplog.text.count("once more") == 1
 
 
 def test_the_kernel_conformance_suite_runs_on_a_kernel_gadget(guest: Guest):
