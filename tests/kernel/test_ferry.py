@@ -160,9 +160,25 @@ def test_all_30_cases_of_usbtest_pass(guest, transport):
     guest.mark()
     with serving(VirtualSource("virtual:zero")) as host:
         scheme = "ferry" if transport == "tcp" else f"ferry+{transport}"
-        with attached(guest, f"{scheme}://{HOST}:{host.ports[transport]}/1-1") as device:
-            words = " ".join(f"{case},iterations={ITERATIONS},vary=512,length=1024,sglen=4" for case in CASES)
-            run = usbtest(guest, f"device={device.device} alt=1 {words}", 3500 if SOAK else 240)
+        assert_usbtest_passes(guest, f"{scheme}://{HOST}:{host.ports[transport]}/1-1")
+
+
+@pytest.mark.timeout(3600 if SOAK else 300)
+@pytest.mark.parametrize("scheme", ["ferry+seqpacket", "ferry"] if SOAK else ["ferry+seqpacket"])
+def test_all_30_cases_of_usbtest_pass_through_a_socket_file(guest, scheme):
+    """The server is in the guest too, where the file is: both sides are emulated."""
+    guest.mark()
+    server = guest.start(f"echo $$; exec {USBFERRY} serve virtual:zero --on {scheme}:///run/zero", 3000)
+    once_it_says(server, "listening")
+    assert_usbtest_passes(guest, f"{scheme}:///run/zero?device=1-1")
+    guest.run(f"kill {server.output().split()[0]}").ok()
+    assert server.wait().rc == 0
+
+
+def assert_usbtest_passes(guest, address):
+    with attached(guest, address) as device:
+        words = " ".join(f"{case},iterations={ITERATIONS},vary=512,length=1024,sglen=4" for case in CASES)
+        run = usbtest(guest, f"device={device.device} alt=1 {words}", 3500 if SOAK else 240)
     assert (run.speed, run.failed) == ("480", {})
     assert run.passed == list(CASES)
     assert unexpected(guest, UNLINK_RETRY) == []
