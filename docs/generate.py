@@ -1,4 +1,4 @@
-"""Writes the parts of the documentation that the program knows best: commands.md, devices.md and api.md.
+"""Writes the parts of the documentation that the program knows best: commands.md, devices.md, matrix.md and api.md.
 
     make docs        or: python docs/generate.py
 
@@ -23,7 +23,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import usbferry
-from docs import specification
+from docs import matrix, specification
 from usbferry import aio, device, registry, selector
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
@@ -931,6 +931,7 @@ def _document(parts: Iterable[str]) -> str:
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands.md": commands,
     "devices.md": devices,
+    "matrix.md": lambda: matrix.page(_NOTE),
     "api.md": api,
     "protocols/ferry.md": specification.page,
 }

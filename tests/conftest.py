@@ -5,7 +5,7 @@ import gc
 import pytest
 
 pytest.register_assert_rewrite(
-    "tests.protocols.talk", "tests.protocols.usbip.wire"
+    "tests.protocols.talk", "tests.protocols.usbip.wire", "tests.conformance.exchanges", "tests.conformance.hosts"
 )  # for any order in which folders are given
 
 from tests import strategies  # noqa: E402, F401  (whose profile holds for every property test)

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.conformance.chain import chained
+from tests.conformance.paths import PORT, plugged
 from tests.devices.host import control, isochronous, turn
-from tests.umockdev import inside, testbed
-from usbferry.backends.options import split
+from tests.umockdev import testbed
 from usbferry.device import Claimant, Device, DeviceError, ResetOutcome, Source
 from usbferry.registry import DEVICES, PROTOCOLS, open_source
 from usbferry.usb import build
@@ -59,9 +59,8 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
     address = ADDRESSES.get(row, f"virtual:{row}")
     async with contextlib.AsyncExitStack() as stack:
         if bench is not None:
-            bench.plug("1-1", row, **dict(split(address.partition("?")[2])))
-            source, vanish = open_source("usb:1-1"), lambda reason: bench.do("unplug", name="1-1")
-            stack.callback(lambda: bench.do("unplug", name="1-1", missing_ok=True))
+            await stack.enter_async_context(plugged(address, bench))
+            source, vanish = open_source(f"usb:{PORT}"), lambda reason: bench.do("unplug", name=PORT)
         else:
             source = near = open_source(address)
             vanish = near.device.vanish
@@ -74,16 +73,6 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
             await place.device.close()
             await source.close()
             await turn()
-
-
-@pytest.fixture(scope="module")
-def bench(request) -> Iterator[testbed.Testbed | None]:
-    """A machine with USB devices, for the tests that run inside umockdev; the others have none."""
-    if inside.is_inside():
-        with testbed.here() as made:
-            yield made
-    else:
-        yield None
 
 
 def places() -> Iterator[Any]:

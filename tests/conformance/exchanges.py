@@ -1,0 +1,344 @@
+"""One exchange for each virtual device, by which its own data goes through a path: what its driver would do, once.
+
+An exchange asserts what came. It has a folder, which the device's options may name too, for what is seen outside.
+The bytes are those of the devices' specifications, written here anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from pathlib import Path
+
+from tests.conformance.hosts import PATIENCE, Host, Ours
+
+PAYLOAD = bytes(i * 7 & 0xFF for i in range(4096))
+FRAME = bytes.fromhex("02005e100001 02005e100002 88b5") + PAYLOAD[:100]  # to, from, a type for experiments
+NOTE = bytes.fromhex("90 3c 40 80 3c 00")  # one of a piano
+
+
+def content(path: Path) -> bytes:
+    """Of a file that is perhaps not made yet."""
+    return path.read_bytes() if path.exists() else b""
+
+
+# -- disks -------------------------------------------------------------------------------------------------------------
+
+
+async def blocks(host: Host, folder: Path) -> None:
+    """blocks written, and read again: Bulk-Only Transport"""
+    await _bulk_only(host, 1, bytes.fromhex("2a 00 00000007 00 0008 00"), PAYLOAD)
+    assert await _bulk_only(host, 2, bytes.fromhex("28 00 00000007 00 0008 00"), len(PAYLOAD)) == PAYLOAD
+
+
+async def _bulk_only(host: Host, tag: int, command: bytes, moved: bytes | int) -> bytes:
+    is_in = isinstance(moved, int)
+    size = moved if isinstance(moved, int) else len(moved)
+    head = struct.pack("<4sIIBBB16s", b"USBC", tag, size, is_in << 7, 0, len(command), command)
+    assert await host.write(0x02, head) == 31
+    if isinstance(moved, int):
+        data = await host.read(0x81, moved)
+    else:
+        data = b""
+        assert await host.write(0x02, moved) == size
+    assert await host.read(0x81, 13) == struct.pack("<4sIIB", b"USBS", tag, 0, 0)
+    return data
+
+
+async def uas(host: Host, folder: Path) -> None:
+    """blocks written, and read again: UAS, by turns"""
+    await host.set_interface(0, 1)
+    await _uas(host, 1, bytes.fromhex("2a 00 00000007 00 0008 00"), PAYLOAD)
+    assert await _uas(host, 2, bytes.fromhex("28 00 00000007 00 0008 00"), len(PAYLOAD)) == PAYLOAD
+
+
+async def _uas(host: Host, tag: int, command: bytes, moved: bytes | int) -> bytes:
+    await host.write(0x04, struct.pack(">BxH12x16s", 1, tag, command))
+    ready = 6 if isinstance(moved, int) else 7
+    assert await host.read(0x83, 128) == struct.pack(">BxH", ready, tag)
+    if isinstance(moved, int):
+        data = await host.read(0x81, moved)
+    else:
+        data = b""
+        assert await host.write(0x02, moved) == len(moved)
+    assert await host.read(0x83, 128) == struct.pack(">BxH12x", 3, tag)
+    return data
+
+
+async def uas_streams(host: Host, folder: Path) -> None:
+    """two commands at a time, answered in the other order: UAS, by bulk streams"""
+    from usbferry.usb.transfer import Completion, Transfer
+
+    assert isinstance(host, Ours)
+    await host.set_interface(0, 1)
+    granted = host.device.alloc_streams((0x81, 0x02, 0x83), 16)
+    assert (granted if isinstance(granted, Completion) else await granted).status == 0
+    for number in (0, 1):
+        await host.write(0x04, struct.pack(">BxH12x16s", 1, 1 + number, struct.pack(">BxIBHx", 0x2A, 8 * number, 0, 8)))
+    for number in (1, 0):
+        data = PAYLOAD[number:] + PAYLOAD[:number]
+        stream = 1 + number
+        assert (await host.submit(Transfer(0x02, len(data), data, stream_id=stream))).actual == len(data)
+        ended = await host.submit(Transfer(0x83, 128, stream_id=stream))
+        assert bytes(ended.data) == struct.pack(">BxH12x", 3, stream)
+    await host.write(0x04, struct.pack(">BxH12x16s", 1, 9, bytes.fromhex("28 00 00000008 00 0008 00")))
+    read = await host.submit(Transfer(0x81, 4096, stream_id=9))
+    assert bytes(read.data) == PAYLOAD[1:] + PAYLOAD[:1]
+
+
+# -- input -------------------------------------------------------------------------------------------------------------
+
+
+async def keys(host: Host, folder: Path) -> None:
+    """ "aB" typed, and the lights set"""
+    reports = [(await host.read(0x81, 8)).hex() for _ in range(4)]
+    assert reports == ["0000040000000000", "0000000000000000", "0200050000000000", "0000000000000000"]
+    await host.control(0x21, 9, 0x0200, 0, b"\x02")
+    assert await host.control(0xA1, 1, 0x0200, 0, 1) == b"\x02"
+
+
+async def security_key(host: Host, folder: Path) -> None:
+    """a channel, a ping of two packets, and what it can: CTAPHID"""
+    nonce = b"12345678"
+    reply = await _ctaphid(host, b"\xff\xff\xff\xff", 0x06, nonce)
+    assert (reply[:8], len(reply)) == (nonce, 17)
+    channel = reply[8:12]
+    assert await _ctaphid(host, channel, 0x01, PAYLOAD[:100]) == PAYLOAD[:100]
+    can = await _ctaphid(host, channel, 0x10, b"\x04")  # authenticatorGetInfo
+    assert can[0] == 0
+    assert b"FIDO_2_0" in can
+
+
+async def _ctaphid(host: Host, channel: bytes, command: int, data: bytes) -> bytes:
+    """A message there, and one back: CTAP 2.1 §11.2.4."""
+    packets = [struct.pack(">BH", 0x80 | command, len(data)) + data[:57]]
+    packets += [bytes([number]) + data[at : at + 59] for number, at in enumerate(range(57, len(data), 59))]
+    for packet in packets:
+        assert await host.write(0x01, (channel + packet).ljust(64, b"\0")) == 64
+    head = await host.read(0x81, 64)
+    assert head[:5] == channel + bytes([0x80 | command])
+    size, got, number = int.from_bytes(head[5:7], "big"), head[7:], 0
+    while len(got) < size:
+        packet = await host.read(0x81, 64)
+        assert packet[:5] == channel + bytes([number])
+        got, number = got + packet[5:], number + 1
+    return got[:size]
+
+
+def reports(length: int, *expected: str):
+    """What lines of a pipe come to, as far as it is said here: a touch screen also tells the time."""
+
+    async def exchange(host: Host, folder: Path) -> None:
+        got = [(await host.read(0x81, length)).hex(" ") for _ in expected]
+        assert [report[: len(all_of_it)] for report, all_of_it in zip(got, expected, strict=True)] == list(expected)
+
+    exchange.__doc__ = "what it reports of these lines"
+    return exchange
+
+
+# -- bytes -------------------------------------------------------------------------------------------------------------
+
+
+async def serial(host: Host, folder: Path) -> None:
+    """the line's settings, and an echo"""
+    coding = struct.pack("<IBBB", 115200, 0, 0, 8)
+    await host.control(0x21, 0x20, 0, 0, coding)
+    assert await host.control(0xA1, 0x21, 0, 0, 7) == coding
+    await host.control(0x21, 0x22, 3, 0)
+    await echo(host, PAYLOAD)
+
+
+async def midi(host: Host, folder: Path) -> None:
+    """a note, and its echo"""
+    await echo(host, bytes.fromhex("09 903c40 08 803c00"))
+
+
+async def echo(host: Host, data: bytes, out: int = 0x01, back: int = 0x81) -> None:
+    assert await host.write(out, data) == len(data)
+    got = b""
+    while len(got) < len(data):
+        got += await host.read(back, 512)
+    assert got == data
+
+
+async def ftdi(host: Host, folder: Path) -> None:
+    """a baud rate, and an echo, each packet of it behind two bytes of status"""
+    await host.control(0x40, 0x03, 0x001A, 0)
+    await host.control(0x40, 0x09, 255, 0)  # a read is answered after so many ms
+    assert await host.control(0xC0, 0x0A, 0, 0, 1) == b"\xff"
+    assert await host.write(0x02, PAYLOAD[:500]) == 500
+    got = b""
+    while len(got) < 500:
+        raw = await host.read(0x81, 512)
+        got += b"".join(raw[at + 2 : at + 64] for at in range(0, len(raw), 64))
+    assert got == PAYLOAD[:500]
+
+
+async def prints(host: Host, folder: Path) -> None:
+    """its device id, its status, and what is printed, in a file"""
+    name = await host.control(0xA1, 0, 0, 0, 1023)
+    assert int.from_bytes(name[:2], "big") == len(name)
+    assert b"CMD:ESC/POS;" in name
+    assert await host.control(0xA1, 1, 0, 0, 1) == b"\x18"
+    assert await host.write(0x01, PAYLOAD) == len(PAYLOAD)
+    async with asyncio.timeout(PATIENCE):
+        while content(folder / "paper") != PAYLOAD:  # noqa: ASYNC110  (a thread writes it, and tells nobody)
+            await asyncio.sleep(0.005)
+
+
+async def question(host: Host, folder: Path) -> None:
+    """*IDN? asked, and answered"""
+    await host.write(0x01, bytes.fromhex("01 01 fe 00 05000000 01 000000") + b"*IDN?\0\0\0")
+    await host.write(0x01, bytes.fromhex("02 02 fd 00 00040000 00 000000"))
+    text = b"usbferry,Oscilloscope,US00000001,1.0\n"
+    answer = await host.read(0x82, 1024)
+    assert answer[:12] == bytes.fromhex("02 02 fd 00") + struct.pack("<IBxxx", len(text), 1)
+    assert answer[12:].rstrip(b"\0") == text
+
+
+async def firmware(host: Host, folder: Path) -> None:
+    """downloaded in blocks, and uploaded again: DFU"""
+    for number, at in enumerate((0, 1024, 2048, 3072)):
+        await host.control(0x21, 1, number, 0, PAYLOAD[at : at + 1024])
+        assert (await host.control(0xA1, 3, 0, 0, 6))[4] == 5  # dfuDNLOAD-IDLE
+    await host.control(0x21, 1, 4, 0)
+    async with asyncio.timeout(PATIENCE):
+        while (await host.control(0xA1, 3, 0, 0, 6))[4] != 2:  # noqa: ASYNC110  (dfuIDLE; nobody tells)
+            await asyncio.sleep(0.005)
+    assert b"".join([await host.control(0xA1, 2, number, 0, 1024) for number in range(4)]) == PAYLOAD
+
+
+async def frames(host: Host, folder: Path) -> None:
+    """the cable is told to be in, and a frame comes back: CDC-ECM"""
+    await _cable(host)
+    await echo(host, FRAME)
+
+
+async def ncm_frames(host: Host, folder: Path) -> None:
+    """the cable is told to be in, and two frames come back in a block: CDC-NCM"""
+    await _cable(host)
+    size = 0x30 + 2 * len(FRAME)  # the header, the table, and behind it the frames
+    table = struct.pack("<4sHHHHHHHH", b"NCM0", 20, 0, 0x30, len(FRAME), 0x30 + len(FRAME), len(FRAME), 0, 0)
+    block = (struct.pack("<4sHHHH", b"NCMH", 12, 0, size, 12) + table).ljust(0x30, b"\0") + 2 * FRAME
+    assert await host.write(0x01, block) == size
+    got: list[bytes] = []
+    while len(got) < 2:
+        back = await host.read(0x81, 16384)
+        at = int.from_bytes(back[10:12], "little") + 8
+        for start, length in struct.iter_unpack("<HH", back[at : at + len(back[at:]) // 4 * 4]):
+            if not length:
+                break
+            got.append(back[start : start + length])
+    assert got == [FRAME, FRAME]
+
+
+async def _cable(host: Host) -> None:
+    """NETWORK_CONNECTION and CONNECTION_SPEED_CHANGE, once the data interface is in use."""
+    await host.set_interface(1, 1)
+    told = {(await host.read(0x82, 16))[1]: True for _ in range(2)}
+    assert told == {0x00: True, 0x2A: True}
+
+
+# -- for tests ---------------------------------------------------------------------------------------------------------
+
+
+async def everything(host: Host, folder: Path) -> None:
+    """control, bulk, interrupt and isochronous transfers both ways, and a loopback"""
+    await host.set_interface(0, 1)
+    await host.control(0x40, 0x5B, 0, 0, PAYLOAD)
+    assert await host.control(0xC0, 0x5C, 0, 0, len(PAYLOAD)) == PAYLOAD
+    for out, back in ((0x01, 0x81), (0x04, 0x84)):
+        assert await host.write(out, PAYLOAD) == len(PAYLOAD)
+        assert await host.read(back, len(PAYLOAD)) == bytes(len(PAYLOAD))
+    sent = [PAYLOAD[n : n + 1024] for n in range(8)]
+    assert sum(actual for _, actual in await host.write_packets(0x03, sent)) == 8 * 1024
+    assert b"".join(data for _, data in await host.read_packets(0x83, 8 * [1024])) == bytes(8 * 1024)
+    assert await host.write(0x02, PAYLOAD) == len(PAYLOAD)
+    assert await host.read(0x82, len(PAYLOAD)) == PAYLOAD
+
+
+# -- sound and pictures ------------------------------------------------------------------------------------------------
+
+
+def numbers(samples: bytes) -> list[int]:
+    """Of a counter's frames."""
+    return [number for (number,) in struct.iter_unpack("<I", samples)]
+
+
+async def recording(host: Host, folder: Path) -> None:
+    """16 ms of a counter recorded, no frame lost"""
+    await _records(host, 1)
+
+
+async def _records(host: Host, interface: int) -> None:
+    await host.set_interface(interface, 1)
+    got = numbers(b"".join(data for _, data in await host.read_packets(0x82, 16 * [196])))
+    assert len(got) >= 15 * 48
+    assert got == list(range(got[0], got[0] + len(got)))
+
+
+async def playing(host: Host, folder: Path) -> None:
+    """16 ms played, every sample in a file"""
+    await host.set_interface(1, 1)
+    written = b""
+    async with asyncio.timeout(PATIENCE):
+        while len(played := content(folder / "played")) < 16 * 192:  # some is held back until there is more
+            first = len(written) // 4
+            packets = [struct.pack("<48I", *range(at, at + 48)) for at in range(first, first + 16 * 48, 48)]
+            assert sum(actual for _, actual in await host.write_packets(0x01, packets)) == 16 * 192
+            written += b"".join(packets)
+            await asyncio.sleep(0.005)  # a thread writes the file
+    assert written.startswith(played)
+
+
+async def both_ways(host: Host, folder: Path) -> None:
+    """16 ms recorded, and 16 ms played"""
+    await _records(host, 2)
+    await playing(host, folder)
+
+
+SIDES = (160, 120)
+PICTURE_BYTES = 2 * SIDES[0] * SIDES[1]  # YUY2
+
+
+async def picture(host: Host, folder: Path) -> None:
+    """a picture of the test card, by isochronous packets"""
+    await _choose(host)
+    await host.set_interface(1, 4)
+    raw = b"".join([data for _, data in await host.read_packets(0x81, 64 * [1024])])
+    card, at = b"", 0
+    while len(card) < PICTURE_BYTES:
+        size = min(1024 - 6, PICTURE_BYTES - len(card))
+        _is_payload(raw[at:], is_last=len(card) + size == PICTURE_BYTES)
+        card += raw[at + 6 :][:size]
+        at += 6 + size
+    _is_card(card)
+
+
+async def picture_in_bulk(host: Host, folder: Path) -> None:
+    """a picture of the test card, by a bulk transfer"""
+    await _choose(host)
+    raw = await host.read(0x81, 6 + PICTURE_BYTES)
+    _is_payload(raw, is_last=True)
+    _is_card(raw[6:])
+
+
+async def _choose(host: Host) -> None:
+    """Probe and commit."""
+    await host.control(0x21, 0x01, 0x0100, 1, struct.pack("<HBBI", 1, 1, 1, 333_333).ljust(34, b"\0"))
+    agreed = await host.control(0xA1, 0x81, 0x0100, 1, 34)
+    assert (len(agreed), agreed[2:4]) == (34, b"\1\1")
+    await host.control(0x21, 0x01, 0x0200, 1, agreed)
+
+
+def _is_payload(raw: bytes, *, is_last: bool) -> None:
+    """Its header: a time, the end of the picture or not, of the first picture."""
+    assert (raw[0], raw[1]) == (6, 0x86 if is_last else 0x84)
+
+
+def _is_card(raw: bytes) -> None:
+    from tests.devices.video_host import number_in
+    from usbferry.devices.video.uvc import Coding
+
+    assert len(raw) == PICTURE_BYTES
+    assert number_in(raw, SIDES, Coding.YUY2) == 0
