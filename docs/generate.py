@@ -197,6 +197,12 @@ _MEANINGS: Final = {
         "bulk": "pictures come by a bulk endpoint rather than an isochronous one",
         "version": "of USB Video, 1.1 or 1.5",
     },
+    "composite": {
+        "parts": "what it is made of, with `+` between the names: `keyboard+serial+disk`",
+        "id": "its vendor and product id, such as `0403:6001`",
+        "product": "its product name; without one, those of its parts",
+        "speed": "of the whole, and of each part that has such an option; without it `high`",
+    },
     "dfu": {
         "file": "the file that holds its firmware; made by the first download",
         "size": "bytes of its flash",
@@ -290,6 +296,7 @@ _MEANINGS: Final = {
 }
 _MEANINGS["uas"] = _MEANINGS["disk"]
 _NEEDED: Final = {
+    "composite": {"parts": "dfu"},
     "disk": {"size": "1M"},
     "uas": {"size": "1M"},
 }  # for a device to be made, whatever else is asked of it
@@ -313,6 +320,19 @@ _NOTES: Final = {
         $ usbferry serve virtual:camera
         $ usbferry serve 'virtual:camera?source=mjpeg:live.fifo&sizes=640x480'
         $ ffmpeg -re -i film.mkv -vf scale=640:480 -c:v mjpeg -f mjpeg live.fifo
+        ```
+        """,
+    "composite": """
+        Any of these devices in one, each as a function that a driver of its own takes. Options of a part are
+        `PART.OPTION`; the second of a kind has a 2 behind its name: `parts=serial+serial&serial2.to=pty`. Faults are
+        those of the whole, with the endpoints that `usbferry info` shows. A part that leaves the bus, as `dfu` does
+        between its two lives, takes the others with it. Drivers that go by ids rather than by classes, as that of
+        `ftdi`, want the `id` of what they know, and tell the whole device what is for their part: one such part alone.
+        In Python the parts are devices: `Composite([keyboard, Serial(to="pty")])`, from `usbferry.devices.composite`.
+
+        ```console
+        $ usbferry serve 'virtual:composite?parts=keyboard+serial+disk&keyboard.text=hello&disk.size=64M'
+        $ usbferry info 'virtual:composite?parts=microphone+camera&speed=super&product=Webcam'
         ```
         """,
     "dfu": """

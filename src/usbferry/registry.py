@@ -82,6 +82,7 @@ SOURCES: Final[dict[str, str]] = {
 # name in `virtual:NAME?option=value` -> device class; its keyword arguments are the options
 DEVICES: Final[dict[str, str]] = {
     "camera": "usbferry.devices.camera:Camera",
+    "composite": "usbferry.devices.composite:Composite",
     "dfu": "usbferry.devices.dfu:Dfu",
     "disk": "usbferry.devices.disk:Disk",
     "ethernet": "usbferry.devices.ethernet:Ethernet",

@@ -27,7 +27,11 @@ from usbferry.usb.setup import Setup, clear_halt, get_descriptor, set_configurat
 from usbferry.usb.transfer import Completion, Flags, Transfer
 from usbferry.usb.types import Status, TransferType
 
-ADDRESSES = {"disk": "virtual:disk?size=1M", "uas": "virtual:uas?size=1M"}
+ADDRESSES = {
+    "composite": "virtual:composite?parts=keyboard+serial+disk+microphone&disk.size=1M",
+    "disk": "virtual:disk?size=1M",
+    "uas": "virtual:uas?size=1M",
+}
 OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
 GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
 HERE = ("here", "libusb")  # without any protocol

@@ -36,6 +36,11 @@ def split(query: str) -> list[tuple[str, str]]:
     return [(unquote(key), unquote(value)) for key, _, value in pairs]
 
 
+def speed_name(speed: Speed) -> str:
+    """How an option has a speed."""
+    return next(name for name, one in _SPEEDS.items() if one is speed)
+
+
 def options_of(factory: Any) -> dict[str, Any]:
     """The options of a class and their types, in the order of its signature."""
     hints = get_type_hints(factory.__init__)
@@ -45,15 +50,21 @@ def options_of(factory: Any) -> dict[str, Any]:
 
 def arguments(who: str, factory: Any, texts: Mapping[str, str], also: tuple[str, ...] = ()) -> dict[str, Any]:
     """The keyword arguments for a class. Raises ValueError, which says who has which options, `also` included."""
-    known, found = options_of(factory), {}
+    known = options_of(factory)
+    found: dict[str, Any] = {}
+    parameters = inspect.signature(factory).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):  # those of its parts, as they are
+        found = {name: text for name, text in texts.items() if "." in name}
+        also = (*also, "PART.OPTION")
     for name, text in texts.items():
+        if name in found:
+            continue
         if name not in known:
             raise ValueError(f"{who} has no option {name!r}; it has: {', '.join((*known, *also))}")
         try:
             found[name] = _convert(known[name], text)
         except ValueError as error:
             raise ValueError(f"{who}, option {name}: {error}") from None
-    parameters = inspect.signature(factory).parameters
     missing = [n for n in known if n not in found and parameters[n].default is inspect.Parameter.empty]
     if missing:
         raise ValueError(f"{who} needs {' and '.join(f'{n}=...' for n in missing)}")
@@ -80,7 +91,7 @@ def _default(value: object) -> object:
     if value is inspect.Parameter.empty or value is None:
         return None
     if isinstance(value, Speed):
-        return next(name for name, speed in _SPEEDS.items() if speed is value)
+        return speed_name(value)
     return value if isinstance(value, str | int | float) else str(value)
 
 

@@ -38,6 +38,11 @@ class Chapter9:
         self._features: set[int] = set()  # of the device
         self._suspended_functions: dict[int, int] = {}  # interface -> options of FUNCTION_SUSPEND
 
+    @property
+    def texts(self) -> Mapping[int, str]:
+        """Its string table."""
+        return self._strings
+
     # -- hooks --------------------------------------------------------------------------------------------------------
 
     def configured(self, value: int) -> None:

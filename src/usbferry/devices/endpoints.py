@@ -86,6 +86,12 @@ class Endpoints(Chapter9):
         """Halt an endpoint: it stalls until the host clears it."""
         self.set_halt(address, True)
 
+    def flush_endpoint(self, address: int, status: Status, *, dead: bool = False) -> None:
+        """End all that waits at an endpoint; a dead one answers so until the settings change."""
+        pipe = self._pipes.get(address)
+        if pipe is not None:
+            pipe.flush(status, dead=dead)
+
     def rewire(self) -> None:
         """Ask the endpoints' handlers by way of the faults as they are now."""
         for address, pipe in self._pipes.items():

@@ -240,10 +240,11 @@ class Ethernet(VirtualDevice):
 
     def _tell(self) -> None:
         """The speed, then the connection: by the one the host knows the other (ECM §6.3)."""
+        number = self.interface_number(_CONTROL)
         self._untold.clear()
         if self.connected:
-            self._untold.append(cdc.connection_speed(_CONTROL, _BITS.get(self.speed, _FAST)))
-        self._untold.append(cdc.network_connection(_CONTROL, self.connected))
+            self._untold.append(cdc.connection_speed(number, _BITS.get(self.speed, _FAST)))
+        self._untold.append(cdc.network_connection(number, self.connected))
         self.kick(NOTIFY)
 
     def _connected_changed(self) -> None:

@@ -52,6 +52,7 @@ class Faults:
 
     def __init__(self, device: Faulty) -> None:
         self._device = device
+        self.whole = device  # what leaves with a fault that has it vanish: the composite that it is a part of
         self._faults: list[Fault] = []
         self._timers: dict[Fault, Timer] = {}
         self._since: float | None = None  # when the claim began
@@ -143,6 +144,11 @@ class Faults:
         self._device.rewire()
         self._set_timer(fault)
         return fault
+
+    def share(self, fault: Fault) -> None:
+        """Count for a fault that another device has too, and that comes by a transfer."""
+        self._faults.append(fault)
+        self._device.rewire()
 
     def _endpoints(self) -> dict[int, Endpoint]:
         configurations = self._device.info.configurations
@@ -248,7 +254,7 @@ class Faults:
     def _go(self, fault: Fault, transfer: Transfer | None = None) -> None:
         self._note(fault, transfer)
         assert not isinstance(fault.become, str)
-        self._device.vanish("a fault asked for", away=fault.away, become=fault.become)
+        self.whole.vanish("a fault asked for", away=fault.away, become=fault.become)
 
     def _stop_timers(self) -> None:
         for timer in self._timers.values():

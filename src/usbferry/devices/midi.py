@@ -67,6 +67,10 @@ class Midi(VirtualDevice):
         self._packets = bytearray()  # for the host, and not read yet
         super().__init__(clock=clock)
 
+    def change_speed(self, speed: Speed) -> None:
+        self.speed = speed
+        self.describe_again()
+
     def interfaces(self) -> tuple[Interface, ...]:
         """Audio control, which has to be there, and the port: a jack at each end of both ways (MIDI10 appendix B)."""
         control = Interface(0, 0, uac.AUDIO, uac.CONTROL, extra=(uac.header_1(b"", (1,)),))

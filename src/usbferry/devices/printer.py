@@ -166,9 +166,10 @@ class Printer(VirtualDevice):
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    @request(0xA1, 0x00)
+    @request(0xA1, 0x00, interface_at=8)
     def _get_device_id(self, setup: Setup, data: bytes) -> bytes:
-        """IEEE 1284: its length, which counts itself, is big-endian. wValue is a configuration's index."""
+        """IEEE 1284: its length, which counts itself, is big-endian. wValue is a configuration's index,
+        wIndex has the interface in its high byte, and its alternate setting."""
         if setup.value or setup.index:
             raise Stall
         text = self.id.encode("ascii")

@@ -198,7 +198,7 @@ class Serial(VirtualDevice):
     def _notify(self, transfer: Transfer) -> Completion | None:
         if not self._untold:
             return None
-        state = cdc.serial_state(_CONTROL_INTERFACE, self._untold.popleft())
+        state = cdc.serial_state(self.interface_number(_CONTROL_INTERFACE), self._untold.popleft())
         if len(state) > transfer.length:
             return Completion(Status.OVERFLOW, state[: transfer.length])
         return data(state)

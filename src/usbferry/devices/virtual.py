@@ -70,15 +70,17 @@ def endpoint(address: int) -> Callable[[F], F]:
     return mark
 
 
-def request(request_type: int, code: int) -> Callable[[F], F]:
+def request(request_type: int, code: int, *, interface_at: int = 0) -> Callable[[F], F]:
     """Mark a method as the handler of a control request, standard ones included; of several when written several times.
 
     `method(setup, data) -> bytes | None | Future[bytes | None]` gives the data stage of an IN request, cut here to
-    its length, and nothing for OUT; it raises Stall to refuse. `data` is what an OUT request brought.
+    its length, and nothing for OUT; it raises Stall to refuse. `data` is what an OUT request brought. `interface_at` is
+    the bit of wIndex from which on the interface's number stands there, where that is not 0.
     """
 
     def mark(method: F) -> F:
-        method._requests = (*getattr(method, "_requests", ()), (request_type, code))  # type: ignore[attr-defined]
+        kind = (request_type, code, interface_at)
+        method._requests = (*getattr(method, "_requests", ()), kind)  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -107,16 +109,20 @@ class VirtualDevice(Endpoints, Device):
 
     _endpoint_handlers: ClassVar[dict[int, str]] = {}
     _request_handlers: ClassVar[dict[tuple[int, int], str]] = {}
+    requests: ClassVar[Mapping[tuple[int, int], int]] = {}  # (bmRequestType, bRequest) that it handles -> interface_at
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._endpoint_handlers = dict(cls._endpoint_handlers)
         cls._request_handlers = dict(cls._request_handlers)
+        cls.requests = requests = dict(cls.requests)
         for name, value in vars(cls).items():
             if hasattr(value, "_endpoint"):
                 cls._endpoint_handlers[value._endpoint] = name
-            for kind in getattr(value, "_requests", ()):
-                cls._request_handlers[kind] = name
+            for *kind, interface_at in getattr(value, "_requests", ()):
+                request_type, code = kind
+                cls._request_handlers[request_type, code] = name
+                requests[request_type, code] = interface_at
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         names = (self.manufacturer, self.product, self.serial)
@@ -129,6 +135,9 @@ class VirtualDevice(Endpoints, Device):
         # Its source's: it vanished, for so long, to be replaced by another device.
         self.left: Callable[[float | None, Device | None], None] = lambda away, become: None
         self.freed: Callable[[], None] = lambda: None  # its source's: a claim has ended
+        # A composite's, whose part it is: it describes itself anew; and its interfaces' numbers in there.
+        self.redescribed: Callable[[], None] = lambda: None
+        self.interface_numbers: Mapping[int, int] = {}
 
     # -- what a subclass declares -------------------------------------------------------------------------------------
 
@@ -213,8 +222,24 @@ class VirtualDevice(Endpoints, Device):
     def reappear(self, reason: str, *, away: float) -> None:
         """Leave, and come back `away` seconds later as what the class declares now: a bootloader, other firmware."""
         self.vanish(reason, away=away)
+        self.describe_again()
+
+    def describe_again(self) -> None:
+        """Be from the next claim on what the class declares now."""
         names = (self.manufacturer, self.product, self.serial)
         self.redescribe(self._describe(names), strings_of(names, self.strings))
+        self.redescribed()
+
+    def change_speed(self, speed: Speed) -> None:
+        """Be at another speed than it was made for, as all parts of a composite have to. Raises ValueError.
+
+        What a device has reckoned with its speed already cannot be changed: those that have not done so override this.
+        """
+        raise ValueError("make it with the speed of the others")
+
+    def interface_number(self, own: int) -> int:
+        """bInterfaceNumber by which the host knows an interface: another one in a composite. For notifications."""
+        return self.interface_numbers.get(own, own)
 
     # -- the seam -----------------------------------------------------------------------------------------------------
 

@@ -61,8 +61,7 @@ class HidDevice(VirtualDevice, Generic[T]):
     speeds: ClassVar[tuple[Speed, ...]] = (Speed.LOW, Speed.FULL, Speed.HIGH)
 
     def __init__(self, *, clock: Clock | None = None) -> None:
-        if self.speed not in self.speeds:
-            raise ValueError(f"it runs at {', '.join(s.name.lower() for s in self.speeds)} speed alone")
+        self._check_speed(self.speed)
         super().__init__(clock=clock)
         self.protocol = REPORT_PROTOCOL
         self.idle = self.default_idle
@@ -72,6 +71,15 @@ class HidDevice(VirtualDevice, Generic[T]):
         self._repeat_at = _NEVER  # when it leaves again, should nothing change
         self._timer: Timer | None = None
         self._waiters: list[asyncio.Future[bool]] = []
+
+    def _check_speed(self, speed: Speed) -> None:
+        if speed not in self.speeds:
+            raise ValueError(f"it runs at {', '.join(s.name.lower() for s in self.speeds)} speed alone")
+
+    def change_speed(self, speed: Speed) -> None:
+        self._check_speed(speed)
+        self.speed = speed
+        self.describe_again()
 
     def interfaces(self) -> tuple[Interface, ...]:
         subclass = 1 if self.boot else 0  # §4.2
