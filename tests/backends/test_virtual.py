@@ -102,6 +102,7 @@ def test_every_device_says_what_it_is(name: str) -> None:
 
 def test_no_two_devices_have_the_same_ids() -> None:
     """The mouse was taken for a device with DFU by programs that look for one."""
-    addresses = [f"virtual:{name}{'?size=1M' if name in ('disk', 'uas') else ''}" for name in DEVICES]
+    needed = {"composite": "?parts=serial", "disk": "?size=1M", "uas": "?size=1M"}
+    addresses = [f"virtual:{name}{needed.get(name, '')}" for name in DEVICES]
     made = [VirtualSource(address).device.info.device for address in (*addresses, "virtual:dfu?bootloader")]
     assert len({(one.vendor_id, one.product_id) for one in made}) == len(made)
