@@ -73,6 +73,8 @@ TRANSPORTS: Final[dict[str, Transport]] = {
 # scheme of an address -> factory(address) -> Source
 SOURCES: Final[dict[str, str]] = {
     "ferry": "usbferry.backends.ferry:FerrySource",
+    "replay": "usbferry.backends.replay:ReplaySource",
+    "tap": "usbferry.backends.tap:TapSource",
     "usb": "usbferry.backends.libusb.source:LibusbSource",
     "usbip": "usbferry.backends.remote:RemoteSource",
     "usbredir": "usbferry.backends.redir:RedirSource",

@@ -1,5 +1,5 @@
 """The rules at the top of `device.py`, checked on every row of DEVICES: here, by each protocol over each transport, on
-the way from one protocol to another, by libusb.
+the way from one protocol to another, by libusb, while it is recorded, and played from its tape.
 
 A new device needs a line in ADDRESSES only if it cannot be opened without options.
 """
@@ -11,6 +11,8 @@ import contextlib
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -34,7 +36,7 @@ ADDRESSES = {
 }
 OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
 GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
-HERE = ("here", "libusb")  # without any protocol
+HERE = ("here", "libusb", "tap", "tape")  # without any protocol
 ME = Claimant("local")
 PATIENCE = 10.0  # seconds for an answer that must come
 
@@ -65,9 +67,15 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
         if bench is not None:
             await stack.enter_async_context(plugged(address, bench))
             source, vanish = open_source(f"usb:{PORT}"), lambda reason: bench.do("unplug", name=PORT)
+        elif way == "tape":
+            source = open_source(f"replay:{await recorded(address, stack)}")
+            vanish = source._load().device.vanish
         else:
             source = near = open_source(address)
             vanish = near.device.vanish
+            if way == "tap":
+                source = open_source(f"tap:{folder(stack) / 'tape'}?of={address}")
+                vanish = source._source.device.vanish
         source = await stack.enter_async_context(chained(source, "" if way in HERE else way))
         (info,) = await source.list()
         place = Place(source, info.name, await source.open(info.name, ME), vanish)
@@ -79,12 +87,27 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
             await turn()
 
 
+def folder(stack: contextlib.AsyncExitStack) -> Path:
+    return Path(stack.enter_context(TemporaryDirectory()))
+
+
+async def recorded(address: str, stack: contextlib.AsyncExitStack) -> Path:
+    """A tape of a claim in which nothing happened: what plays it is its device all the same."""
+    tape = folder(stack) / "tape"
+    source = open_source(f"tap:{tape}?of={address}")
+    await (await source.open("", ME)).close()
+    await source.close()
+    return tape
+
+
 def places() -> Iterator[Any]:
     """Every row here and imported; by the other ways those that differ in the transfers they have."""
     for row in sorted(DEVICES):
         yield from (pytest.param((row, way), id=f"{row}-{way}") for way in ("here", "usbip", "ferry"))
     for way in (*OTHER_TRANSPORTS, *GATEWAYS):
         yield from (pytest.param((row, way), id=f"{row}-{way}") for row in ("disk", "zero"))
+    for way in ("tap", "tape"):
+        yield from (pytest.param((row, way), id=f"{row}-{way}") for row in ("disk", "headset", "keyboard", "zero"))
     for row in ("disk", "keyboard", "serial", "zero"):
         yield pytest.param((row, "libusb"), id=f"{row}-libusb", marks=pytest.mark.umockdev)
 

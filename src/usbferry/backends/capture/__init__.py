@@ -1,0 +1,1 @@
+"""Captures of USB traffic in the formats that Wireshark, tcpdump and USBPcap write: what `tap:` and `replay:` share."""

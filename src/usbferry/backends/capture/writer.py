@@ -1,0 +1,117 @@
+"""A file that a thread of its own writes: who records never waits for a disk, and memory is bounded.
+
+What the disk does not keep up with is left out, counted, and told; so is a disk that is full.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO, Final
+
+from ...device import DeviceError
+from .pcapng import is_capture
+
+log: Final = logging.getLogger(__name__)
+MAX_WAITING: Final = 64 << 20  # bytes that wait for the disk; half a second of a fast device
+_BATCH: Final = 4 << 20  # bytes of one write
+_CLOSE_SECONDS: Final = 30.0  # for what waits at the end
+
+
+class Writer:
+    """Appends to `path` until `close`. A capture that is there already is written anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DeviceError when the file cannot be written, or is something else than a capture."""
+        self.path = path
+        self.dropped = 0  # pieces
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0  # of those
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._has_failed = False
+        try:
+            self._file = _opened(path)
+        except OSError as error:
+            raise DeviceError(f"{path} cannot be recorded to: {error.strerror}") from error
+        self._thread = threading.Thread(target=self._run, name=f"writes {path.name}", daemon=True)
+        self._thread.start()
+
+    def write(self, piece: bytes) -> bool:
+        """Add a piece; False where it is left out, for want of room or because the file cannot be written any more."""
+        with self._lock:
+            if self._has_failed or self._bytes + len(piece) > MAX_WAITING:
+                self.dropped += 1
+                return False
+            was_empty = not self._waiting
+            self._waiting.append(piece)
+            self._bytes += len(piece)
+        if was_empty:
+            self._wake.set()
+        return True
+
+    def close(self) -> None:
+        """Write what waits, and end. May be called twice, and blocks as long as the disk does, within bounds."""
+        self._is_closing = True
+        self._wake.set()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            log.error("%s takes nothing any more: the end of the recording is lost", self.path)
+        if self.dropped and not self._has_failed:
+            log.warning("%s: %d packets are missing, the disk did not keep up", self.path, self.dropped)
+            self.dropped = 0
+
+    def _run(self) -> None:
+        try:
+            with self._file:
+                while self._step():
+                    pass
+        except OSError as error:
+            self._fail(error)
+
+    def _step(self) -> bool:
+        """One write; whether there may be more."""
+        self._wake.wait()
+        self._wake.clear()
+        while batch := self._take():
+            self._file.write(batch)
+        return not self._is_closing or bool(self._waiting)
+
+    def _take(self) -> bytes:
+        with self._lock:
+            pieces, size = [], 0
+            while self._waiting and size < _BATCH:
+                pieces.append(self._waiting.popleft())
+                size += len(pieces[-1])
+            self._bytes -= size
+        return b"".join(pieces)
+
+    def _fail(self, error: OSError) -> None:
+        with self._lock:
+            self._has_failed = True
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+        log.error("%s: %s; the recording ends here, the device goes on", self.path, error.strerror)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file, empty. Raises DeviceError for a file that somebody may still want."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    file = os.fdopen(number, "r+b" if stat.S_ISREG(os.fstat(number).st_mode) else "wb", buffering=0)
+    try:
+        if file.readable():
+            start = file.read(4)
+            if start and not is_capture(start):
+                raise DeviceError(f"{path} is there and no capture: it is not overwritten")
+            file.seek(0)
+            file.truncate()
+    except BaseException:
+        file.close()
+        raise
+    return file
