@@ -1,8 +1,10 @@
 """What all folders share: where the tests of libusb run, whose failed assertions show both sides, and garbage."""
 
 import gc
+from pathlib import PurePosixPath
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite(
     "tests.protocols.talk", "tests.protocols.usbip.wire", "tests.conformance.exchanges", "tests.conformance.hosts"
@@ -23,6 +25,21 @@ __all__ = [
     "pytest_runtest_logreport",
     "pytest_runtest_protocol",
 ]
+
+KERNEL = PurePosixPath("tests/kernel")
+
+
+class ByGuest(LoadScopeScheduling):
+    """Shares tests out over processes so that those with one guest stay together: a folder of them, or else a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = PurePosixPath(nodeid.partition("::")[0])
+        return str(path.parent if KERNEL in path.parent.parents else path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGuest | None:
+    return ByGuest(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_collection_finish() -> None:

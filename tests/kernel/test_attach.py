@@ -196,6 +196,7 @@ def seconds(guest: Guest, device: str, disk: str) -> list[float]:
     return [*(run.seconds[int(words.split(",")[0])] for words in cases), float(end) - float(start)]
 
 
+@pytest.mark.alone
 def test_a_relay_is_nearly_as_fast_as_the_kernel_alone(guest, serve, capsys):
     """0.7 is what it should be, and a soak wants it; else the bound is lower, for a machine with other things to do."""
     server = serve("virtual:zero", "virtual:disk?size=2M", "virtual:zero", "virtual:disk?size=2M")

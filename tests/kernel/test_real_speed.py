@@ -125,6 +125,7 @@ def measured(guest: Guest, server: str, devices: list[str]) -> list[float]:
     return [(MIB << 20) / run.seconds[case] / 1e6 for case in CASES] + [(DISK_MIB << 20) / s / 1e6 for s in seconds]
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(3600 if SOAK else 300)
 def test_64_kib_transfers_beside_the_kernels_own_server(guest, devices):
     """The best of some rounds counts: what else the machine does can only take away from it."""
