@@ -30,6 +30,7 @@ from ..usb.types import Speed, Status, TransferType
 from .capture import pcapng, usbmon
 from .capture.events import Event, Packet
 from .capture.writer import Writer
+from .clone import string_indices
 
 log: Final = logging.getLogger(__name__)
 PIECE: Final = 128 << 10  # bytes
@@ -257,16 +258,6 @@ def _groups(packets: list[IsoPacket]) -> Iterator[list[IsoPacket]]:
         size += packet.length
     if group:
         yield group
-
-
-def string_indices(info: DeviceInfo) -> list[int]:
-    """Those that the standard descriptors name, in order."""
-    device = info.device
-    found = {device.manufacturer, device.product, device.serial}
-    for configuration in info.configurations:
-        found |= {configuration.string, *(a.string for a in configuration.associations)}
-        found |= {interface.string for interface in configuration.interfaces}
-    return sorted(found - {0})
 
 
 class TapSource(Source):

@@ -330,7 +330,7 @@ class VirtualDevice(Endpoints, Device):
             serial=self.descriptor.serial or bool(serial) * 3,
             configurations=len(configurations),
             max_packet0=_CONTROL_PACKET.get(self.speed, self.descriptor.max_packet0),
-            usb=max(self.descriptor.usb, 0x0320) if self.speed >= Speed.SUPER else self.descriptor.usb,
+            usb=0x0320 if self.speed >= Speed.SUPER and self.descriptor.usb < 0x0300 else self.descriptor.usb,
         )
         return DeviceInfo(
             name="",
