@@ -15,7 +15,7 @@ import pytest
 
 from usbferry.backends import lasting
 from usbferry.backends.connection import Connection
-from usbferry.backends.remote import RemoteDevice
+from usbferry.backends.imported import RemoteDevice
 from usbferry.device import Busy, Claimant, DeviceError, NotFound
 from usbferry.protocols.limits import Limits
 from usbferry.registry import load_exporter, open_source

@@ -26,9 +26,10 @@ from tests.backends.hand import (
     ret_submit,
 )
 from usbferry import aio
-from usbferry.backends import connection, pieces, remote
+from usbferry.backends import connection, enumeration, imported, pieces, remote
 from usbferry.backends.connection import Connection, Silent
-from usbferry.backends.remote import RemoteDevice, RemoteSource
+from usbferry.backends.imported import RemoteDevice
+from usbferry.backends.remote import RemoteSource
 from usbferry.device import Busy, Claimant, DeviceError, NotFound, Promise, ResetOutcome, Unavailable
 from usbferry.devices.zero import Zero
 from usbferry.protocols.usbip.messages import DeviceRecord
@@ -728,8 +729,8 @@ async def test_a_server_that_fails_over_descriptors(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     if then is is_silent:
-        monkeypatch.setattr(remote, "CONTROL_SECONDS", 0.02)
-    errors: set[type[DeviceError]] = {remote._Stalled} if then is stalls else {DeviceError, remote._Failed}
+        monkeypatch.setattr(enumeration, "CONTROL_SECONDS", 0.02)
+    errors: set[type[DeviceError]] = {enumeration.Stalled} if then is stalls else {DeviceError, enumeration.Failed}
     async with bad_server(while_preparing(after=after, then=then)) as address:
         with pytest.raises(DeviceError, match=PREPARING[then]) as caught:
             await RemoteSource(address).open("1-1", ME)
@@ -740,8 +741,8 @@ async def test_a_server_that_fails_over_descriptors(
 
 async def test_descriptors_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each answer comes in time; all of them together do not."""
-    monkeypatch.setattr(remote, "PREPARE_SECONDS", 0.05)
-    monkeypatch.setattr(remote, "CONTROL_SECONDS", 100.0)
+    monkeypatch.setattr(enumeration, "PREPARE_SECONDS", 0.05)
+    monkeypatch.setattr(enumeration, "CONTROL_SECONDS", 100.0)
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
@@ -753,7 +754,7 @@ async def test_descriptors_that_never_end(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_as_many_configurations_as_linux_takes_are_read() -> None:
-    device = remote.parse_device(descriptors()[1, 0])
+    device = enumeration.parse_device(descriptors()[1, 0])
     many = {**descriptors(), (1, 0): descriptors()[1, 0][:17] + b"\xff"}
     for index in range(255):
         many[2, index] = descriptors()[2, 0]
@@ -845,7 +846,7 @@ async def test_strings_that_are_broken_do_no_harm(broken: bytes) -> None:
 
 
 async def test_a_device_that_hangs_over_its_strings_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "CONTROL_SECONDS", 0.02)
+    monkeypatch.setattr(enumeration, "CONTROL_SECONDS", 0.02)
     after = asyncio.Event()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1302,7 +1303,7 @@ async def test_less_than_no_bytes_are_the_callers_mistake_and_cost_no_connection
 
 async def test_a_mistake_is_told_at_once_to_who_would_have_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not to a callback, where it would end what waits with it."""
-    monkeypatch.setattr(remote, "PIECE", 1024)
+    monkeypatch.setattr(imported, "PIECE", 1024)
     async with hand_server() as owner, in_hand(owner) as (device, hand):
         with pytest.raises(ValueError, match="3 bytes of payload"):
             device.submit(Transfer(0x01, 4096, b"abc"))
@@ -1350,7 +1351,7 @@ async def test_what_waits_behind_a_setting_ends_with_the_connection(closes: str)
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PIECE", 1500)  # two packets of 512
+    monkeypatch.setattr(imported, "PIECE", 1500)  # two packets of 512
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -1409,7 +1410,7 @@ async def test_a_large_transfer_that_fails_says_what_it_did() -> None:
 
 async def test_a_server_that_takes_less_than_a_packet(monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot be cut: there were endless pieces of no bytes."""
-    monkeypatch.setattr(remote, "PIECE", 300)
+    monkeypatch.setattr(imported, "PIECE", 300)
     async with hand_server() as owner, in_hand(owner) as (device, hand):
         assert (await done(device.submit(Transfer(0x81, 512)))).status == Status.NO_MEMORY
         small = pending(device.submit(Transfer(0x01, 300, bytes(300))))

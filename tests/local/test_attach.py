@@ -134,7 +134,7 @@ async def test_a_speed_that_cannot_be_known_is_an_error(kernel, table, text):
 
 
 async def test_a_server_that_resets_the_device_still_is_asked_again(kernel, monkeypatch):
-    monkeypatch.setattr(handover, "BUSY_SECONDS", 0.001)
+    monkeypatch.setattr(remote, "BUSY_SECONDS", 0.001)
     asked = 0
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -151,7 +151,7 @@ async def test_a_server_that_resets_the_device_still_is_asked_again(kernel, monk
 
 
 async def test_a_device_that_stays_busy_is_an_error(kernel, monkeypatch):
-    monkeypatch.setattr(handover, "BUSY_SECONDS", 0.001)
+    monkeypatch.setattr(remote, "BUSY_SECONDS", 0.001)
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(40)

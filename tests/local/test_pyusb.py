@@ -123,7 +123,7 @@ def test_extra_descriptors_are_bytes(served):
 def test_configuration_and_interface_descriptors_cost_no_round_trip(device, monkeypatch):
     """pyusb asks for them again and again."""
     assert device.get_active_configuration().bConfigurationValue == 1
-    monkeypatch.setattr("usbferry.backends.remote.RemoteDevice.submit", None)
+    monkeypatch.setattr("usbferry.backends.imported.RemoteDevice.submit", None)
     for _ in range(3):
         assert len([*device[0]]) == 2
         assert len(device.get_active_configuration()[(0, 0)].endpoints()) == 4

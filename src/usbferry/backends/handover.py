@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ..device import Busy, DeviceError, NotFound
+from ..device import DeviceError, NotFound
 from ..protocols.errors import ProtocolError, Stranger
 from ..protocols.events import Claimed, Completed, Event, Refused
 from ..protocols.usbip.importer import Importer, State
@@ -23,7 +23,7 @@ from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
 from .connection import DOUBT_SECONDS, Doubt, check_opening, refusal, settle, title
-from .remote import BUSY_RETRIES, BUSY_SECONDS, CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
+from .remote import CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
 
@@ -33,16 +33,10 @@ async def claim(source: RemoteSource, name: str) -> tuple[socket.socket, DeviceI
 
     One that is busy is tried again for as long as a server takes to reset it. Raises DeviceError.
     """
-    wait = BUSY_SECONDS
-    for _ in range(BUSY_RETRIES):
-        try:
-            return await _claim_once(source, name)
-        except Busy:
-            await asyncio.sleep(wait)
-            wait *= 2
-        except NotFound as error:
-            raise await source.with_others(error) from None
-    return await _claim_once(source, name)
+    try:
+        return await source.patiently(lambda: _claim_once(source, name))
+    except NotFound as error:
+        raise await source.with_others(error) from None
 
 
 async def _claim_once(source: RemoteSource, name: str) -> tuple[socket.socket, DeviceInfo]:

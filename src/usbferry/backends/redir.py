@@ -23,7 +23,8 @@ from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
 from ..usb.transfer import Transfer
 from .connection import Connection, Importer
-from .remote import CONNECT_SECONDS, RemoteDevice
+from .imported import RemoteDevice
+from .remote import CONNECT_SECONDS
 from .visitors import Visitors
 
 DEVICE_SECONDS: Final = 10.0  # for the server to say which device it has
