@@ -109,32 +109,36 @@ class Server:
         self._following.append(self._start(self._keep_connected(place, exporter)))
 
     async def _keep_connected(self, place: Place, exporter: MakeExporter) -> None:
-        loop, wait = asyncio.get_running_loop(), RETRY_SECONDS
+        wait = RETRY_SECONDS
         while True:
-            ended = asyncio.Event()
-            user = self._user(exporter, ended.set)
-            try:
-                await place.connect(user)
-            except BaseException as error:
-                if isinstance(user, Pump):
-                    self._ended(user)
-                if not isinstance(error, OSError):  # TimeoutError is one
-                    raise
-                if wait == RETRY_SECONDS:
-                    log.warning("no connection to %s, trying on: %s", place, reason(error))
-                wait = min(2 * wait, MAX_RETRY_SECONDS)
+            trouble = await self._connect_once(place, exporter)
+            if not trouble:
+                wait = RETRY_SECONDS
             else:
-                log.info("connected to %s", place)
-                since = loop.time()
-                if isinstance(user, Pump):
-                    await ended.wait()
-                if loop.time() >= since + BRIEF_SECONDS:
-                    wait = RETRY_SECONDS
-                else:
-                    if wait == RETRY_SECONDS:
-                        log.warning("the connection to %s was closed at once, trying on", place)
-                    wait = min(2 * wait, MAX_RETRY_SECONDS)
+                if wait == RETRY_SECONDS:
+                    log.warning("%s", trouble)
+                wait = min(2 * wait, MAX_RETRY_SECONDS)
             await asyncio.sleep(wait)
+
+    async def _connect_once(self, place: Place, exporter: MakeExporter) -> str:
+        """Serve one connection to its end. What went wrong with it, for people; "" if nothing did."""
+        ended = asyncio.Event()
+        user = self._user(exporter, ended.set)
+        try:
+            await place.connect(user)
+        except BaseException as error:
+            if isinstance(user, Pump):
+                self._ended(user)
+            if not isinstance(error, OSError):  # TimeoutError is one
+                raise
+            return f"no connection to {place}, trying on: {reason(error)}"
+        log.info("connected to %s", place)
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        if isinstance(user, Pump):
+            await ended.wait()
+        is_brief = loop.time() < since + BRIEF_SECONDS
+        return f"the connection to {place} was closed at once, trying on" if is_brief else ""
 
     def _user(self, exporter: MakeExporter, ended: Callable[[], object] = lambda: None) -> Pump | _Refused:
         if self.catalog.draining:
