@@ -25,24 +25,18 @@ def content(path: Path) -> bytes:
 # -- disks -------------------------------------------------------------------------------------------------------------
 
 
-async def blocks(host: Host, folder: Path) -> None:
+async def blocks(host: Host, folder: Path, out: int = 0x02, back: int = 0x81) -> None:
     """blocks written, and read again: Bulk-Only Transport"""
-    await _bulk_only(host, 1, bytes.fromhex("2a 00 00000007 00 0008 00"), PAYLOAD)
-    assert await _bulk_only(host, 2, bytes.fromhex("28 00 00000007 00 0008 00"), len(PAYLOAD)) == PAYLOAD
-
-
-async def _bulk_only(host: Host, tag: int, command: bytes, moved: bytes | int) -> bytes:
-    is_in = isinstance(moved, int)
-    size = moved if isinstance(moved, int) else len(moved)
-    head = struct.pack("<4sIIBBB16s", b"USBC", tag, size, is_in << 7, 0, len(command), command)
-    assert await host.write(0x02, head) == 31
-    if isinstance(moved, int):
-        data = await host.read(0x81, moved)
-    else:
-        data = b""
-        assert await host.write(0x02, moved) == size
-    assert await host.read(0x81, 13) == struct.pack("<4sIIB", b"USBS", tag, 0, 0)
-    return data
+    for tag, command in ((1, "2a 00 00000007 00 0008 00"), (2, "28 00 00000007 00 0008 00")):
+        is_in = tag == 2
+        length, raw = len(PAYLOAD), bytes.fromhex(command)
+        head = struct.pack("<4sIIBBB16s", b"USBC", tag, length, is_in << 7, 0, len(raw), raw)
+        assert await host.write(out, head) == len(head)
+        if is_in:
+            assert await host.read(back, length) == PAYLOAD
+        else:
+            assert await host.write(out, PAYLOAD) == length
+        assert await host.read(back, 13) == struct.pack("<4sIIB", b"USBS", tag, 0, 0)
 
 
 async def uas(host: Host, folder: Path) -> None:
@@ -237,6 +231,16 @@ async def _cable(host: Host) -> None:
     await host.set_interface(1, 1)
     told = {(await host.read(0x82, 16))[1]: True for _ in range(2)}
     assert told == {0x00: True, 0x2A: True}
+
+
+# -- several ---------------------------------------------------------------------------------------------------------
+
+
+async def dock(host: Host, folder: Path) -> None:
+    """what a keyboard, a serial port and a disk do each"""
+    await keys(host, folder)
+    await echo(host, PAYLOAD, 0x01, 0x82)
+    await blocks(host, folder, 0x02, 0x84)
 
 
 # -- for tests ---------------------------------------------------------------------------------------------------------

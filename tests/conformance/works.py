@@ -32,6 +32,9 @@ _LINES: Final = "pipe={folder}/lines&delay=0"
 WORKS: Final = {
     "camera": Work(exchanges.picture, "formats=yuy2&sizes=160x120"),
     "camera, bulk": Work(exchanges.picture_in_bulk, "formats=yuy2&sizes=160x120&bulk&rates=1"),
+    "composite": Work(
+        exchanges.dock, "parts=keyboard+serial+disk&keyboard.text=aB&keyboard.delay=0&keyboard.rate=0&disk.size=1M"
+    ),
     "dfu": Work(exchanges.firmware, "bootloader&tolerant", quiet=0),
     "disk": Work(exchanges.blocks, "size=1M"),
     "ethernet": Work(exchanges.frames, "to=echo"),
