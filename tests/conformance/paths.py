@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from tests.conformance.chain import chained
@@ -70,6 +71,13 @@ async def libusb(address: str, bench: Testbed | None) -> AsyncIterator[Host]:
     assert bench is not None
     async with plugged(address, bench), _handle(open_source(f"usb:{PORT}")) as host:
         yield host
+
+
+@asynccontextmanager
+async def tap(address: str, bench: Testbed | None) -> AsyncIterator[Host]:
+    with TemporaryDirectory() as folder:
+        async with _handle(open_source(f"tap:{folder}/tape?of={address}")) as host:
+            yield host
 
 
 @asynccontextmanager
@@ -144,6 +152,7 @@ PATHS: Final = {
     **_gateways(),
     "relay": Path("as `attach --relay` has it: the test is the kernel at the other end", relay, _LACKS["usbip"]),
     "libusb": Path("plugged in, to libusb: umockdev plays the kernel", libusb, _PLAYED),
+    "tap": Path("in one process, with all that passes recorded", tap),
     "pyusb": Path(
         "a pyusb program, with the device in its own process", pyusb, {"streams": "pyusb has no bulk streams"}
     ),
