@@ -8,6 +8,7 @@ from tests.devices.host import ask, control, opened, read, turn, write
 from usbferry.device import Busy, DeviceError, ResetOutcome
 from usbferry.devices.chapter9 import Stall
 from usbferry.devices.clock import VirtualClock
+from usbferry.devices.disk import Disk
 from usbferry.devices.virtual import VirtualDevice, data, done, endpoint, request
 from usbferry.usb.descriptors import Configuration, DeviceDescriptor, Interface
 from usbferry.usb.setup import Setup, clear_halt, get_descriptor, set_configuration, set_interface
@@ -481,3 +482,23 @@ async def test_leaving_by_its_own_handler(echo):
     echo._pipes[0x84].handler = leave
     assert status(echo.submit(read(0x84, 8))) == GONE
     assert await echo.gone == "short circuit"
+
+
+@pytest.mark.parametrize(("kind", "section"), [("bulk", "5.8.3"), ("isochronous", "5.6.3")])
+def test_endpoints_that_low_speed_lacks_are_refused(kind, section):
+    class Slow(VirtualDevice):
+        descriptor = DeviceDescriptor(0x1209, 0x0001)
+        speed = Speed.LOW
+
+        def interfaces(self):
+            one = self.bulk(0x81) if kind == "bulk" else self.isochronous(0x81, 8, 1)
+            return (Interface(0, endpoints=(one,)),)
+
+    with pytest.raises(ValueError, match=rf"^low speed has no {kind} endpoints \(USB 2.0 §{section}\): use full, high"):
+        Slow()
+
+
+def test_a_disk_that_cannot_be_makes_no_image(tmp_path):
+    with pytest.raises(ValueError, match="low speed has no bulk"):
+        Disk(image=tmp_path / "image", size=1 << 20, speed=Speed.LOW)
+    assert list(tmp_path.iterdir()) == []

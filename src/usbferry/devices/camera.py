@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Association, Companion, Configuration, DeviceDescriptor, Endpoint, Interface
-from ..usb.types import Speed, Status, TransferType
+from ..usb.types import Speed, Status
 from .chapter9 import Stall
 from .clock import Clock, Timer
 from .video import pictures, uvc
@@ -82,8 +82,6 @@ class Camera(VirtualDevice):
     ) -> None:
         if version not in uvc.PROTOCOLS:
             raise ValueError(f"there are versions {' and '.join(uvc.PROTOCOLS)} of USB Video, not {version!r}")
-        if speed < Speed.FULL:
-            raise ValueError("low speed has room for no picture: use full, high or super")
         self.speed = speed
         self.serial = serial
         self.pictures: Pictures = pictures.make(source)
@@ -163,12 +161,12 @@ class Camera(VirtualDevice):
 
     def _endpoint(self, size: int) -> Endpoint:
         """An isochronous endpoint with `size` bytes in an interval."""
-        kind = TransferType.ISOCHRONOUS | _ASYNCHRONOUS
+        one = self.isochronous(IN, size, 1, attributes=_ASYNCHRONOUS)
         packets = -(-size // 1024)
         if self.speed >= Speed.SUPER:
             bursts = -(-packets // 16)
-            return Endpoint(IN, kind, 1024, 1, Companion(min(packets, 16) - 1, bursts - 1, size))
-        return Endpoint(IN, kind, size if size < 1024 else 1024 | packets - 1 << 11, 1)
+            return replace(one, max_packet=1024, companion=Companion(min(packets, 16) - 1, bursts - 1, size))
+        return one if size < 1024 else replace(one, max_packet=1024 | packets - 1 << 11)
 
     # -- pictures ------------------------------------------------------------------------------------------------------
 

@@ -99,13 +99,12 @@ class Disk(VirtualDevice):
     ) -> None:
         if block not in (512, 4096):
             raise ValueError(f"a block has 512 or 4096 bytes, not {block}")
-        if speed < Speed.FULL:
-            raise ValueError("a disk is at full speed or more: low speed has no bulk endpoints")
+        self.speed = speed
+        self._packet = self.bulk(OUT).packet_size
         if backing is None:
             backing = medium.choose(image, files, size, readonly, block)
         if backing.size % block:
             raise ValueError(f"{backing.size} bytes are no whole number of {block}-byte blocks")
-        self.speed = speed
         self.product = medium.printable("product", product) or self.product
         self.serial = medium.printable("serial", serial) or medium.serial_of(image or files)
         self._storage = Storage(backing)
@@ -116,7 +115,6 @@ class Disk(VirtualDevice):
         self._in_waits = self._out_waits = False  # a transfer may be parked there
         self._broken = False  # an invalid CBW came: both endpoints stall until Reset Recovery
         super().__init__(clock=clock)
-        self._packet = self.info.configurations[0].interfaces[0].endpoints[0].packet_size
 
     def interfaces(self) -> tuple[Interface, ...]:
         """SCSI transparent command set over Bulk-Only Transport."""

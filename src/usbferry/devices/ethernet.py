@@ -66,8 +66,6 @@ class Ethernet(VirtualDevice):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        if speed < Speed.FULL:
-            raise ValueError("low speed has no bulk endpoints (USB 2.0 §5.8.3): use full, high or super")
         self.speed = speed
         self.serial = serial
         if mode not in ("ecm", "ncm"):

@@ -56,8 +56,6 @@ class Midi(VirtualDevice):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        if speed < Speed.FULL:
-            raise ValueError("low speed has no bulk endpoints (USB 2.0 §5.8.3): use full, high or super")
         self.speed = speed
         self.product = product
         self.serial = serial

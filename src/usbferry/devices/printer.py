@@ -94,8 +94,6 @@ class Printer(VirtualDevice):
         speed: Speed = Speed.HIGH,
         clock: Clock | None = None,
     ) -> None:
-        if speed < Speed.FULL:
-            raise ValueError("low speed has no bulk endpoints (USB 2.0 §5.8.3), so no printer: use full, high or super")
         self.speed = speed
         self.serial = serial
         self.product = product or self.product

@@ -67,10 +67,6 @@ class Serial(VirtualDevice):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        if speed < Speed.FULL:
-            raise ValueError(
-                "low speed has no bulk endpoints (USB 2.0 §5.8.3), so no serial port: use full, high or super"
-            )
         self.speed = speed
         self.serial = serial
         self.bridge = make(to, link=link, input=input)

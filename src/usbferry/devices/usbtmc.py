@@ -104,10 +104,6 @@ class Usbtmc(VirtualDevice):
         speed: Speed = Speed.HIGH,
         clock: Clock | None = None,
     ) -> None:
-        if speed < Speed.FULL:
-            raise ValueError(
-                "low speed has no bulk endpoints (USB 2.0 §5.8.3), so no instrument: use full, high or super"
-            )
         self.speed = speed
         self.serial = serial
         self.product = model

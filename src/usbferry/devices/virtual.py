@@ -150,7 +150,11 @@ class VirtualDevice(Endpoints, Device):
         return (Configuration(interfaces=self.interfaces()),)
 
     def bulk(self, address: int, *, burst: int = 0, streams: int = 0) -> Endpoint:
-        """A bulk endpoint for `self.speed`; with bursts of `burst` + 1 packets, 2**`streams` streams."""
+        """A bulk endpoint for `self.speed`; with bursts of `burst` + 1 packets, 2**`streams` streams.
+
+        Raises ValueError at low speed, which has none.
+        """
+        self._not_at_low_speed("bulk", "5.8.3")
         if self.speed >= Speed.SUPER:
             return Endpoint(address, TransferType.BULK, 1024, companion=Companion(burst, streams))
         return Endpoint(address, TransferType.BULK, 512 if self.speed is Speed.HIGH else 64)
@@ -161,9 +165,17 @@ class VirtualDevice(Endpoints, Device):
         return Endpoint(address, TransferType.INTERRUPT, size, interval, companion)
 
     def isochronous(self, address: int, size: int, interval: int, *, attributes: int = 0) -> Endpoint:
-        """An isochronous endpoint, one packet of `size` bytes; `attributes` are its synchronisation and usage bits."""
+        """An isochronous endpoint, one packet of `size` bytes; `attributes` are its synchronisation and usage bits.
+
+        Raises ValueError at low speed, which has none.
+        """
+        self._not_at_low_speed("isochronous", "5.6.3")
         companion = Companion(0, 0, size) if self.speed >= Speed.SUPER else None
         return Endpoint(address, TransferType.ISOCHRONOUS | attributes, size, interval, companion)
+
+    def _not_at_low_speed(self, kind: str, section: str) -> None:
+        if self.speed < Speed.FULL:
+            raise ValueError(f"low speed has no {kind} endpoints (USB 2.0 §{section}): use full, high or super")
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 

@@ -37,8 +37,6 @@ class Zero(VirtualDevice):
     def __init__(
         self, *, speed: Speed = Speed.HIGH, pattern: int = 0, serial: str = "", clock: Clock | None = None
     ) -> None:
-        if speed is Speed.LOW:
-            raise ValueError("low speed has no bulk endpoints (USB 2.0 §5.8.3); zero is full, high or super")
         if pattern not in (0, 1):
             raise ValueError(f"pattern {pattern} is unknown, there are 0 (zeros) and 1 (counting)")
         self.speed = speed

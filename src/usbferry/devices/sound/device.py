@@ -90,8 +90,6 @@ class SoundDevice(VirtualDevice):
         if not 0 < buffer <= 10:
             raise ValueError("buffer is over 0 and up to 10 seconds")
         self.speed = speed or (Speed.FULL if version == 1 else Speed.HIGH)
-        if self.speed < Speed.FULL:
-            raise ValueError("low speed has no isochronous endpoints (USB 2.0 §5.6.3): use full, high or super")
         self.serial = serial
         self.changed: Callable[[], None] | None = None
         self._version = version
