@@ -27,7 +27,7 @@ from docs import matrix, specification
 from usbferry import aio, device, registry, selector
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
-from usbferry.devices import fault, gamepad, keyboard, mouse, printer, serial, tablet, touch
+from usbferry.devices import broken, fault, gamepad, keyboard, mouse, printer, serial, tablet, touch
 from usbferry.devices import virtual as base
 from usbferry.devices.hid import keys, layouts
 from usbferry.local import sync
@@ -189,6 +189,7 @@ _SOUND: Final = {
 }
 _SOURCE: Final = "what it hears, see [`microphone`](#virtualmicrophone)"
 _MEANINGS: Final = {
+    "broken": {"mistake": "which mistake it makes, see below"},
     "camera": {
         "source": "what it sees, see below",
         "formats": "`mjpeg` and `yuy2`, the usual one first; without it all that the pictures can be",
@@ -248,6 +249,8 @@ _MEANINGS: Final = {
         "taps": "keys that are pressed and released after the text, by their names: `enter,f5,mute`",
         "interrupt_out": "the lights come over an endpoint of their own, rather than by control requests",
     },
+    "many-configurations": {"count": "how many configurations, up to 15"},
+    "many-endpoints": {},
     "midi": {
         "to": "where what the host plays goes, and what it hears comes from, as with [`serial`](#virtualserial)",
         "link": "with `to=pty`: a symbolic link to make, so that programs find the terminal",
@@ -302,6 +305,18 @@ _NEEDED: Final = {
 }  # for a device to be made, whatever else is asked of it
 
 _NOTES: Final = {
+    "broken": f"""
+        It works, but for what it says of itself, by which hosts and their libraries can be tested: what is written to
+        0x01 is read from 0x81. Linux mends most of it, and says so in the kernel's log.
+
+        | `mistake=` | What is wrong |
+        | --- | --- |
+        {(chr(10) + 8 * " ").join(f"| `{name}` | {one.about} |" for name, one in broken.MISTAKES.items())}
+
+        ```console
+        $ usbferry serve 'virtual:broken?mistake=endpoint-count'
+        ```
+        """,
     "camera": """
         | `source=` | The host sees |
         | --- | --- |
@@ -438,6 +453,22 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:microphone?source=wav:speech.wav'
         $ usbferry serve 'virtual:microphone?source=fifo:live.fifo&rates=48000'
         $ ffmpeg -re -i music.ogg -f s16le -ar 48000 -ac 2 - >live.fifo
+        ```
+        """,
+    "many-configurations": """
+        For tests of hosts: configuration N has N interfaces of one IN endpoint each, at which it says which
+        configuration and which interface that is. Linux knows eight configurations and no more.
+
+        ```console
+        $ usbferry serve 'virtual:many-configurations?count=4'
+        ```
+        """,
+    "many-endpoints": """
+        For tests of hosts: all fifteen IN and all fifteen OUT endpoints that a device can have, in one interface. Each
+        number is a loop: what is written to 0x07 is read from 0x87.
+
+        ```console
+        $ usbferry serve 'virtual:many-endpoints?speed=super'
         ```
         """,
     "midi": """

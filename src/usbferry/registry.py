@@ -83,6 +83,7 @@ SOURCES: Final[dict[str, str]] = {
 
 # name in `virtual:NAME?option=value` -> device class; its keyword arguments are the options
 DEVICES: Final[dict[str, str]] = {
+    "broken": "usbferry.devices.broken:Broken",
     "camera": "usbferry.devices.camera:Camera",
     "composite": "usbferry.devices.composite:Composite",
     "dfu": "usbferry.devices.dfu:Dfu",
@@ -92,6 +93,8 @@ DEVICES: Final[dict[str, str]] = {
     "gamepad": "usbferry.devices.gamepad:Gamepad",
     "headset": "usbferry.devices.headset:Headset",
     "keyboard": "usbferry.devices.keyboard:Keyboard",
+    "many-configurations": "usbferry.devices.many_configurations:ManyConfigurations",
+    "many-endpoints": "usbferry.devices.many_endpoints:ManyEndpoints",
     "microphone": "usbferry.devices.microphone:Microphone",
     "midi": "usbferry.devices.midi:Midi",
     "mouse": "usbferry.devices.mouse:Mouse",
