@@ -279,6 +279,14 @@ _MEANINGS: Final = {
         "buffer": "bytes held in each direction before the sender has to wait",
         "association": "whether a descriptor joins the two interfaces; `no` leaves it to the device class",
     },
+    "smartcard": {
+        "files": "a folder whose files are the card's, see below; without it there is a small card",
+        "pin": "what a host has to verify before it writes; 4 to 16 characters",
+        "inserted": "the card is in the reader from the start",
+        "extended": "it takes commands and answers of up to 64 KiB; `no` is a reader for short ones, of 256 bytes",
+        "busy": "seconds that the card takes for each command; the host is asked for time meanwhile",
+        "pipe": _LINES,
+    },
     "tablet": {
         "pipe": _LINES,
         "width": "its coordinates to the right, a hundred to the millimetre",
@@ -550,6 +558,23 @@ _NOTES: Final = {
         $ usbferry serve 'virtual:serial?to=pty&link=port'
         $ usbferry serve 'virtual:serial?to=listen://127.0.0.1:7000'
         $ usbferry serve 'virtual:serial?to=file:out.log&input=in.txt'
+        ```
+        """,
+    "smartcard": """
+        pcscd and the drivers of Windows and macOS find a reader with a card that speaks ISO 7816-4: SELECT, READ
+        BINARY, UPDATE BINARY, GET CHALLENGE, VERIFY and CHANGE REFERENCE DATA, with the PIN as reference 1. A folder's
+        files are named by their ids, four hexadecimal digits, as `2F00`; folders are named so too, or by an
+        application's AID, as `A000000001`. What a host writes stays in memory. In Python a card is any function from
+        command to answer: `reader.insert(Answering(function))`, see `usbferry.devices.smartcards.card`.
+
+        | Line | |
+        | --- | --- |
+        | `remove` | the card is taken out |
+        | `insert` | it is put in |
+
+        ```console
+        $ usbferry serve virtual:smartcard
+        $ usbferry serve 'virtual:smartcard?files=FOLDER&pin=9876&pipe=reader.fifo'
         ```
         """,
     "tablet": """

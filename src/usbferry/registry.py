@@ -101,6 +101,7 @@ DEVICES: Final[dict[str, str]] = {
     "printer": "usbferry.devices.printer:Printer",
     "security-key": "usbferry.devices.security_key:SecurityKey",
     "serial": "usbferry.devices.serial:Serial",
+    "smartcard": "usbferry.devices.smartcard:Smartcard",
     "speaker": "usbferry.devices.speaker:Speaker",
     "tablet": "usbferry.devices.tablet:Tablet",
     "touch": "usbferry.devices.touch:Touch",

@@ -37,7 +37,7 @@ PACKAGES = {
     "alsa-utils": "aplay: sound through the kernel's own driver",
     "pcscd": "the driver of card readers, with libccid",
     "libccid": "the same",
-    "opensc": "opensc-tool, a program of cards",
+    "python3-pyscard": "programs' way to both",
     "fido2-tools": "libfido2, which is to security keys what a driver is",
     "mtp-tools": "libmtp, which is to cameras and telephones what a driver is",
     "tshark": "a second decoder of our bytes",

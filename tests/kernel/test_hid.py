@@ -1,6 +1,5 @@
 """The kernel's own HID drivers: what we type and move arrives as input events, and the lights come back."""
 
-import json
 import os
 import re
 import subprocess
@@ -14,8 +13,6 @@ from tests.kernel.guest import CHECKOUT
 from tests.kernel.steps import importing, unexpected
 from usbferry.devices.hid.layouts import LAYOUTS
 
-SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
-FIDO_HOST = f"{sys.executable} {CHECKOUT / 'tests' / 'devices' / 'fido_host.py'}"
 EVENTS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'events.py'}"
 KEY_ENTER, BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA = 28, 0x110, 0x111, 0x112, 0x113, 0x114
 KEY_LEFTCTRL, KEY_MUTE, KEY_VOLUMEDOWN, KEY_VOLUMEUP = 29, 113, 114, 115
@@ -334,38 +331,3 @@ def test_detached_while_it_types(guest, serve, fifo):
         fifo.write_text("\n")
         assert evdev.text("us", keys(reader.events())).endswith("in full \n")
     assert unexpected(guest, sending) == []
-
-
-# -- security keys ----------------------------------------------------------------------------------------------------
-
-# libfido2 makes a credential, checks its attestation, signs with it, and checks that; `$1` is the key.
-LIBFIDO2 = """
-    cd $(mktemp -d); number() { head -c 32 /dev/urandom | base64; }
-    (number; echo example.org; echo ann; number) >asked
-    fido2-token -I $1 | grep -A 99 caps
-    fido2-cred -M -i asked -o made $1 && fido2-cred -V -i made -o known || exit 1
-    (number; echo example.org; head -1 known) >asked
-    tail -n +2 known >public.pem
-    fido2-assert -G -i asked $1 >signed && fido2-assert -V -i signed public.pem || exit 2
-    sed -i '4s/^..../AAAA/' signed  # the signature
-    fido2-assert -V -i signed public.pem 2>/dev/null && exit 3
-    echo checked
-"""
-
-
-def test_a_security_key_registers_and_authenticates(guest, serve):
-    """Through the kernel's hidraw, with libfido2. The quick tests have python-fido2, which starts slowly here."""
-    server = serve("virtual:security-key")
-    guest.mark()
-    with importing(guest, server.port, "1-1") as attached:
-        find = (
-            f"until set -- /sys/bus/usb/devices/{attached.device}:1.0/*/hidraw/hidraw*; [ -e $1 ]; do sleep 0.1; done"
-        )
-        said = guest.run(f"{find}\nset -- /dev/${{1##*/}}\n{LIBFIDO2}", 60).ok()
-        assert "FIDO_2_0" in said
-        assert "aaguid: 7573626665727279" in said
-        assert said.endswith("checked\n")
-        if SOAK:
-            told = json.loads(guest.run(FIDO_HOST, 90).ok())
-            assert (told["named"], told["found"], told["u2f"]) == (True, True, "U2F_V2")
-    assert unexpected(guest, FULL_SPEED) == []
