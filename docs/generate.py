@@ -24,7 +24,7 @@ if __package__ in (None, ""):
 
 import usbferry
 from docs import matrix, specification
-from usbferry import aio, device, registry, selector
+from usbferry import aio, device, registry, selector, testing
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
 from usbferry.devices import broken, fault, gamepad, keyboard, mouse, printer, serial, tablet, touch
@@ -72,6 +72,9 @@ _EXAMPLES: Final = {
         $ usbferry list HOST
         $ usbferry list --json HOST ANOTHER_HOST:3241
         $ usbferry list --follow ferry://HOST             # what comes, goes and changes hands
+        """,
+    "new": """
+        $ usbferry new thermometer
         """,
     "ports": """
         $ usbferry ports
@@ -849,6 +852,14 @@ def api() -> str:
         *_members(listen.Server, ("offer", "listen", "drain"), 4),
         *_function(registry.load_exporter, "usbferry.registry.load_exporter", 4),
         *_function(registry.open_source, "usbferry.registry.open_source", 4),
+        "## Tests",
+        "From `usbferry.testing`; [test with virtual devices](testing.md) shows it at work. In pytest the fixture "
+        "`usb_device` is a `PlugIn`.",
+        *_function(testing.PlugIn.__call__, "PlugIn"),
+        *_function(testing.plugged, "plugged"),
+        "### Plugged",
+        inspect.cleandoc(testing.Plugged.__doc__ or ""),
+        *_members(testing.Plugged, _public(testing.Plugged), 4),
     ]
     return _document(parts)
 

@@ -1,8 +1,9 @@
 """What the documents say is so: generated parts are fresh, programs and commands run, links lead somewhere.
 
 Programs are the blocks marked `python`. Those of one document share their names and run in order, and what they print
-is the `text` block right after. A document shows, in a `console` block, the server that its programs use; that very
-command is run, on another port, and the programs' `usbip://localhost` becomes its address.
+is the `text` block right after. One after a paragraph that ends with the name of a file, "`NAME.py`:", is that file.
+A document shows, in a `console` block, the server that its programs use; that very command is run, on another port, and
+the programs' `usbip://localhost` becomes its address.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
 from functools import cache
@@ -25,7 +27,7 @@ from click.testing import CliRunner
 
 from docs import generate
 from tests.cli.served import Served, served
-from usbferry.cli import VERBS, main
+from usbferry.cli import VERBS, main, new
 from usbferry.devices.sound import wav
 from usbferry.devices.sound.pcm import Format
 from usbferry.registry import DEVICES, PROTOCOLS, SOURCES, TRANSPORTS, open_source
@@ -40,12 +42,19 @@ DOCUMENTS = sorted(
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 
 
+@pytest.fixture(autouse=True)
+def same_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of one's own brings its folder along."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 class Block(NamedTuple):
     """A piece of code in a document."""
 
     kind: str  # "python", "console", "text", or "" for an indented one
     line: int  # its first line, from 1
     text: str
+    file: str = ""  # which it is the content of
 
 
 def blocks(path: Path) -> Iterator[Block]:
@@ -57,7 +66,8 @@ def blocks(path: Path) -> Iterator[Block]:
         end = at + 1
         if fence:
             end = lines.index("```", at + 1)
-            yield Block(fence[1], at + 2, "\n".join(lines[at + 1 : end]))
+            named = re.search(r"`(\w+\.py)`:$", lines[at - 2]) if at > 1 and fence[1] == "python" else None
+            yield Block(fence[1], at + 2, "\n".join(lines[at + 1 : end]), named[1] if named else "")
             end += 1
         elif lines[at].startswith("    ") and (at == 0 or not lines[at - 1]):
             while lines[end].startswith("    ") or not lines[end]:
@@ -138,7 +148,7 @@ def test_programs_run_and_print_what_is_shown(name, tmp_path, monkeypatch):
     with ExitStack() as stack:
         server: Served | None = None
         for place, block in enumerate(found):
-            if block.kind != "python":
+            if block.kind != "python" or block.file:
                 continue
             program = block.text
             if "usbip://localhost/" in program:
@@ -169,6 +179,7 @@ def test_there_are_commands():
 def test_a_command_makes_sense(name, words, tmp_path, monkeypatch):
     """It parses, and each virtual device in it can be made."""
     monkeypatch.chdir(tmp_path)
+    write_files(ROOT / name)
     context = click.Context(main, info_name="usbferry")
     if words[0].startswith("-") or words[0].isupper():
         return
@@ -184,8 +195,28 @@ def test_a_command_makes_sense(name, words, tmp_path, monkeypatch):
             open_source(address)
 
 
+def write_files(path: Path) -> None:
+    """Those that a document shows."""
+    for block in blocks(path):
+        if block.file:
+            Path(block.file).write_text(block.text + "\n", encoding="utf-8")
+
+
+def write_own(address: str) -> None:
+    """A device of one's own as `usbferry new` writes it, where an address takes one for granted."""
+    found = re.match(r"virtual:(?:\./(\w+)\.py|([\w.]+):(\w+))", address)
+    if found is None:
+        return
+    file = Path(f"{found[1]}.py" if found[1] else f"{found[2].replace('.', '/')}.py")
+    if not file.exists():
+        device, _ = new.write(Path("written", found[1] or found[3].lower()))
+        file.parent.mkdir(exist_ok=True)
+        device.rename(file)
+
+
 def prepare(address: str) -> None:
     """Make the files that an address takes for granted."""
+    write_own(address)
     options = parse_qs(address.partition("?")[2], keep_blank_values=True)
     for pipe in options.get("pipe", ()):
         os.mkfifo(pipe)
@@ -228,7 +259,12 @@ ADDRESSES = [
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-async def test_an_address_is_one(address):
+async def test_an_address_is_one(address, tmp_path, monkeypatch):
+    """Those of one's own are in files, which are taken from `usbferry new`."""
+    monkeypatch.chdir(tmp_path)
+    sys.path.append(str(tmp_path))
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    write_own(address)
     if address.startswith("usb:"):  # it opens only where libusb is
         assert "usb" in SOURCES
         Selector.parse(address.removeprefix("usb:"))

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "usbferry"
 # Top to bottom. What a bar parts does not import each other, though it stands at the same height. `registry` may stand
 # low: it holds names alone, and imports what is behind one when that is asked for.
 LAYERS = """
-    __init__ __main__ cli web
+    __init__ __main__ cli pytest_plugin testing web
     server local aio wireshark
     devices backends
     device extras selector transports registry watch | protocols

@@ -9,8 +9,8 @@ import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
-from typing import Any, Final, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
 from ..usb.types import Speed
@@ -42,10 +42,14 @@ def speed_name(speed: Speed) -> str:
 
 
 def options_of(factory: Any) -> dict[str, Any]:
-    """The options of a class and their types, in the order of its signature."""
-    hints = get_type_hints(factory.__init__)
+    """The options of a class and their types, in the order of its signature; one without a type is text."""
+    try:
+        hints = get_type_hints(factory.__init__)
+    except NameError as error:
+        raise ValueError(f"{factory.__name__}: the types of its options cannot be read: {error}") from error
     named = (p.name for p in inspect.signature(factory).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY)
-    return {name: _plain(hints[name]) for name in named if name not in _NOT_FOR_USERS}
+    who = factory.__name__
+    return {name: _plain(f"{who}, option {name}", hints.get(name, str)) for name in named if name not in _NOT_FOR_USERS}
 
 
 def arguments(who: str, factory: Any, texts: Mapping[str, str], also: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -80,11 +84,14 @@ def described(factory: Any) -> dict[str, Any]:
     }
 
 
-def _plain(kind: Any) -> type:
+def _plain(which: str, kind: Any) -> type:
     """`int` of `int | None`: an option that is given has a value."""
-    [plain] = [one for one in get_args(kind) if one is not NoneType] or [kind]
-    assert plain in _CONVERTERS, f"options of type {plain} have no text form"
-    return plain  # type: ignore[no-any-return]
+    is_union = get_origin(kind) in (UnionType, Union)
+    plain = [one for one in get_args(kind) if one is not NoneType] if is_union else [kind]
+    if len(plain) > 1 or plain[0] not in _CONVERTERS:
+        there = ", ".join(one.__name__ for one in _CONVERTERS)
+        raise ValueError(f"{which}: the type {kind} has no text form; there are: {there}")
+    return plain[0]  # type: ignore[no-any-return]
 
 
 def _default(value: object) -> object:

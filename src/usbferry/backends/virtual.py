@@ -1,7 +1,7 @@
-"""The Source of the built-in virtual devices: `virtual:NAME?option=value&option=value`.
+"""The Source of the virtual devices: `virtual:NAME?option=value&option=value`, or `virtual:FILE.py:CLASS?...`.
 
 A device's options are its class's keyword arguments, as `options` reads them. Besides, each takes `fault=...`, any
-number of times: what it does wrong, see `devices.faults`.
+number of times: what it does wrong, see `devices.faults`. Classes of the user's own are found by `own`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers, Watching
 from ..devices import fault
 from ..devices.clock import Timer
 from ..devices.virtual import VirtualDevice
-from ..registry import DEVICES, load
+from ..registry import DEVICES, UnknownName, load
 from ..usb.info import DeviceInfo
-from . import options
+from . import options, own
 
 log: Final = logging.getLogger(__name__)
 
@@ -141,22 +142,35 @@ def described(address: str) -> VirtualDevice:
             raise ValueError(f"{address}: {key} is given twice")
         else:
             given[key] = text
-    return make(name, given, faults)
+    return make(unquote(name), given, faults)
 
 
 def make(name: str, given: Mapping[str, str], faults: Iterable[str] = ()) -> VirtualDevice:
     """A virtual device from the text form of its options and faults. Raises ValueError with a text for the user."""
-    factory = load(DEVICES, "virtual device", name)
+    factory = own.load(name) if own.is_own(name) else _built_in(name)
     arguments = options.arguments(name, factory, given, also=("fault",))
     try:
         device: VirtualDevice = factory(**arguments)
+        if own.is_own(name):
+            own.check(device)
         for text in faults:
             device.faults.add(_fault(text))
     except OSError as error:
         raise ValueError(f"{name}: {error.filename}: {error.strerror}") from error
     except (ValueError, DeviceError) as error:
         raise ValueError(f"{name}: {error}") from error
+    except Exception as error:
+        if not own.is_own(name):
+            raise
+        raise ValueError(own.failed(factory, error)) from error
     return device
+
+
+def _built_in(name: str) -> Any:
+    try:
+        return load(DEVICES, "virtual device", name)
+    except UnknownName as error:
+        raise UnknownName(f"{error}; one of your own is virtual:FILE.py") from None
 
 
 def _fault(text: str) -> fault.Fault:

@@ -15,6 +15,7 @@ _SELECTORS: Final = (
     r"(\d[0-9a-f]{3}|\*):([0-9a-f]{4}|\*)(,|$)",
     r"[0-9a-f]{4}:(?!\d+$)([0-9a-f]{4}|\*)(,|$)",
 )
+_FILE: Final = r"[^?]*\.py(:\w+)?(\?|$)"  # a class in it
 
 
 def whole_address(text: str) -> str:
@@ -26,6 +27,8 @@ def whole_address(text: str) -> str:
         return text
     if text.partition("?")[0] in DEVICES:
         raise ValueError(f"{text!r} is no address: write it as virtual:{text}, or usbip://{text} if it is a machine")
+    if re.match(_FILE, text):
+        raise ValueError(f"{text!r} is no address: a device of your own is virtual:{text}")
     if any(re.match(form, text, re.IGNORECASE) for form in _SELECTORS):
         raise ValueError(f"{text!r} is no address: write it as usb:{text}, or usbip://HOST/{text} at another machine")
     machine, slash, device = text.partition("/")

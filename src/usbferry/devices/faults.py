@@ -56,6 +56,7 @@ class Faults:
         self._faults: list[Fault] = []
         self._timers: dict[Fault, Timer] = {}
         self._since: float | None = None  # when the claim began
+        self.noted: Callable[[Fault], object] = lambda fault: None  # hears of each that happens
 
     # -- for people ---------------------------------------------------------------------------------------------------
 
@@ -198,6 +199,7 @@ class Faults:
     def _note(self, fault: Fault, transfer: Transfer | None = None) -> None:
         fault.happens()
         log.info("%s: %s%s", self._device.product, fault.kind.value, f" at {transfer}" if transfer else "")
+        self.noted(fault)
 
     def _stall(self, fault: Fault, handler: Handler, transfer: Transfer) -> Answer:
         self._note(fault, transfer)

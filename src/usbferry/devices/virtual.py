@@ -49,6 +49,28 @@ from .endpoints import Endpoints
 from .faults import Faults
 from .pipe import Answer, Handler
 
+# What a device of one's own is written with, from one place.
+__all__ = [
+    "Answer",
+    "Clock",
+    "Completion",
+    "Configuration",
+    "DeviceDescriptor",
+    "Endpoint",
+    "Interface",
+    "Reply",
+    "Setup",
+    "Speed",
+    "Stall",
+    "Status",
+    "Transfer",
+    "VirtualDevice",
+    "data",
+    "done",
+    "endpoint",
+    "request",
+]
+
 Reply = bytes | None | asyncio.Future[bytes | None]
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -115,7 +115,14 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
         self._bus = Bus(addresses)
         self._described: dict[Port, tuple[DeviceInfo, tuple[Layout, ...]]] = {}
         sync.opened(self._bus)
-        weakref.finalize(self, _drop, self._bus).atexit = False
+        self._finalizer = weakref.finalize(self, _drop, self._bus)
+        self._finalizer.atexit = False
+
+    def close(self) -> None:
+        """Give every device back now, whoever has it open; else the collector does, when nobody has the backend."""
+        if self._finalizer.detach():
+            sync.closed(self._bus)
+            sync.run(self._bus.close())
 
     # -- what is there ------------------------------------------------------------------------------------------------
 

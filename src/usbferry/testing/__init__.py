@@ -1,0 +1,5 @@
+"""Virtual devices for tests of drivers and host programs: `plugged`, and pytest's fixture `usb_device`."""
+
+from .plugged import Plugged, PlugIn, plugged
+
+__all__ = ["PlugIn", "Plugged", "plugged"]

@@ -1,0 +1,155 @@
+"""Devices of the user's own, from a file or a module, and what is said of those that cannot be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import usbferry
+from usbferry.backends import own
+from usbferry.backends.virtual import VirtualSource
+from usbferry.registry import UnknownName, open_source
+from usbferry.usb.types import Speed
+
+ECHO = """\
+from usbferry.devices.virtual import DeviceDescriptor, Interface, Speed, VirtualDevice, data, endpoint
+
+
+class Echo(VirtualDevice):
+    descriptor = DeviceDescriptor(0x1209, 0x0001)
+    product = "Echo"
+
+    def __init__(self, *, speed: Speed = Speed.HIGH, word: str = "none"):
+        self.speed = speed
+        self.word = word
+        super().__init__()
+
+    def interfaces(self):
+        return (Interface(0, endpoints=(self.bulk(0x81),)),)
+
+    @endpoint(0x81)
+    def give(self, transfer):
+        return data(self.word.encode())
+"""
+
+
+@pytest.fixture(autouse=True)
+def forgets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test leaves a module, or a folder in which modules are looked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "modules", {**sys.modules})
+
+
+def device(address: str) -> object:
+    source = open_source(address)
+    assert isinstance(source, VirtualSource)
+    return source.device
+
+
+@pytest.mark.parametrize("address", ["virtual:echo.py", "virtual:./echo.py", "virtual:./echo.py:Echo"])
+def test_a_file_is_a_device(address: str) -> None:
+    Path("echo.py").write_text(ECHO)
+    with usbferry.open(f"{address}?word=hello%20you&speed=full") as usb:
+        assert usb.info.speed is Speed.FULL
+        assert usb.read(0x81, 64) == b"hello you"
+
+
+def test_it_has_faults() -> None:
+    Path("echo.py").write_text(ECHO)
+    with usbferry.open("virtual:echo.py?fault=stall:0x81") as usb, pytest.raises(usbferry.Stalled):
+        usb.read(0x81, 64)
+
+
+def test_a_name_of_any_letters(tmp_path: Path) -> None:
+    (tmp_path / "what? & why").mkdir()
+    (tmp_path / "what? & why" / "echo.py").write_text(ECHO)
+    assert device(f"virtual:{tmp_path}/what%3F & why/echo.py?word=x").product == "Echo"  # type: ignore[attr-defined]
+
+
+def test_a_module_is_a_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "devices.py").write_text(ECHO)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(device("virtual:lab.devices:Echo")).__module__ == "lab.devices"
+
+
+def test_a_file_that_was_imported_is_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Path("echo.py").write_text(ECHO)
+    monkeypatch.syspath_prepend(tmp_path)
+    import echo  # type: ignore[import-not-found]
+
+    assert isinstance(device("virtual:./echo.py"), echo.Echo)
+    assert own.load_file(Path("./echo.py")) is echo
+
+
+def test_what_lies_beside_a_file_can_be_imported() -> None:
+    Path("words_of_echo.py").write_text("word = 'beside'\n")
+    Path("echo.py").write_text(f"import words_of_echo\n{ECHO}".replace('"none"', "words_of_echo.word"))
+    assert device("virtual:echo.py").word == "beside"  # type: ignore[attr-defined]
+
+
+def test_a_base_that_is_not_meant_has_an_underscore() -> None:
+    Path("echo.py").write_text(ECHO.replace("Echo(", "_Echo(") + "\n\nclass Loud(_Echo):\n    pass\n")
+    assert type(device("virtual:echo.py")).__name__ == "Loud"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("self.word = word", "self.word = wrod"), r"echo\.py:10: NameError: name 'wrod' is not defined"),
+        (("class Echo(VirtualDevice):", "class Echo(VirtualDevice:"), r"echo\.py:4: SyntaxError: .+"),
+        (("    @endpoint(0x81)", "    @endpiont(0x81)"), r"echo\.py:16: NameError: name 'endpiont' is not defined"),
+        (("import Device", "import Devise"), r"echo\.py:1: ImportError: cannot import name 'Devise.*"),
+        (("class Echo", "import sys\nsys.exit(3)\nclass Echo"), r"echo\.py:5: SystemExit: 3"),
+        (("    descriptor = ", "    descriptr = "), r"echo\.py:11: AttributeError: .* no attribute 'descriptor'.*"),
+        (("(self.bulk(0x81),)),)", "(self.bulk(0x81),)))"), r"echo\.py:4: TypeError: .*is there a comma missing\?"),
+        (("self.speed = speed", "raise ValueError('no such word')"), r"\./echo\.py: no such word"),
+        (("(0x1209, 0x0001)", "(0x1209, 0x10001)"), r"\./echo\.py: .*idProduct.*"),
+        (("class Echo(VirtualDevice)", "class Echo(object)"), r"\./echo\.py has no virtual device: a class derived .*"),
+        (("word: str", "word: list[str]"), r"Echo, option word: .*list.* has no text form; there are: str, .*"),
+        (("(VirtualDevice):", "(VirtualDevice): pass\nclass Two(Echo):"), r"\./echo\.py has several devices, .*"),
+    ],
+)  # fmt: skip
+def test_what_does_not_load_names_file_and_line(change: tuple[str, str], said: str) -> None:
+    text = ECHO.replace(*change)
+    assert text != ECHO
+    Path("echo.py").write_text(text)
+    with pytest.raises(ValueError, match=f"^{said}$") as caught:
+        device("virtual:./echo.py")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("virtual:./nothing.py", "there is no file nothing.py"),
+        ("virtual:./nothing.py:Echo", "there is no file nothing.py"),
+        ("virtual:./echo.py:Eco", "./echo.py has no class 'Eco'; its devices are: Echo"),
+        ("virtual:./echo.py:Interface", "Interface is no virtual device, a class derived from VirtualDevice"),
+        ("virtual:nothing.at_all:Echo", "there is no module 'nothing' beside usbferry; a file is written virtual:PATH"),
+        ("virtual:./echo.py?wrod=x", "./echo.py has no option 'wrod'; it has: speed, word, fault"),
+        ("virtual:echo", "one of your own is virtual:FILE.py"),
+    ],
+)
+def test_what_is_not_there_is_said(address: str, said: str) -> None:
+    Path("echo.py").write_text(ECHO)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (its text is looked at below)
+        device(address)
+    assert said in str(caught.value)
+
+
+def test_a_name_alone_is_an_unknown_one() -> None:
+    with pytest.raises(UnknownName):
+        device("virtual:echo")
+
+
+def test_the_command_line_says_it_in_one_line() -> None:
+    Path("echo.py").write_text(ECHO.replace("self.word = word", "self.word = wrod"))
+    command = [sys.executable, "-m", "usbferry", "info", "virtual:echo.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "usbferry info: echo.py:10: NameError: name 'wrod' is not defined\n"
