@@ -147,6 +147,24 @@ async def midi(host: Host, folder: Path) -> None:
     await echo(host, bytes.fromhex("09 903c40 08 803c00"))
 
 
+async def loop(host: Host, folder: Path) -> None:
+    """an echo, whatever it says of itself"""
+    await echo(host, PAYLOAD[:512])
+
+
+async def loops(host: Host, folder: Path) -> None:
+    """fifteen echoes, all written to before any is read"""
+    for number in range(1, 16):
+        await host.write(number, PAYLOAD[number : number + 100])
+    for number in range(15, 0, -1):
+        assert await host.read(0x80 | number, 512) == PAYLOAD[number : number + 100]
+
+
+async def configurations(host: Host, folder: Path) -> None:
+    """which configuration it is in, in its own words"""
+    assert await host.read(0x81, 64) == b"configuration 1, interface 0\n"
+
+
 async def echo(host: Host, data: bytes, out: int = 0x01, back: int = 0x81) -> None:
     assert await host.write(out, data) == len(data)
     got = b""

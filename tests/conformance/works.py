@@ -30,6 +30,7 @@ class Work(NamedTuple):
 _LINES: Final = "pipe={folder}/lines&delay=0"
 
 WORKS: Final = {
+    "broken": Work(exchanges.loop, quiet=0x82),
     "camera": Work(exchanges.picture, "formats=yuy2&sizes=160x120"),
     "camera, bulk": Work(exchanges.picture_in_bulk, "formats=yuy2&sizes=160x120&bulk&rates=1"),
     "composite": Work(
@@ -47,6 +48,8 @@ WORKS: Final = {
     ),
     "headset": Work(exchanges.both_ways, "source=counter&to=file:{folder}/played", quiet=0x82),
     "keyboard": Work(exchanges.keys, "text=aB&delay=0&rate=0"),
+    "many-configurations": Work(exchanges.configurations, quiet=0),
+    "many-endpoints": Work(exchanges.loops),
     "microphone": Work(exchanges.recording, "source=counter", quiet=0x82),
     "midi": Work(exchanges.midi),
     "mouse": Work(
