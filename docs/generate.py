@@ -788,6 +788,7 @@ def api() -> str:
         inspect.cleandoc(aio.Handle.__doc__ or ""),
         "Close it, or use it in a `with` statement. Any thread may call, and several at the same time. In asyncio "
         "it is `async with`, and every method that waits is a coroutine: `await device.read(0x81, 64)`.",
+        *_members(aio.Described, _public(aio.Described)),
         *_members(sync.Handle, [name for name in _public(sync.Handle) if name in vars(aio.Handle)]),
         "### With usbferry.aio.open alone",
         *_members(aio.Handle, [name for name in _public(aio.Handle) if name not in vars(sync.Handle)], 4),

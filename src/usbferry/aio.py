@@ -78,7 +78,34 @@ async def open(address: str) -> Handle:
     return Handle(device, source)
 
 
-class Handle:
+class Described:
+    """What a handle's device is."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    @property
+    def info(self) -> DeviceInfo:
+        """Identity, descriptors, strings and current settings."""
+        return self._device.info
+
+    @property
+    def configurations(self) -> tuple[Configuration, ...]:
+        """Every configuration of the device, with its interfaces and their endpoints."""
+        return self._device.info.configurations
+
+    @property
+    def interfaces(self) -> tuple[Interface, ...]:
+        """Those of the configuration in force, each in its current alternate setting."""
+        return self._device.info.interfaces
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the device left for good."""
+        return self._device.gone.done()
+
+
+class Handle(Described):
     """An open device, until `close`. Any number of calls may be under way at the same time.
 
     Endpoints are addresses with the direction bit (0x81), lengths bytes, times seconds; no timeout means for ever.
@@ -87,6 +114,7 @@ class Handle:
 
     def __init__(self, device: Device, source: Source | None) -> None:
         """`source` is closed with the device; None leaves that to others."""
+        super().__init__(device)
         self.device = device  # the seam itself, for those who need more than this class
         self._source = source
         self._closed = False
@@ -96,28 +124,6 @@ class Handle:
         where = info.name if self._source is None else self._source.at(info.name)
         state = "closed" if self._closed else f"gone: {self.device.gone.result()}" if self.is_gone else "open"
         return f"<Handle {where}: {state}>"
-
-    # -- what it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def info(self) -> DeviceInfo:
-        """Identity, descriptors, strings and current settings."""
-        return self.device.info
-
-    @property
-    def configurations(self) -> tuple[Configuration, ...]:
-        """Every configuration of the device, with its interfaces and their endpoints."""
-        return self.device.info.configurations
-
-    @property
-    def interfaces(self) -> tuple[Interface, ...]:
-        """Those of the configuration in force, each in its current alternate setting."""
-        return self.device.info.interfaces
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the device left for good."""
-        return self.device.gone.done()
 
     async def wait_gone(self) -> str:
         """Wait until the device leaves; why, in words."""

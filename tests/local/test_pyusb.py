@@ -21,6 +21,7 @@ from tests.local.serving import Served
 from usbferry import aio
 from usbferry.device import Busy, DeviceError, NotFound, Unavailable
 from usbferry.local import bus, sync
+from usbferry.local.shared_loop import LOOP
 from usbferry.usb.transfer import Completion
 from usbferry.usb.types import Status
 
@@ -515,11 +516,11 @@ def test_the_collector_may_close_a_device_in_the_loops_own_thread(served, backen
 
 
 def test_a_backend_that_is_forgotten_leaves_nothing():
-    before = len(sync._loop._open)
+    before = len(LOOP._open)
     for _ in range(3):
         assert usb.core.find(backend=usbferry.pyusb_backend("virtual:zero")) is not None
         gc.collect()
-    eventually(lambda: len(sync._loop._open) <= before)
+    eventually(lambda: len(LOOP._open) <= before)
 
 
 def test_a_program_that_ends_at_once_loses_nothing(tmp_path):

@@ -20,6 +20,7 @@ from tests.local.serving import Served
 from usbferry import aio
 from usbferry.device import Busy, DeviceError, NotFound
 from usbferry.local import sync
+from usbferry.local.shared_loop import LOOP, SharedLoop
 from usbferry.usb.transfer import Transfer
 from usbferry.usb.types import Status
 
@@ -109,7 +110,7 @@ def test_one_thread_reads_while_another_writes(served):
 
 def test_the_background_thread_does_not_take_the_lead_from_who_wants_it(served, monkeypatch):
     """Without that, callers on a busy machine woke too late each time, and waited for ever."""
-    monkeypatch.setattr("usbferry.local.sync._IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("usbferry.local.shared_loop._IDLE_SECONDS", 0.0)
     with usbferry.open(f"{served.address}/1-1") as device:
         ended = []
 
@@ -136,19 +137,19 @@ def until(condition):
 def test_the_background_thread_sleeps_while_another_waits(served, monkeypatch):
     """It used to look every few milliseconds, for as long as a read could take."""
     looked = []
-    look = sync._Loop._until_background_leads
-    monkeypatch.setattr(sync._Loop, "_until_background_leads", lambda loop: looked.append(True) or look(loop))
+    look = SharedLoop._until_background_leads
+    monkeypatch.setattr(SharedLoop, "_until_background_leads", lambda loop: looked.append(True) or look(loop))
     with usbferry.open(f"{served.address}/1-1") as device:
         device.read(0x81, 8)  # this thread took the lead
         reader = threading.Thread(target=device.read, args=(0x82, 64))
         reader.start()
-        until(lambda: sync._loop._asleep)
+        until(lambda: LOOP._asleep)
         before = len(looked)
         time.sleep(0.1)
         assert len(looked) == before
         device.write(0x02, b"wake")
         reader.join(20)
-        until(lambda: sync._loop._leader == sync._loop._background.ident)  # it leads again, though nobody calls
+        until(lambda: LOOP._leader == LOOP._background.ident)  # it leads again, though nobody calls
 
 
 def test_a_lost_connection_is_noticed_after_a_long_wait_though_nobody_calls(served):
@@ -163,9 +164,9 @@ def test_a_lost_connection_is_noticed_after_a_long_wait_though_nobody_calls(serv
 def test_a_mistake_is_raised_at_who_made_it(served, follows):
     """It used to be told as a transfer that FAILED."""
     mistaken = Transfer(0x01, 5, b"four")
-    with usbferry.open(f"{served.address}/1-1") as device, sync._loop.following() if follows else nullcontext():
+    with usbferry.open(f"{served.address}/1-1") as device, LOOP.following() if follows else nullcontext():
         if follows:
-            until(lambda: sync._loop._leader == sync._loop._background.ident)
+            until(lambda: LOOP._leader == LOOP._background.ident)
         with pytest.raises(ValueError, match="4 bytes of payload in a transfer of 5"):
             device._do(mistaken, None)
         assert device.read(0x81, 8) == bytes(8)
@@ -175,7 +176,7 @@ def test_who_calls_without_a_pause_keeps_nobody_from_being_served(served):
     """Virtual devices may answer at once, without a turn of the loop; their clocks and bridges need turns."""
     with usbferry.open("virtual:zero") as device:
         served_at = []
-        sync._loop._get().call_soon_threadsafe(lambda: device._device.clock.call_at(0.0, lambda: served_at.append(1)))
+        LOOP._get().call_soon_threadsafe(lambda: device._device.clock.call_at(0.0, lambda: served_at.append(1)))
         until(lambda: device.control(0x80, 6, 0x0100, 0, 18) and served_at)
 
 
@@ -201,15 +202,15 @@ def test_a_program_that_ends_without_a_close_gives_its_devices_back(served):
 def test_devices_that_are_forgotten_again_and_again_leave_nothing(served, monkeypatch):
     monkeypatch.setattr("usbferry.backends.remote.BUSY_SECONDS", 0.001)
     usbferry.open(f"{served.address}/1-1").close()
-    files, threads, opened = len(os.listdir("/proc/self/fd")), threading.active_count(), len(sync._loop._open)
+    files, threads, opened = len(os.listdir("/proc/self/fd")), threading.active_count(), len(LOOP._open)
     for _ in range(10):
         device = usbferry.open(f"{served.address}/1-1")
         device.read(0x81, 8)
         del device
         gc.collect()
-    until(lambda: not any(served.holders()) and not sync._loop._started)
+    until(lambda: not any(served.holders()) and not LOOP._started)
     assert threading.active_count() == threads
-    assert len(sync._loop._open) <= opened  # what other tests forgot may have gone as well
+    assert len(LOOP._open) <= opened  # what other tests forgot may have gone as well
     until(lambda: len(os.listdir("/proc/self/fd")) <= files)
 
 
