@@ -165,6 +165,17 @@ async def configurations(host: Host, folder: Path) -> None:
     assert await host.read(0x81, 64) == b"configuration 1, interface 0\n"
 
 
+async def smartcard(host: Host, folder: Path) -> None:
+    """the card switched on, its answer to reset, and an APDU answered: CCID"""
+    steps = (
+        ("62 00000000 00 01 000000", "80 0c000000 00 01 000000 3b8801 75736266 65727279 97"),
+        ("6f 05000000 00 02 000000 00a4000c00", "80 02000000 00 02 000000 9000"),  # SELECT the card's own folder
+    )
+    for sent, expected in steps:
+        await host.write(0x01, bytes.fromhex(sent))
+        assert await host.read(0x82, 271) == bytes.fromhex(expected)
+
+
 async def echo(host: Host, data: bytes, out: int = 0x01, back: int = 0x81) -> None:
     assert await host.write(out, data) == len(data)
     got = b""

@@ -58,6 +58,7 @@ WORKS: Final = {
     "printer": Work(exchanges.prints, "to=file:{folder}/paper", quiet=0x82),
     "security-key": Work(exchanges.security_key, needs=("extras",)),
     "serial": Work(exchanges.serial),
+    "smartcard": Work(exchanges.smartcard, quiet=0x82),
     "speaker": Work(exchanges.playing, "to=file:{folder}/played", quiet=0x81),
     "tablet": Work(
         exchanges.reports(9, "20 e8 03 d0 07 00 00 00 00", "00 e8 03 d0 07 00 00 00 00"),
