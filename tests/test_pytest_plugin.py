@@ -91,6 +91,31 @@ def test_a_fixture_that_fails_shows_them_too(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*control request c0 0x78 *: the device refuses it"])
 
 
+def test_devices_of_other_fixtures_are_shown_too(pytester: pytest.Pytester) -> None:
+    text = """
+        import pytest
+        from usbferry.testing import plugged
+
+        @pytest.fixture(scope="module")
+        def zero():
+            with plugged("virtual:zero") as one:
+                yield one
+
+        def test_one(zero):
+            with zero.open() as host:
+                host.write(0x02, b"kept", timeout=10)
+
+        def test_two(zero):
+            assert not zero.transfers
+
+        def test_three():
+            assert not "of no device"
+        """
+    result = run(pytester, text)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["* s  writing 4 bytes to endpoint 0x02 [[]6b 65 70 74 'kept'[]]: ok"])
+
+
 def test_async_tests(pytester: pytest.Pytester) -> None:
     text = """
         from usbferry import aio

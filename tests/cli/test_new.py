@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from usbferry.cli import main
 from usbferry.cli.new import write
+from usbferry.extras import install
 
 
 def new(*words: str) -> Result:
@@ -48,6 +50,12 @@ def test_it_says_what_it_wrote_and_what_to_do(here: Path) -> None:
     assert "class HeatPump(VirtualDevice):" in text
     for file in (here / "heat-pump").iterdir():
         assert "my_device" not in file.read_text().lower().replace(" ", "_")
+
+
+def test_who_has_no_pytest_is_told_how_to_get_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usbferry.cli.new.util.find_spec", lambda name: None if name == "pytest" else find_spec(name))
+    lines = new("thermometer").output.splitlines()
+    assert lines[4:6] == [f"  {install('pytest')}", "  python -m pytest"]
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from tests.kernel.steps import (
     wait_until_free,
 )
 from tests.kernel.test_interrupted import DISK_ENDED, ENDED
+from tests.test_sessions import is_run_without, steps
 
 USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
 ATTACHING = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} {CHECKOUT}/tests/kernel/attaching.py"
@@ -104,6 +105,24 @@ def test_a_virtual_disk_through_a_relay_without_a_network(guest):
     assert "1" in reading.wait().output
     wait_until_free(guest, attached)
     assert unexpected(guest, *ENDED, *DISK_ENDED) == []
+
+
+def test_a_device_of_ones_own_is_a_terminal_as_its_page_says(guest):
+    """The commands of docs/write-a-device.md that need a kernel, with the device that the page shows."""
+    page = list(steps(CHECKOUT / "docs" / "write-a-device.md"))
+    text = next("\n".join(lines) for name, lines in page if name == "FILE thermometer.py")
+    here = [(command.replace("sudo ", ""), shown) for command, shown in page if not is_run_without(command)]
+    ((probe, _), (generic, _), (attaching, _), *session) = here
+    guest.mark()
+    guest.run(f"mkdir /tmp/own && cat >/tmp/own/thermometer.py <<'END'\n{text}\nEND\n{probe} && {generic}").ok()
+    attached = guest.start(f"cd /tmp/own && exec {attaching.replace('usbferry', USBFERRY)}", 120)
+    script = "\n".join(command for command, _ in session)
+    said = guest.run(f"until [ -c /dev/ttyUSB0 ]; do sleep 0.05; done\nset -e\n{script}").ok()
+    assert said.splitlines() == [line for _, shown in session for line in shown] == ["20.00"]
+    guest.run("usbip detach -p 0 && until [ ! -e /dev/ttyUSB0 ]; do sleep 0.05; done").ok()
+    assert attached.wait().ok().endswith("port 0 is free\n")
+    wait_until_free(guest, Attached(0, "1-1"))
+    assert unexpected(guest, *ENDED) == []
 
 
 def test_when_the_server_is_killed_in_the_middle_of_traffic_both_ways_end(guest, serve):

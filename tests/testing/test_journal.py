@@ -70,7 +70,7 @@ def test_a_request_has_its_name(request_: setup.Setup, completion: Completion, s
 def test_what_took_long_says_so() -> None:
     passed = Passed(0.0, Transfer(0x81, 64))
     passed.end(Completion(data=b"a"), 0.25)
-    assert str(passed) == "reading 64 bytes from endpoint 0x81, after 0.250 s [61 'a']"
+    assert str(passed) == "reading 64 bytes from endpoint 0x81 [61 'a'], after 0.250 s"
 
 
 def test_a_payload_that_was_lent_is_copied() -> None:
@@ -90,6 +90,22 @@ def test_only_the_last_are_kept() -> None:
     assert first.strip() == f"({KEPT + 3} before)"
     assert f"reading {KEPT + 4} bytes" in last
     assert all(len(passed.data) <= 4096 for passed in journal.transfers)
+
+
+def test_what_is_alike_is_one_line() -> None:
+    journal = Journal()
+    journal.note("claimed")
+    for data, took in [(b"1", 0.0), *[(b"2", took / 100) for took in range(20)], (b"1", 0.5)]:
+        journal.begin(Transfer(0x82, 8)).end(Completion(data=data), took)
+    lines = [line.partition(" s  ")[2] for line in journal.lines(30)]
+    reading = "reading 8 bytes from endpoint 0x82"
+    assert lines == [
+        "claimed",
+        f"{reading} [31 '1']",
+        f"{reading} [32 '2'] (20 times)",
+        f"{reading} [31 '1'], after 0.500 s",
+    ]
+    assert journal.lines(2)[0].strip() == "(2 before)"
 
 
 def test_a_conversation() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Final
 
 from ..device import Change, Claimant, Device, ResetOutcome, Source
@@ -46,20 +47,23 @@ class Passed:
         if self.transfer.is_in:
             self.data = bytes(completion.data[:_KEPT_BYTES])
 
-    def __str__(self) -> str:
+    @property
+    def words(self) -> str:
+        """All but how long it took."""
         is_in, end = self.transfer.is_in, self.completion
         asked = _request(self.transfer) or what(self.transfer)
         sent = "" if is_in else _shown(self.data, self.transfer.length)
         if end is None:
             return f"{asked}{sent}: not answered yet"
         came = _shown(self.data, end.actual) if is_in else ""
-        took = f", after {self.took:.3f} s" if self.took > _LONG_SECONDS else ""
         if asked.startswith("GET_DESCRIPTOR, string ") and came:
             came = f" {self.data[2:].decode('utf-16-le', 'replace')!r}"
         if end.status != Status.OK:
-            return f"{asked}{sent}{said(self.transfer, end).removeprefix(what(self.transfer))}{took}{came}"
-        how = "" if came else ": nothing came" if is_in else ": ok"
-        return f"{asked}{sent}{how}{took}{came}"
+            return f"{asked}{sent}{said(self.transfer, end).removeprefix(what(self.transfer))}{came}"
+        return f"{asked}{sent}{came or (': nothing came' if is_in else ': ok')}"
+
+    def __str__(self) -> str:
+        return f"{self.words}, after {self.took:.3f} s" if self.took > _LONG_SECONDS else self.words
 
 
 class Journal:
@@ -93,14 +97,16 @@ class Journal:
         self.changed()
 
     def lines(self, count: int) -> list[str]:
-        """The last `count` of them, the oldest first, a line each with its time."""
-        entries = list(self._entries)[-count:]
-        left = self._count - len(entries)
-        lines = [f"          ({left} before)"] if left else []
-        for one in entries:
-            at, text = (one.at, str(one)) if isinstance(one, Passed) else one
-            lines.append(f"{at:7.3f} s  {text}")
-        return lines
+        """The last `count` of them, the oldest first, a line each with its time; of many that are alike, the last."""
+        lines: deque[str] = deque()
+        passed_over = self._count
+        for words, alike in _runs(reversed(self._entries)):
+            if len(lines) == count:
+                break
+            at, text = alike[0]
+            lines.appendleft(f"{at:7.3f} s  {text if len(alike) == 1 else f'{words} ({len(alike)} times)'}")
+            passed_over -= len(alike)
+        return [*([f"           ({passed_over} before)"] if passed_over else []), *lines]
 
     def _add(self, entry: Passed | tuple[float, str]) -> None:
         self._entries.append(entry)
@@ -191,6 +197,12 @@ class HeardSource(Source):
 
     async def close(self) -> None:
         await self._source.close()
+
+
+def _runs(entries: Iterable[Passed | tuple[float, str]]) -> Iterator[tuple[str, list[tuple[float, str]]]]:
+    """Entries that are alike and follow each other: their words, and the time and the text of each."""
+    for words, run in groupby(entries, lambda one: one.words if isinstance(one, Passed) else one[1]):
+        yield words, [(one.at, str(one)) if isinstance(one, Passed) else one for one in run]
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

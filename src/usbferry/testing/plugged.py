@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=VirtualDevice)
 T = TypeVar("T")
 SHOWN: Final = 30  # transfers and events in the report of a test that failed
+_open: Final[dict[int, Plugged[Any]]] = {}  # those that are plugged in, the oldest first
 _LOOK_SECONDS: Final = 0.02  # between two looks of `wait_until`, if nothing happens
 
 
@@ -55,6 +56,7 @@ class Plugged(Generic[D]):
         except BaseException:
             sync.run(self._inner.close())
             raise
+        _open[id(self)] = self
 
     # -- its hosts ----------------------------------------------------------------------------------------------------
 
@@ -174,6 +176,7 @@ class Plugged(Generic[D]):
 
     def close(self) -> None:
         """Pull it out for good. May be called twice."""
+        _open.pop(id(self), None)
         try:
             self._ended.close()
         finally:
@@ -258,16 +261,26 @@ class PlugIn:
         self._plugged.append(one)
         return one
 
-    def sections(self) -> Iterator[tuple[str, str]]:
-        """What a failure shows: for each device a title, and what its hosts did."""
-        for one in self._plugged:
-            yield f"USB transfers of {one.title}", one.report()
+    @property
+    def plugged(self) -> tuple[Plugged[Any], ...]:
+        """Those that it plugged in."""
+        return tuple(self._plugged)
 
     def close(self) -> None:
         """Pull all of them out, the last one first."""
         with ExitStack() as stack:
             for one in self._plugged:
                 stack.callback(one.close)
+
+
+def sections(plug: PlugIn | None) -> Iterator[tuple[str, str]]:
+    """What the report of a failure shows: for each device a title, and what its hosts did.
+
+    The devices are those of the test, which may be closed by now, and those that fixtures of another scope have open.
+    """
+    of_the_test = plug.plugged if plug is not None else ()
+    for one in dict.fromkeys((*of_the_test, *_open.values())):
+        yield f"USB transfers of {one.title}", one.report()
 
 
 @contextmanager
