@@ -685,7 +685,8 @@ def devices() -> str:
         "# Virtual devices",
         _NOTE,
         "A virtual device exists in the process that serves it. Its address is `virtual:NAME`, followed by options: "
-        "`virtual:NAME?option=value&option=value`. `usbferry list` has them too.",
+        "`virtual:NAME?option=value&option=value`. `usbferry list` has them too. "
+        "[Write a device](write-a-device.md) of your own, and it is `virtual:FILE.py`.",
         _table(
             ("Address", ""), [(f"[`{one['address']}`](#virtual{one['name']})", _cell(one["about"])) for one in about]
         ),
