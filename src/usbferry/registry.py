@@ -72,6 +72,7 @@ TRANSPORTS: Final[dict[str, Transport]] = {
 
 # scheme of an address -> factory(address) -> Source
 SOURCES: Final[dict[str, str]] = {
+    "facedancer": "usbferry.backends.facedancing:FacedancerSource",
     "ferry": "usbferry.backends.ferry:FerrySource",
     "replay": "usbferry.backends.replay:ReplaySource",
     "tap": "usbferry.backends.tap:TapSource",
