@@ -446,4 +446,5 @@ async def test_its_disk(program, tmp_path: Path) -> None:
 
         assert await command(0x28, 100, 8) == bytes(range(256)) * 16
         await command(0x2A, 100, 2, b"new!" * 256)
+        of(disk).disk_image.file.close()  # it closes the map of it alone
         assert await command(0x28, 99, 4) == bytes(range(256)) * 2 + b"new!" * 256 + bytes(range(256)) * 2
