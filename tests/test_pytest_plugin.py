@@ -6,7 +6,8 @@ import pytest
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.usefixtures("has_it")
-QUIET = ("-p", "no:asyncio", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:rerunfailures")
+WITHOUT = ("asyncio", "cacheprovider", "hypothesispytest", "xdist", "rerunfailures")
+QUIET = tuple(word for name in WITHOUT for word in ("-p", f"no:{name}"))
 
 
 @pytest.fixture

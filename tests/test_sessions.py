@@ -20,6 +20,7 @@ from tests.cli.served import served
 from tests.test_docs import ROOT, blocks
 
 pytestmark = pytest.mark.slow
+NOT_THE_READERS = ("hypothesispytest", "xdist", "xdist.looponfail", "rerunfailures")  # plug-ins that take a second
 PAGES = ("docs/write-a-device.md", "docs/testing.md")
 DIFFERS = re.compile(r"\d+\.\d{3} s|:\d{4,5}\b|-{5,}")
 FRAME = re.compile(r" in \d+\.\d+s|={5,}")  # around pytest's sums
@@ -46,7 +47,9 @@ def is_run_without(command: str) -> bool:
 def environment() -> dict[str, str]:
     """As after `activate` of the environment of the tests; what pytest was told is not for the pytest of a page."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "USBFERRY_"))}
-    return {**kept, "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])), "COLUMNS": "200"}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    without = " ".join(f"-p no:{name}" for name in NOT_THE_READERS)
+    return {**kept, "PATH": path, "COLUMNS": "200", "PYTEST_ADDOPTS": without}
 
 
 def plain(line: str) -> str:

@@ -210,7 +210,7 @@ def test_a_device_that_is_pulled_out(plug: PlugIn) -> None:
 
 
 def test_waiting_for_what_does_not_come(plug: PlugIn) -> None:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"^virtual:zero: what was waited for did not come within 0\.05 s$"):
         plug("virtual:zero").wait_until(lambda zero: False, timeout=0.05)
 
 
@@ -227,6 +227,14 @@ def test_a_device_of_another_kind_has_hosts_and_no_inside(plug: PlugIn) -> None:
         assert host.read(0x81, 4, timeout=10) == bytes(4)
     with pytest.raises(TypeError, match="is no virtual device, so a test cannot reach into it"):
         other.faults.stall(0x81)
+
+
+def test_a_recorded_device(plug: PlugIn, tmp_path: Path) -> None:
+    recording = tmp_path / "session.pcapng"
+    for address in (f"tap:{recording}?of=virtual:zero", f"replay:{recording}"):
+        with plugged(address) as one, one.open() as host:
+            host.write(0x02, b"hello", timeout=10)
+            assert host.read(0x82, 64, timeout=10) == b"hello"
 
 
 def test_nothing_is_left() -> None:

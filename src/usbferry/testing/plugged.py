@@ -227,14 +227,17 @@ class Plugged(Generic[D]):
         await self._serving
 
     async def _wait_until(self, condition: Callable[[VirtualDevice], object], timeout: float) -> None:
+        """Looks at once when something happened, and now and then for what happens without a transfer."""
         news = asyncio.Event()
         self.journal.changed = news.set
-        async with asyncio.timeout(timeout):
-            while not condition(self._device()):
-                news.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await news.wait()
+        end = self._loop.time() + timeout
+        while not condition(self._device()):
+            if self._loop.time() >= end:
+                raise TimeoutError(f"{self.title}: what was waited for did not come within {timeout:g} s")
+            news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await news.wait()
 
     def _make_default(self, backend: Backend) -> None:
         """As `local/hook/sitecustomize.py` does for `usbferry run`."""
