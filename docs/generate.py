@@ -1,4 +1,4 @@
-"""Writes the parts of the documentation that the program knows best: commands.md, devices.md, matrix.md and api.md.
+"""Writes the parts of the documentation that the program knows best, and those that are measured.
 
     make docs        or: python docs/generate.py
 
@@ -23,7 +23,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import usbferry
-from docs import matrix, specification
+from docs import jitter, matrix, specification
 from usbferry import aio, device, registry, selector, testing
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
@@ -1023,6 +1023,8 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "matrix.md": lambda: matrix.page(_NOTE),
     "api.md": api,
     "protocols/ferry.md": specification.page,
+    "jitter.md": jitter.page,
+    "jitter.svg": jitter.plot,
 }
 
 

@@ -84,6 +84,8 @@ class Device(ABC):
     info: DeviceInfo
     gone: asyncio.Future[str]
     """Ends with the reason, in words, once the device has left for good; never by `close`."""
+    patience: float = 0.0
+    """Seconds that its isochronous endpoints wait for a transfer that is late; those of a real bus do not."""
 
     @abstractmethod
     def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:

@@ -25,6 +25,7 @@ class Protocol(NamedTuple):
     transports: tuple[str, ...]
     chooses: bool = True  # the importer names the device that it wants
     connects: bool = False
+    has_streams: bool = False  # its exporter keeps isochronous streams going, as the importer tells it to
 
 
 _FERRY: Final = "usbferry.protocols.ferry"
@@ -43,6 +44,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
         ("tcp", "unix"),
         chooses=False,
         connects=True,
+        has_streams=True,
     ),
 }
 

@@ -1,17 +1,22 @@
-"""A bulk flood and an interrupt endpoint on one connection of ferry; a fast controller and a slow device."""
+"""A bulk flood, and sound or an interrupt endpoint, on one connection of ferry; a fast controller and a slow device."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
+from bench import jitter
+from bench.bus import BULK_IN, BULK_OUT
 from tests.server.process import Process
+from usbferry import aio
 from usbferry.device import Claimant, Device
 from usbferry.registry import open_source
 from usbferry.usb.setup import set_interface
@@ -110,3 +115,35 @@ async def test_a_fast_controller_of_a_slow_device_costs_no_memory() -> None:
         for _ in range(8):
             await many()
         assert server.memory() < before + (8 << 20)
+
+
+@pytest.mark.slow
+async def test_sound_is_whole_beside_a_bulk_flood_on_one_connection() -> None:
+    """On a bus that does not wait no millisecond is lost, neither recorded nor played, and all are in order."""
+    payload, missing = bytes(LENGTH), []
+    for _ in range(TRIES):
+        command = [sys.executable, jitter.__file__, "serve", "ferry://127.0.0.1:0", "0"]
+        server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        [where] = await jitter.line(server, 30)
+        async with await aio.open(f"{where}/1-1?buffer=0.2") as headset:
+            await headset.set_interface(1, 1)
+            await headset.set_interface(2, 1)
+            recording = jitter.Recording(headset)
+            jitter.Playing(headset)
+
+            def flood(device: Device = headset.device) -> Awaitable[Completion]:
+                into, out = Transfer(BULK_IN, LENGTH), Transfer(BULK_OUT, LENGTH, payload)
+                return asyncio.gather(end(device.submit(into)), end(device.submit(out)))
+
+            async with flooded(flood) as done:
+                await asyncio.sleep(jitter.WARMING + 1)
+        server.terminate()
+        played = await jitter.line(server, 30)
+        await server.wait()
+        assert done[0] > 100, "that was no flood"
+        assert len(recording.numbers) > 500
+        assert all(a < b for a, b in pairwise(recording.numbers)), "recorded, and not in order"
+        missing.append((jitter.judged(recording.numbers, recording.late)[0], played[0]))
+        if missing[-1] == (0, 0):
+            break
+    assert missing[-1] == (0, 0), missing

@@ -14,9 +14,11 @@ from ..device import Change
 from ..protocols.ferry.importer import Importer
 from ..registry import PROTOCOLS
 from ..transports.place import check_peer, parse, split
+from .buffered import MAX_SECONDS
 from .connection import Connection
 from .lasting import LastingConnection
 from .news import News, NewsConnection
+from .options import without_buffer
 from .remote import RemoteSource
 
 RECONNECT_SECONDS: Final = 2.0  # for one attempt of many
@@ -28,9 +30,10 @@ class FerrySource(RemoteSource):
     def __init__(self, address: str) -> None:
         self.address = address
         form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
-        parts, port = split(address, form)
+        bare, self.buffer = without_buffer(address, MAX_SECONDS)
+        parts, port = split(bare, form)
         check_peer(address, form, port)
-        self._place = place = parse(address, PROTOCOLS["ferry"].port)
+        self._place = place = parse(bare, PROTOCOLS["ferry"].port)
         if not (place.host or place.path):
             raise ValueError(f"{address!r} is no address, write it as {form}")
         self.scheme, self.host, self.port = "ferry", place.host, place.port

@@ -41,6 +41,27 @@ def speed_name(speed: Speed) -> str:
     return next(name for name, one in _SPEEDS.items() if one is speed)
 
 
+def without_buffer(address: str, most: float) -> tuple[str, float | None]:
+    """An address without its `buffer=SECONDS`, and that; None where it has none. Raises ValueError with a text."""
+    bare, _, query = address.partition("?")
+    parts = query.split("&") if query else []
+    given = [part for part in parts if part.startswith("buffer=")]
+    rest = "&".join(part for part in parts if part not in given)
+    seconds = buffer_seconds(given[-1].removeprefix("buffer="), most) if given else None
+    return f"{bare}?{rest}" if rest else bare, seconds
+
+
+def buffer_seconds(text: str, most: float, least: float = 0.0) -> float:
+    """Of `buffer`. Raises ValueError with a text for the user."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not least <= seconds <= most:
+        raise ValueError(f"buffer={text} is no time; write it in seconds, as 0.1, up to {most:g}")
+    return seconds
+
+
 def options_of(factory: Any) -> dict[str, Any]:
     """The options of a class and their types, in the order of its signature; one without a type is text."""
     try:

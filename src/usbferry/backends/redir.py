@@ -24,11 +24,12 @@ from ..usb.setup import Setup
 from ..usb.transfer import Transfer
 from .connection import Connection, Importer
 from .imported import RemoteDevice
+from .options import buffer_seconds
 from .remote import CONNECT_SECONDS
 from .visitors import Visitors
 
 DEVICE_SECONDS: Final = 10.0  # for the server to say which device it has
-MAX_BUFFER_SECONDS: Final = 10.0  # of isochronous packets that wait
+MIN_BUFFER_SECONDS, MAX_BUFFER_SECONDS = 0.001, 10.0  # of isochronous packets that wait
 VISIT_SECONDS: Final = 60.0  # for somebody to bring a device: a person may have to go there first
 
 
@@ -78,7 +79,7 @@ class RedirSource(Source):
             elif key == "ahead":
                 self._options["ahead"] = frozenset(map(_bulk_in, value.split(",")))
             elif key == "buffer":
-                self._options["iso_seconds"] = _seconds(value)
+                self._options["iso_seconds"] = buffer_seconds(value, MAX_BUFFER_SECONDS, least=MIN_BUFFER_SECONDS)
             else:
                 raise self._mistake()
         if place.name:
@@ -222,14 +223,3 @@ def _bulk_in(text: str) -> int:
     if not 0x81 <= endpoint <= 0x8F:
         raise ValueError(f"ahead={text} is no IN endpoint; write it as 0x81")
     return endpoint
-
-
-def _seconds(text: str) -> float:
-    """Of `buffer`. Raises ValueError with a text for the user."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= MAX_BUFFER_SECONDS:
-        raise ValueError(f"buffer={text} is no time; write it in seconds, as 0.1, up to {MAX_BUFFER_SECONDS:g}")
-    return seconds

@@ -16,8 +16,10 @@ from ..transports import tcp
 from ..transports.place import check_peer, split
 from ..transports.reasons import reason
 from ..usb.info import DeviceInfo
+from .buffered import MAX_SECONDS, Buffered
 from .connection import Connection, Silent
 from .imported import RemoteDevice
+from .options import without_buffer
 
 log: Final = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 10.0
@@ -33,13 +35,16 @@ T = TypeVar("T")
 class RemoteSource(Source):
     """`SCHEME://HOST[:PORT][/DEVICE]`: what a server of that protocol offers; DEVICE is a bus id, or any selector.
 
+    `?buffer=SECONDS` behind it has isochronous streams run ahead of their user by as much, see `ahead`.
+
     Raises ValueError for bad addresses.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
         form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
-        parts, port = split(address, form)
+        bare, self.buffer = without_buffer(address, MAX_SECONDS)
+        parts, port = split(bare, form)
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         check_peer(address, form, port)
@@ -124,7 +129,10 @@ class RemoteSource(Source):
         if self.selector.terms and not self.selector.is_name and not self.selector.matches(device.info):
             await device.close()
             raise NotFound(f"{self.where}: {described(device.info)} is no longer {self.selector}")
-        return device
+        return self._buffered(device)
+
+    def _buffered(self, device: Device) -> Device:
+        return Buffered(device, self.buffer) if self.buffer else device
 
     async def patiently(self, claim: Callable[[], Awaitable[T]]) -> T:
         """What `claim` gives; while that is Busy, it is tried again for as long as a server takes to reset a device."""
@@ -138,7 +146,7 @@ class RemoteSource(Source):
         return await claim()
 
     async def try_open(self, name: str, claimant: Claimant) -> Device:
-        return await self._open(name)
+        return self._buffered(await self._open(name))
 
     async def _open(self, name: str) -> RemoteDevice:
         connection = await self._connect()

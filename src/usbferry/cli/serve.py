@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 
+from ..backends.buffered import MAX_SECONDS
 from ..device import DeviceError
 from ..extras import install
 from ..local.state import Publisher
@@ -28,6 +29,7 @@ from .outlets import Outlet
 from .waiting import waiting
 
 DEFAULT = "127.0.0.1:3240"
+BUFFER_SECONDS: Final = 0.06  # of isochronous packets; docs/jitter.md has what that is good for
 
 
 @click.command()
@@ -63,6 +65,15 @@ DEFAULT = "127.0.0.1:3240"
     metavar="PROTOCOL://...",
     help="Connect to who listens, such as usbredir://vm:4000, and again when the connection is lost; may be repeated.",
 )
+@click.option(
+    "--buffer",
+    type=click.FloatRange(0, MAX_SECONDS),
+    default=BUFFER_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="Of sound and pictures that wait here for a network's delays, for devices whose bus does not; what is played "
+    "is later by as much. 0 passes each transfer on as it comes.",
+)
 @click.option("-v", "--verbose", count=True, help="Say who comes and goes; -vv: every transfer too.")
 def command(
     addresses: tuple[str, ...],
@@ -71,6 +82,7 @@ def command(
     listen: str | None,
     on: tuple[str, ...],
     to: tuple[str, ...],
+    buffer: float,
     verbose: int,
 ) -> None:
     """Offer the devices at each ADDRESS to other machines, over USB/IP or ferry, or to virtual machines, over usbredir.
@@ -105,7 +117,7 @@ def command(
             addresses = tuple(_forced(address) for address in addresses)
         if listen is None and not on and not to:
             listen = DEFAULT
-        run(serve(addresses, parse_endpoint(listen) if listen is not None else None, on, to))
+        run(serve(addresses, parse_endpoint(listen) if listen is not None else None, on, to, buffer))
     except (DeviceError, ValueError, OSError) as error:
         fail(f"usbferry serve: {error}")
 
@@ -181,13 +193,17 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def serve(
-    addresses: tuple[str, ...], where: tuple[str, int] | None, on: tuple[str, ...] = (), to: tuple[str, ...] = ()
+    addresses: tuple[str, ...],
+    where: tuple[str, int] | None,
+    on: tuple[str, ...] = (),
+    to: tuple[str, ...] = (),
+    buffer: float = BUFFER_SECONDS,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `where` is for USB/IP, `on` and `to` are addresses with a protocol."""
     stop = on_signal()
     _allow_connections()
     outlets, calls = [Outlet.parse(one, "--on") for one in on], [Outlet.parse(one, "--to") for one in to]
-    catalog = Catalog()
+    catalog = Catalog(buffer)
     async with serving(catalog) as server:
         notes = [line for address in addresses for line in await _offer(server, address)]
         for outlet in (*outlets, *calls):

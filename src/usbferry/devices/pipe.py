@@ -28,7 +28,7 @@ log: Final = logging.getLogger(__name__)
 
 # Seconds that a paced pipe may be behind before it gives up catching up. Isochronous importers resubmit by the clock of
 # their own bus, a network away; an interrupt endpoint only makes up for the grain of the event loop's timers.
-_ISO_LAG: Final = 0.1
+ISO_LAG: Final = 0.1
 _INTERRUPT_LAG: Final = 0.004
 _US: Final = 1e-6
 
@@ -61,7 +61,7 @@ class Pipe:
         self._isochronous = endpoint.type is TransferType.ISOCHRONOUS
         self._paced = endpoint.is_periodic
         self._interval = endpoint.interval_us(speed) * _US if self._paced else 0.0
-        self._lag = _ISO_LAG if self._isochronous else _INTERRUPT_LAG
+        self._lag = ISO_LAG if self._isochronous else _INTERRUPT_LAG
         self._packet = max(1, endpoint.service_bytes)
         self._free_at = 0.0  # when the bus has served what was completed so far
         self._timer: Timer | None = None

@@ -47,7 +47,7 @@ from .chapter9 import Stall, strings_of
 from .clock import Clock, LoopClock
 from .endpoints import Endpoints
 from .faults import Faults
-from .pipe import Answer, Handler
+from .pipe import ISO_LAG, Answer, Handler
 
 # What a device of one's own is written with, from one place.
 __all__ = [
@@ -128,6 +128,7 @@ class VirtualDevice(Endpoints, Device):
     strings: Mapping[int, str] = {}  # more of them, at 4 and up
     speed: Speed = Speed.HIGH
     bos: Bos | None = None  # at SuperSpeed there is a plain one by default
+    patience = ISO_LAG
 
     _endpoint_handlers: ClassVar[dict[int, str]] = {}
     _request_handlers: ClassVar[dict[tuple[int, int], str]] = {}

@@ -43,15 +43,16 @@ async def attach(
 ) -> Attachment:
     """Attach the device `name` of `source` to the kernel; returns when the kernel has read what it is.
 
-    A `usbip://` source's device is passed to the kernel as a socket, unless `relay` asks for a relay, as all others
-    have; a relay runs in `tasks` until the attachment ends. `source` stays the caller's, to be closed after the end.
+    A `usbip://` source's device is passed to the kernel as a socket, unless `relay` or the source's buffer asks for a
+    relay, as all others have; a relay runs in `tasks` until the attachment ends. `source` stays the caller's, to be
+    closed after the end.
 
     Raises DeviceError with the remedy: NotFound, Busy (the device is in use, or every port is), the kernel's module is
     not loaded, not root, no connection.
     """
     vhci = vhci or Vhci()
     vhci.check()
-    if isinstance(source, RemoteSource) and source.scheme == "usbip" and not relay:
+    if isinstance(source, RemoteSource) and source.scheme == "usbip" and not (relay or source.buffer):
         connection, info = await handover.claim(source, name)
         claimed = _Claimed(connection, info, info)
     else:

@@ -8,7 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..backends.buffered import Buffered
 from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Unavailable
+from ..registry import PROTOCOLS
 from ..usb.info import DeviceInfo
 
 log: Final = logging.getLogger(__name__)
@@ -37,7 +39,9 @@ class Offer:
 class Catalog:
     """Every device that this process offers. Names are bus ids, "1-1" and on, stable for the same sources."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: float = 0.0) -> None:
+        """`buffer` is seconds of isochronous packets for devices that do not wait, see `backends.ahead`."""
+        self._buffer = buffer
         self._offers: dict[str, Offer] = {}
         self._names: dict[tuple[Source, str], str] = {}  # for good: who comes back is called as before
         self._taken: set[str] = set()
@@ -140,12 +144,18 @@ class Catalog:
             raise Unavailable("the server is closing")
         offer.holder = claimant
         try:
-            offer.device = await offer.source.open(offer.source_name, claimant)
+            offer.device = self._buffered(await offer.source.open(offer.source_name, claimant), claimant)
         except BaseException:
             offer.holder = None
             raise
         self._tell()
         return offer, offer.device
+
+    def _buffered(self, device: Device, claimant: Claimant) -> Device:
+        protocol = PROTOCOLS.get(claimant.protocol)
+        if protocol is None or protocol.has_streams or self._buffer <= device.patience:
+            return device
+        return Buffered(device, self._buffer)
 
     def _only(self) -> str:
         if len(self._offers) > 1:

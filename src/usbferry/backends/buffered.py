@@ -1,0 +1,180 @@
+"""A device whose isochronous streams have a buffer, for users behind a network: see `ahead` for what that does.
+
+    transfers --> [of an isochronous endpoint?] --> its stream ahead --> device
+                           `--> [held by a barrier?] ---------------------^
+
+A request that ends a stream, SET_INTERFACE for one, waits until the device has played what its user was told of. What
+is submitted for the same endpoints after it waits too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from ..device import Device, Promise, ResetOutcome
+from ..devices.clock import Clock, LoopClock, Timer
+from ..usb import setup as requests
+from ..usb.setup import Setup
+from ..usb.transfer import Completion, Transfer
+from ..usb.tree import Endpoint
+from ..usb.types import Status, TransferType
+from .ahead import AheadIn, AheadOut, Answer, Counts, undone, when_ended
+
+log: Final = logging.getLogger(__name__)
+MAX_SECONDS: Final = 0.5  # of a buffer; host controllers plan no more than a second ahead
+_LATE_SECONDS: Final = 1.0  # more than its buffer that a device may take to play it
+
+
+class Buffered(Device):
+    """Another device, with `seconds` of its isochronous packets kept here and there."""
+
+    def __init__(self, device: Device, seconds: float, clock: Clock | None = None) -> None:
+        self.info = device.info
+        self.gone = device.gone
+        self.counts = Counts()
+        self._device, self._seconds = device, seconds
+        self._clock = clock or LoopClock()
+        self._streams: dict[int, AheadIn | AheadOut] = {}
+        self._held: dict[Transfer, Promise] = {}  # behind the barrier, the first of them, in their order
+        self._holds: frozenset[int] = frozenset()  # endpoints that are not reached now
+        self._timer: Timer | None = None
+
+    # -- the seam -----------------------------------------------------------------------------------------------------
+
+    def submit(self, transfer: Transfer) -> Answer:
+        if self._held and (not transfer.endpoint & 0x0F or transfer.endpoint in self._holds):
+            return self._hold(transfer)
+        return self._go(transfer)
+
+    def cancel(self, transfer: Transfer) -> None:
+        stream = self._streams.get(transfer.endpoint)
+        promise = self._held.pop(transfer, None)
+        if promise is not None:
+            promise.fulfil(undone(transfer, Status.CANCELLED) if transfer.packets else Completion(Status.CANCELLED))
+            self._drained()
+        elif stream is None or not stream.cancel(transfer):
+            self._device.cancel(transfer)
+
+    def reset(self) -> asyncio.Future[ResetOutcome]:
+        self._stop()
+        return self._device.reset()
+
+    async def close(self) -> None:
+        self._stop()
+        if self.counts.dropped or self.counts.dry:
+            log.info(
+                "%s: %d isochronous packets came for nobody, %d times it had nothing to play",
+                self.info.name, self.counts.dropped, self.counts.dry,
+            )  # fmt: skip
+        await self._device.close()
+
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Answer:
+        return self._device.alloc_streams(endpoints, count)
+
+    def free_streams(self, endpoints: tuple[int, ...]) -> Answer:
+        return self._device.free_streams(endpoints)
+
+    def suspend(self) -> None:
+        self._device.suspend()
+
+    def resume(self) -> None:
+        self._device.resume()
+
+    # -- the way of a transfer ----------------------------------------------------------------------------------------
+
+    def _go(self, transfer: Transfer) -> Answer:
+        address = transfer.endpoint
+        if not address & 0x0F:
+            return self._control(transfer)
+        if not transfer.packets:
+            return self._device.submit(transfer)
+        stream = self._streams.get(address) or self._begin(address)
+        return self._device.submit(transfer) if stream is None else stream.submit(transfer)
+
+    def _begin(self, address: int) -> AheadIn | AheadOut | None:
+        """The stream of an endpoint; None for one that is not there, or not isochronous: the device will say so."""
+        found = self._endpoint(address)
+        if found is None or found.type is not TransferType.ISOCHRONOUS:
+            return None
+        interval = found.interval_us(self.info.speed) * 1e-6
+        stream: AheadIn | AheadOut
+        if address & 0x80:
+            stream = AheadIn(self._device, address, interval, self._seconds, self.counts)
+        else:
+            stream = AheadOut(self._device, interval, self._seconds, self.counts, self._clock, self._drained)
+        self._streams[address] = stream
+        return stream
+
+    def _endpoint(self, address: int) -> Endpoint | None:
+        return next((e for i in self.info.interfaces for e in i.endpoints if e.address == address), None)
+
+    # -- barriers -----------------------------------------------------------------------------------------------------
+
+    def _control(self, transfer: Transfer) -> Answer:
+        touched = self._touched(transfer)
+        ending = {address: stream for address, stream in self._streams.items() if address in touched}
+        draining = [one.drain() for one in ending.values() if isinstance(one, AheadOut)]
+        if any(draining):
+            self._holds = touched
+            self._timer = self._clock.call_at(self._clock.now() + self._seconds + _LATE_SECONDS, self._late)
+            return self._hold(transfer)
+        for address, stream in ending.items():
+            del self._streams[address]
+            stream.stop()
+        return self._device.submit(transfer)
+
+    def _touched(self, transfer: Transfer) -> frozenset[int]:
+        """The endpoints whose streams a request ends."""
+        if len(transfer.setup) != 8:
+            return frozenset()
+        setup = Setup.parse(transfer.setup)
+        kind = (setup.request_type, setup.request)
+        if requests.is_clear_halt(setup):
+            return frozenset((setup.index & 0x8F,))
+        if kind == requests.SET_CONFIGURATION or requests.is_port_reset(setup):
+            return frozenset(self._streams)
+        if kind != requests.SET_INTERFACE or self.info.active is None:
+            return frozenset()
+        mine = (i for i in self.info.active.interfaces if i.number == setup.index)
+        return frozenset(e.address for i in mine for e in i.endpoints)
+
+    def _hold(self, transfer: Transfer) -> Promise:
+        """Its payload was lent: what waits owns a copy."""
+        if transfer.data.__class__ is not bytes:
+            transfer.data = bytes(transfer.data)
+        promise = self._held[transfer] = Promise()
+        return promise
+
+    def _drained(self) -> None:
+        """All was played: what was held goes on, until the next barrier."""
+        if any(isinstance(s, AheadOut) and not s.is_idle for a, s in self._streams.items() if a in self._holds):
+            return
+        self._free()
+        held, self._held = self._held, {}
+        while held:
+            transfer = next(iter(held))
+            promise = held.pop(transfer)
+            answer = self._go(transfer) if not self._held else self._hold(transfer)
+            if isinstance(answer, Completion):
+                promise.fulfil(answer)
+            else:
+                when_ended(answer, promise.fulfil)
+
+    def _free(self) -> None:
+        self._holds = frozenset()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        """A device that does not play what it has is not waited for."""
+        for address in self._holds & self._streams.keys():
+            self._streams[address].stop()
+
+    def _stop(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.stop()
+        self._drained()
