@@ -73,6 +73,7 @@ def test_each_frame_is_recorded_and_played_once_and_in_order(guest, serve, tmp_p
 
 
 WAYS = ["gateway", *(["relay", "ferry", "ferry+udp"] if SOAK else [])]
+DELAYS = "tc qdisc {} dev $(basename /sys/class/net/e*) root netem"
 
 
 @contextmanager
@@ -86,25 +87,51 @@ def attached_by_us(guest: Guest, words: str):
     relay.wait().ok()
 
 
+@contextmanager
+def delays(guest: Guest):
+    """What the guest sends is up to 20 ms late."""
+    guest.run(f"modprobe sch_netem && {DELAYS.format('add')} delay 10ms 10ms").ok()
+    try:
+        yield
+    finally:
+        guest.run(DELAYS.format("del")).ok()
+
+
+def words_of(way: str, serve, device: str) -> str:
+    """What `attach` is told for a device of ours.
+
+    `relay`: USB/IP, checked by a process of ours in the guest; `buffered`: the same, which runs streams ahead. `ferry`:
+    our own protocol, into such a process. `gateway`: USB/IP to a second server of ours, and on by ferry.
+    """
+    if way in ("relay", "buffered"):
+        address = f"usbip://{HOST}:{serve(device).port}/1-1"
+        return f"--relay {address}" if way == "relay" else f"{address}?buffer=0.2"
+    if way == "gateway":
+        device = f"usbip://127.0.0.1:{serve(device).port}/1-1"
+    protocol = "ferry" if way == "gateway" else way
+    log = serve(device, f"--on={protocol}://127.0.0.1:0").log()
+    port = re.findall(rf"listening on {re.escape(protocol)}://127\.0\.0\.1:(\d+)", log)[-1]
+    return f"{protocol}://{HOST}:{port}/1-1"
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("way", WAYS)
 def test_sound_comes_whole_through_all_that_may_lie_between(guest, serve, tmp_path, way):
-    """`relay`: USB/IP, checked by a process of ours in the guest. `ferry`: our own protocol, into that same process.
-    `gateway`: USB/IP to a second server of ours, and on by ferry.
-    """
     to = tmp_path / "played.wav"
-    device = f"virtual:headset?source=counter&to=wav:{to}"
+    words = words_of(way, serve, f"virtual:headset?source=counter&to=wav:{to}")
     guest.mark()
-    if way == "relay":
-        words = f"--relay usbip://{HOST}:{serve(device).port}/1-1"
-    else:
-        if way == "gateway":
-            device = f"usbip://127.0.0.1:{serve(device).port}/1-1"
-        protocol = "ferry" if way == "gateway" else way
-        log = serve(device, f"--on={protocol}://127.0.0.1:0").log()
-        port = re.findall(rf"listening on {re.escape(protocol)}://127\.0\.0\.1:(\d+)", log)[-1]
-        words = f"{protocol}://{HOST}:{port}/1-1"
     with attached_by_us(guest, words) as name:
+        exchange(guest, card_of(guest, name), to, 48000, 10 if SOAK else 2)
+    assert unexpected(guest, *NOISE) == []
+
+
+@pytest.mark.timeout(300)
+def test_sound_comes_whole_through_delays(guest, serve, tmp_path):
+    """Of up to 20 ms, which is more than the kernel asks for ahead: `buffer` does."""
+    to = tmp_path / "played.wav"
+    words = words_of("buffered", serve, f"virtual:headset?source=counter&to=wav:{to}")
+    guest.mark()
+    with delays(guest), attached_by_us(guest, words) as name:
         exchange(guest, card_of(guest, name), to, 48000, 10 if SOAK else 2)
     assert unexpected(guest, *NOISE) == []
 
@@ -165,10 +192,28 @@ def test_each_picture_is_captured_once_and_in_order(guest, serve, options, code,
         video = video_of(guest, attached.device)
         shown = json.loads(guest.run(f"{V4L2} {video} list").ok())
         assert 30.0 in shown[code]["x".join(map(str, size))], shown
-        done = guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 {PICTURES} 0 $SHARED/pictures", 120).ok()
+        capture(guest, video, code, size, PICTURES)
+    assert unexpected(guest, *NOISE, STOPPED) == []
+
+
+def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: int) -> None:
+    """Take pictures of the test card: each is there once, in order, and whole."""
+    done = guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 {count} 0 $SHARED/pictures", 120).ok()
     captured = json.loads(done)
-    assert [(sequence, flags & 0x40) for _, sequence, flags, _ in captured] == [(n, 0) for n in range(PICTURES)]
+    assert [(sequence, flags & 0x40) for _, sequence, flags, _ in captured] == [(n, 0) for n in range(count)], done
     pictures = cut((guest.shared / "pictures").read_bytes(), code, size)
     assert [len(picture) for picture in pictures] == [used for used, *_ in captured]
-    assert [number_in(picture, size, CODINGS[code]) for picture in pictures] == list(range(PICTURES))
+    assert [number_in(picture, size, CODINGS[code]) for picture in pictures] == list(range(count))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [(WAYS[0], ""), *([(w, o) for w in [*WAYS, "buffered"] for o in ("", "bulk")][1:] if SOAK else [])],
+)
+def test_pictures_come_whole_through_all_that_may_lie_between(guest, serve, way, options):
+    words = words_of(way, serve, f"virtual:camera?{options}")
+    guest.mark()
+    with attached_by_us(guest, words) as name:
+        capture(guest, video_of(guest, name), "MJPG", (320, 240), 300 if SOAK else 30)
     assert unexpected(guest, *NOISE, STOPPED) == []

@@ -11,6 +11,7 @@ import usbferry
 from tests.kernel.emulated import (
     AUDIO,
     DISK,
+    PLAYS,
     SERIAL,
     carries_bytes,
     ended,
@@ -79,17 +80,31 @@ async def test_a_serial_port_passes_bytes_both_ways(exporting, files):
             assert await carries_bytes(serial, files / "serial")
 
 
+async def played_and_heard(speaker, heard):
+    """What is played once, and what QEMU's file has of it."""
+    since = max(44, heard.stat().st_size & ~3)  # past the header of the file, and the times before
+    samples = [*struct.iter_unpack("<hh", await play(speaker))]
+    await asyncio.to_thread(wait_for, lambda: len(heard_frames(heard, since)) >= len(samples) // 4)
+    await asyncio.sleep(0.3)  # what follows that, if it does
+    return samples, heard_frames(heard, since)
+
+
 async def test_sound_is_played_isochronously(exporting, files):
-    """usbredirect drops packets while its machine is late with those before; what QEMU hears is ours, in its order."""
-    heard = files / "wav"
-    since = max(44, heard.stat().st_size & ~3)  # past the header of the file
+    """usbredirect drops packets while its machine is late with those before: it is played until all was heard.
+
+    What QEMU hears is ours each time, bit for bit and in its order.
+    """
+    found = set()
     with listening(exporting, AUDIO) as port:
         async with await aio.open(f"usbredir://127.0.0.1:{port}") as speaker:
-            samples = [*struct.iter_unpack("<hh", await play(speaker))]
-    await asyncio.to_thread(wait_for, lambda: len(heard_frames(heard, since)) >= len(samples) // 4)
-    frames = heard_frames(heard, since)
-    assert set(frames) <= set(samples)
-    assert frames == sorted(set(frames))
+            for _ in range(PLAYS):
+                samples, frames = await played_and_heard(speaker, files / "wav")
+                assert set(frames) <= set(samples)
+                assert frames == sorted(set(frames))
+                found |= set(frames)
+                if len(found) == len(samples):
+                    break
+    assert len(found) == len(samples), f"{len(found)} of {len(samples)} samples"
 
 
 def test_it_becomes_a_device_of_another_kernel(exporting, machine, files):
