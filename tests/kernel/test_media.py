@@ -16,7 +16,7 @@ from struct import unpack
 
 import pytest
 
-from tests.devices.video_host import number_in
+from tests.devices.video_host import luma_of, number_in
 from tests.kernel.guest import Guest
 from tests.kernel.media import (
     V4L2,
@@ -193,7 +193,19 @@ def test_each_picture_is_captured_once_and_in_order(guest, serve, options, code,
         shown = json.loads(guest.run(f"{V4L2} {video} list").ok())
         assert 30.0 in shown[code]["x".join(map(str, size))], shown
         capture(guest, video, code, size, PICTURES)
+        becomes_dark(guest, video, code, size)
     assert unexpected(guest, *NOISE, STOPPED) == []
+
+
+def becomes_dark(guest: Guest, video: str, code: str, size: tuple[int, int]) -> None:
+    """The kernel knows the controls, and what they do is seen."""
+    there = {"brightness": [-100, 100, 0, 0], "contrast": [0, 200, 100, 100], "saturation": [0, 200, 100, 100]}
+    assert json.loads(guest.run(f"{V4L2} {video} controls").ok()) == there | {"hue": [-180, 180, 0, 0]}
+    now = json.loads(guest.run(f"{V4L2} {video} controls brightness -100").ok())
+    assert now["brightness"] == [-100, 100, 0, -100]
+    guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 1 0 $SHARED/dark").ok()
+    luma = luma_of((guest.shared / "dark").read_bytes(), size, CODINGS[code])
+    assert max(luma(x, y) for x in range(0, size[0], 8) for y in range(0, size[1], 8)) < 4
 
 
 def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: int) -> None:

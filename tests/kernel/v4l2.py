@@ -1,6 +1,7 @@
 """Pictures from a video device by mmap, as programs take them. In the guest, with the system's Python alone:
 
     v4l2.py DEVICE list                                   formats, sizes and rates
+    v4l2.py DEVICE controls [NAME VALUE]                  what there is of these, once NAME is set
     v4l2.py DEVICE CODE WIDTH HEIGHT RATE COUNT KEEP FILE COUNT pictures, of each the first KEEP bytes in FILE (0: all)
 
 Prints a line of JSON: what there is; or for each picture its bytes, sequence number, flags and time of arrival.
@@ -20,6 +21,8 @@ ENUM_FMT, S_FMT, S_PARM = 0xC0405602, 0xC0D05605, 0xC0CC5616
 REQBUFS, QUERYBUF, QBUF, DQBUF = 0xC0145608, 0xC0585609, 0xC058560F, 0xC0585611
 STREAMON, STREAMOFF = 0x40045612, 0x40045613
 ENUM_SIZES, ENUM_INTERVALS = 0xC02C564A, 0xC034564B
+QUERYCTRL, G_CTRL, S_CTRL = 0xC0445624, 0xC008561B, 0xC008561C
+CONTROLS = {"brightness": 0x980900, "contrast": 0x980901, "saturation": 0x980902, "hue": 0x980903}
 CAPTURE, MMAP = 1, 1
 BUFFER = struct.Struct("<IIIII4x16s16sIIQIII4x")  # index, type, used, flags, field, time, code, sequence, memory, ...
 BUFFERS = 32  # the most there can be: a program in an emulated machine may be late
@@ -58,6 +61,18 @@ def listed(fd: int) -> dict:
     return found
 
 
+def controls(fd: int) -> dict:
+    """Name -> least, most, default and current value."""
+    found = {}
+    for name, number in CONTROLS.items():
+        try:
+            least, most, _, usual = struct.unpack_from("<4i", ask(fd, QUERYCTRL, 68, "<I", number), 40)
+        except OSError:
+            continue
+        found[name] = [least, most, usual, struct.unpack_from("<i", ask(fd, G_CTRL, 8, "<I", number), 4)[0]]
+    return found
+
+
 def buffer(fd: int, code: int, index: int = 0) -> tuple:
     raw = bytearray(BUFFER.pack(index, CAPTURE, 0, 0, 0, b"", b"", 0, MMAP, 0, 0, 0, 0))
     fcntl.ioctl(fd, code, raw)
@@ -92,9 +107,14 @@ def capture(fd: int, code: str, width: int, height: int, rate: int, count: int, 
 
 def main() -> None:
     device, what, *rest = sys.argv[1:]
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # who is later than all buffers last loses pictures
     fd = os.open(device, os.O_RDWR | os.O_NONBLOCK)
     if what == "list":
         said = json.dumps(listed(fd))
+    elif what == "controls":
+        if rest:
+            ask(fd, S_CTRL, 8, "<Ii", CONTROLS[rest[0]], int(rest[1]))
+        said = json.dumps(controls(fd))
     else:
         *numbers, file = rest
         said = json.dumps(capture(fd, what, *map(int, numbers), file))

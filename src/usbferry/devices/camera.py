@@ -3,8 +3,9 @@
 camera = Camera(source="card")
 camera.mode                  # what a host has chosen, or None: format, size, pictures per second
 camera.payloads.sent         # pictures of this stream so far
+camera.looks.values          # brightness and the like, as the host has set them
 
-interface 0    control: a lens and a way out
+interface 0    control: a lens, a test card's brightness and the like, and a way out
 interface 1    pictures: isochronous (alternate settings 1 and up, by bandwidth), or with `bulk` in setting 0
 """
 
@@ -21,7 +22,8 @@ from ..usb.tree import Association, Companion, Configuration, DeviceDescriptor, 
 from ..usb.types import Speed, Status
 from .chapter9 import Stall
 from .clock import Clock, Timer
-from .video import pictures, uvc
+from .video import looks, pictures, uvc
+from .video.looks import Looks
 from .video.payloads import Payloads
 from .video.pictures import Pictures, Size
 from .video.probe import Mode, Negotiation, seconds
@@ -33,6 +35,7 @@ log: Final = logging.getLogger(__name__)
 IN: Final = 0x81
 _CONTROL_INTERFACE: Final = 0
 _STREAMING_INTERFACE: Final = 1
+_PROCESSING: Final = uvc.PROCESSING_UNIT << 8 | _CONTROL_INTERFACE  # wIndex of requests to it
 _SIZES: Final = ((640, 480), (320, 240), (160, 120), (1280, 720))
 _ASYNCHRONOUS: Final = 0x04
 
@@ -86,6 +89,7 @@ class Camera(VirtualDevice):
         self.serial = serial
         self.pictures: Pictures = pictures.make(source)
         self.pictures.arrived = lambda: self.kick(IN)
+        self.looks = self.pictures.looks = Looks(self._looks_set)
         self.changed: Callable[[], None] | None = None
         self.mode: Chosen | None = None
         self._bulk, self._version = bulk, version
@@ -139,7 +143,7 @@ class Camera(VirtualDevice):
 
     def interfaces(self) -> tuple[Interface, ...]:
         protocol = uvc.PROTOCOLS[self._version]
-        units = (uvc.header(self._version, _STREAMING_INTERFACE), uvc.camera(), uvc.bus())
+        units = uvc.control(self._version, _STREAMING_INTERFACE, looks.BITS if self.pictures.has_looks else 0)
         control = Interface(_CONTROL_INTERFACE, 0, uvc.VIDEO, uvc.CONTROL, protocol, extra=units)
         idle = Interface(
             _STREAMING_INTERFACE,
@@ -222,15 +226,19 @@ class Camera(VirtualDevice):
 
     @request(0x21, Request.SET_CUR)
     def _set(self, setup: Setup, data: bytes) -> None:
-        selector = self._streaming_control(setup)
         try:
-            if selector == uvc.PROBE:
+            if setup.index == _PROCESSING:
+                self.looks.set(self._look(setup), data)
+            elif self._streaming_control(setup) == uvc.PROBE:
                 self._negotiation.probe(data)
-                return
-            self._negotiation.commit(data)
+            else:
+                self._negotiation.commit(data)
+                self._committed()
         except ValueError as error:
             log.info("%s: %s", self.product, error)
             raise self._refused(Error.OUT_OF_RANGE) from None
+
+    def _committed(self) -> None:
         if self._bulk:
             self._stop()
             self._start()
@@ -238,13 +246,18 @@ class Camera(VirtualDevice):
     @request(0xA1, Request.GET_CUR)
     @request(0xA1, Request.GET_MIN)
     @request(0xA1, Request.GET_MAX)
+    @request(0xA1, Request.GET_RES)
     @request(0xA1, Request.GET_DEF)
     @request(0xA1, Request.GET_LEN)
     @request(0xA1, Request.GET_INFO)
     def _get(self, setup: Setup, data: bytes) -> bytes:
         if setup.index == _CONTROL_INTERFACE:
             return self._last_error(setup)
+        if setup.index == _PROCESSING:
+            return self.looks.get(setup.request, self._look(setup))
         selector = self._streaming_control(setup)
+        if setup.request == Request.GET_RES:
+            raise self._refused(Error.INVALID_REQUEST)  # numbers of a mode have no steps
         if setup.request == Request.GET_LEN:
             return self._negotiation.length.to_bytes(2, "little")
         if setup.request == Request.GET_INFO:
@@ -268,6 +281,18 @@ class Camera(VirtualDevice):
             raise self._refused(Error.INVALID_CONTROL)
         self._error = Error.NONE
         return selector
+
+    def _look(self, setup: Setup) -> int:
+        """The selector of a control of the processing unit that there is."""
+        selector = setup.value >> 8
+        if not self.pictures.has_looks or not self.looks.has(selector) or setup.value & 0xFF:
+            raise self._refused(Error.INVALID_CONTROL)
+        self._error = Error.NONE
+        return selector
+
+    def _looks_set(self, name: str, value: int) -> None:
+        log.info("%s: %s %d", self.product, name, value)
+        self._say_changed()
 
     def _last_error(self, setup: Setup) -> bytes:
         if setup.value >> 8 != uvc.ERROR_CODE or setup.request != Request.GET_CUR:
@@ -306,6 +331,7 @@ class Camera(VirtualDevice):
     def was_reset(self) -> None:
         self._stop()
         self._negotiation.restart()
+        self.looks.restore()
         self._error = Error.NONE
 
 

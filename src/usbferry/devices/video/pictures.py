@@ -27,6 +27,7 @@ from ..bridges.bridge import make as make_bridge
 from ..bridges.fifo import FifoReader
 from ..bridges.stream import ByteQueue
 from . import converting, jpeg, test_card
+from .looks import Looks
 from .uvc import Coding, most_bytes
 
 log: Final = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Pictures:
     sizes: tuple[Size, ...] | None = None
     own_size: Size | None = None  # what is shown when nobody asks for another
     arrived: Callable[[], None] = staticmethod(lambda: None)  # the camera's: there is a first picture
+    has_looks: bool = False  # whether it heeds `looks`
+    looks: Looks | None = None  # the camera's: how pictures are to look
 
     def check(self, size: Size) -> None:
         """Raises ValueError for a size that it cannot have."""
@@ -67,6 +70,8 @@ class Pictures:
 class Card(Pictures):
     """Counts from 0 for each host that begins."""
 
+    has_looks = True
+
     def check(self, size: Size) -> None:
         test_card.check(*size)
 
@@ -76,7 +81,8 @@ class Card(Pictures):
 
     def next(self) -> bytes:
         number, self._number = self._number, self._number + 1
-        return test_card.card(number, *self._size, self._coding)
+        looks = self.looks if self.looks is not None and not self.looks.is_neutral else None
+        return test_card.card(number, *self._size, self._coding, looks)
 
 
 class Files(Pictures):

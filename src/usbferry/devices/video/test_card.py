@@ -14,6 +14,7 @@ from typing import Final
 
 from . import jpeg
 from .jpeg import SQUARE, Colour, Row
+from .looks import Looks
 from .uvc import Coding
 
 # White, yellow, cyan, green, magenta, red, blue, black at full scale; JFIF 1.02 has the arithmetic.
@@ -54,9 +55,11 @@ def check(width: int, height: int) -> None:
         raise ValueError(f"a test card is at least {_SMALLEST}x{(_BIT_ROWS + 2) * SQUARE}, not {width}x{height}")
 
 
-def card(number: int, width: int, height: int, coding: Coding) -> bytes:
-    """Picture `number`, encoded."""
+def card(number: int, width: int, height: int, coding: Coding, looks: Looks | None = None) -> bytes:
+    """Picture `number`, encoded, as it looks to who has controls for that."""
     rows = _mosaic(number, -(-width // SQUARE), -(-height // SQUARE))
+    if looks is not None:
+        rows = [looks.row(row) for row in rows]
     if coding is Coding.MJPEG:
         return jpeg.squares(rows, width, height)
     return b"".join([_yuy2(row, width) for row in rows])[: width * height * 2]

@@ -110,12 +110,20 @@ class Format:
 
 CAMERA_UNIT: Final = 1
 BUS_UNIT: Final = 2
+PROCESSING_UNIT: Final = 3
 
 
-def header(version: str, streaming: int) -> bytes:
-    """What the control interface begins with, UVC §3.7.2, for the two terminals that follow."""
-    total = 13 + len(camera()) + len(bus())
-    return _interface(0x01, pack("<HHIBB", _RELEASES[version], total, CLOCK_HZ, 1, streaming))
+def control(version: str, streaming: int, controls: int) -> tuple[bytes, ...]:
+    """What the control interface has: its header, UVC §3.7.2, and the units that pictures go through.
+
+    `controls` are the bits of the processing unit; without any there is none.
+    """
+    units = [camera()]
+    if controls:
+        units.append(processing(version, controls))
+    units.append(bus(PROCESSING_UNIT if controls else CAMERA_UNIT))
+    total = 13 + sum(map(len, units))
+    return _interface(0x01, pack("<HHIBB", _RELEASES[version], total, CLOCK_HZ, 1, streaming)), *units
 
 
 def camera() -> bytes:
@@ -123,9 +131,16 @@ def camera() -> bytes:
     return _interface(0x02, pack("<BHBBHHHB3s", CAMERA_UNIT, _CAMERA, 0, 0, 0, 0, 0, 3, bytes(3)))
 
 
-def bus() -> bytes:
+def processing(version: str, controls: int) -> bytes:
+    """What changes pictures, UVC §3.7.2.5: bmControls has two bytes in 1.1, three in 1.5; no analog video."""
+    size = 2 if version == "1.1" else 3
+    head = pack("<BBHB", PROCESSING_UNIT, CAMERA_UNIT, 0, size)
+    return _interface(0x05, head + controls.to_bytes(size, "little") + bytes(2))
+
+
+def bus(source: int) -> bytes:
     """Where pictures go, UVC §3.7.2.2."""
-    return _interface(0x03, pack("<BHBBB", BUS_UNIT, _BUS, 0, CAMERA_UNIT, 0))
+    return _interface(0x03, pack("<BHBBB", BUS_UNIT, _BUS, 0, source, 0))
 
 
 # -- the streaming interface -------------------------------------------------------------------------------------------
