@@ -21,6 +21,8 @@ from tests.conformance.chain import chained
 from tests.conformance.paths import PORT, plugged
 from tests.devices.host import control, isochronous, turn
 from tests.umockdev import testbed
+from usbferry.backends.buffered import Buffered
+from usbferry.backends.virtual import VirtualSource
 from usbferry.device import Claimant, Device, DeviceError, ResetOutcome, Source
 from usbferry.registry import DEVICES, PROTOCOLS, open_source
 from usbferry.usb import build
@@ -36,7 +38,7 @@ ADDRESSES = {
 }
 OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
 GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
-HERE = ("here", "libusb", "tap", "tape")  # without any protocol
+HERE = ("here", "libusb", "tap", "tape", "buffered")  # without any protocol
 ME = Claimant("local")
 PATIENCE = 10.0  # seconds for an answer that must come
 
@@ -60,6 +62,13 @@ class Place:
         raise AssertionError("it does not become free")
 
 
+class Ahead(VirtualSource):
+    """A virtual device whose isochronous streams run ahead of their user."""
+
+    async def open(self, name: str, claimant: Claimant) -> Device:
+        return Buffered(await super().open(name, claimant), 0.06)
+
+
 @contextlib.asynccontextmanager
 async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIterator[Place]:
     address = ADDRESSES.get(row, f"virtual:{row}")
@@ -71,7 +80,7 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
             source = open_source(f"replay:{await recorded(address, stack)}")
             vanish = source._load().device.vanish
         else:
-            source = near = open_source(address)
+            source = near = Ahead(address) if way == "buffered" else open_source(address)
             vanish = near.device.vanish
             if way == "tap":
                 source = open_source(f"tap:{folder(stack) / 'tape'}?of={address}")
@@ -106,6 +115,7 @@ def places() -> Iterator[Any]:
         yield from (pytest.param((row, way), id=f"{row}-{way}") for way in ("here", "usbip", "ferry"))
     for way in (*OTHER_TRANSPORTS, *GATEWAYS):
         yield from (pytest.param((row, way), id=f"{row}-{way}") for row in ("disk", "zero"))
+    yield from (pytest.param((row, "buffered"), id=f"{row}-buffered") for row in ("camera", "headset", "zero"))
     for way in ("tap", "tape"):
         yield from (pytest.param((row, way), id=f"{row}-{way}") for row in ("disk", "headset", "keyboard", "zero"))
     for row in ("disk", "keyboard", "serial", "zero"):

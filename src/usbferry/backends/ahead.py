@@ -176,7 +176,7 @@ class _Piece:
 class AheadOut:
     """One OUT endpoint. Its user is told at the packets' own pace while they gather, then as the device plays them.
 
-    `drained` is called whenever the device has played all that there is.
+    `drained` is called whenever the device has played all that there is, or has failed.
     """
 
     def __init__(
@@ -248,7 +248,6 @@ class AheadOut:
             self._device.cancel(copy)
         for piece in untold:
             piece.tell(undone(piece.transfer, status))
-        self._drained()
 
     # -- while it gathers ---------------------------------------------------------------------------------------------
 
@@ -300,6 +299,7 @@ class AheadOut:
         if completion.status not in (Status.OK, Status.CANCELLED):
             self._ended_untold(piece, completion)
             self.stop(completion.status)
+            self._drained()
             return
         if piece.promise is not None:
             self._ended_untold(piece, completion)
@@ -342,10 +342,10 @@ def when_ended(answer: asyncio.Future[Completion], call: Callable[[Completion], 
     if isinstance(answer, Promise) and not answer.done():
         answer.listener = call
     else:
-        answer.add_done_callback(lambda done: call(_result(done)))
+        answer.add_done_callback(lambda done: call(result_of(done)))
 
 
-def _result(done: asyncio.Future[Completion]) -> Completion:
+def result_of(done: asyncio.Future[Completion]) -> Completion:
     """A device that fails over a transfer is a failed transfer."""
     if done.cancelled() or (error := done.exception()) is not None:
         log.error("a device failed over a transfer", exc_info=None if done.cancelled() else error)

@@ -20,7 +20,7 @@ from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Endpoint
 from ..usb.types import Status, TransferType
-from .ahead import AheadIn, AheadOut, Answer, Counts, undone, when_ended
+from .ahead import AheadIn, AheadOut, Answer, Counts, result_of, undone
 
 log: Final = logging.getLogger(__name__)
 MAX_SECONDS: Final = 0.5  # of a buffer; host controllers plan no more than a second ahead
@@ -39,6 +39,10 @@ class Buffered(Device):
         self._streams: dict[int, AheadIn | AheadOut] = {}
         self._held: dict[Transfer, Promise] = {}  # behind the barrier, the first of them, in their order
         self._holds: frozenset[int] = frozenset()  # endpoints that are not reached now
+        self._draining: list[AheadOut] = []  # what the barrier waits for
+        self._passed: dict[
+            Transfer, tuple[Promise, Answer]
+        ] = {}  # what was held, in its order, and the device's answer
         self._timer: Timer | None = None
 
     # -- the seam -----------------------------------------------------------------------------------------------------
@@ -46,7 +50,14 @@ class Buffered(Device):
     def submit(self, transfer: Transfer) -> Answer:
         if self._held and (not transfer.endpoint & 0x0F or transfer.endpoint in self._holds):
             return self._hold(transfer)
-        return self._go(transfer)
+        if not self._passed:
+            return self._go(transfer)
+        self._settle()
+        if all(earlier.endpoint & 0x8F != transfer.endpoint & 0x8F for earlier in self._passed):
+            return self._go(transfer)
+        promise = Promise()  # what was held before it ends before it
+        self._pass(transfer, promise)
+        return promise
 
     def cancel(self, transfer: Transfer) -> None:
         stream = self._streams.get(transfer.endpoint)
@@ -84,10 +95,28 @@ class Buffered(Device):
 
     # -- the way of a transfer ----------------------------------------------------------------------------------------
 
-    def _go(self, transfer: Transfer) -> Answer:
+    def _pass(self, transfer: Transfer, promise: Promise) -> None:
+        """Let one go on that has waited, or that comes after such a one."""
+        answer = self._go(transfer, promise)
+        if answer is promise:
+            return  # it is held again
+        self._passed[transfer] = promise, answer
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(self._settle)
+        self._settle()
+
+    def _settle(self, _: object = None) -> None:
+        """End those of them that have ended, in their order."""
+        for transfer, (promise, answer) in tuple(self._passed.items()):
+            if isinstance(answer, Completion) or answer.done():
+                self._passed.pop(transfer, None)
+                promise.fulfil(answer if isinstance(answer, Completion) else result_of(answer))
+
+    def _go(self, transfer: Transfer, promise: Promise | None = None) -> Answer:
+        """Through its stream, or to the device; what has to be held ends with `promise`."""
         address = transfer.endpoint
         if not address & 0x0F:
-            return self._control(transfer)
+            return self._control(transfer, promise)
         if not transfer.packets:
             return self._device.submit(transfer)
         stream = self._streams.get(address) or self._begin(address)
@@ -112,14 +141,14 @@ class Buffered(Device):
 
     # -- barriers -----------------------------------------------------------------------------------------------------
 
-    def _control(self, transfer: Transfer) -> Answer:
+    def _control(self, transfer: Transfer, promise: Promise | None = None) -> Answer:
         touched = self._touched(transfer)
         ending = {address: stream for address, stream in self._streams.items() if address in touched}
-        draining = [one.drain() for one in ending.values() if isinstance(one, AheadOut)]
-        if any(draining):
+        self._draining = [one for one in ending.values() if isinstance(one, AheadOut) and one.drain()]
+        if self._draining:
             self._holds = touched
             self._timer = self._clock.call_at(self._clock.now() + self._seconds + _LATE_SECONDS, self._late)
-            return self._hold(transfer)
+            return self._hold(transfer, promise)
         for address, stream in ending.items():
             del self._streams[address]
             stream.stop()
@@ -140,38 +169,39 @@ class Buffered(Device):
         mine = (i for i in self.info.active.interfaces if i.number == setup.index)
         return frozenset(e.address for i in mine for e in i.endpoints)
 
-    def _hold(self, transfer: Transfer) -> Promise:
+    def _hold(self, transfer: Transfer, promise: Promise | None = None) -> Promise:
         """Its payload was lent: what waits owns a copy."""
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)
-        promise = self._held[transfer] = Promise()
+        self._holds |= {transfer.endpoint}  # what comes after it does not overtake it
+        self._held[transfer] = promise = promise or Promise()
         return promise
 
     def _drained(self) -> None:
         """All was played: what was held goes on, until the next barrier."""
-        if any(isinstance(s, AheadOut) and not s.is_idle for a, s in self._streams.items() if a in self._holds):
+        if not all(stream.is_idle for stream in self._draining):
             return
         self._free()
         held, self._held = self._held, {}
         while held:
             transfer = next(iter(held))
             promise = held.pop(transfer)
-            answer = self._go(transfer) if not self._held else self._hold(transfer)
-            if isinstance(answer, Completion):
-                promise.fulfil(answer)
+            if self._held:
+                self._hold(transfer, promise)
             else:
-                when_ended(answer, promise.fulfil)
+                self._pass(transfer, promise)
 
     def _free(self) -> None:
-        self._holds = frozenset()
+        self._holds, self._draining = frozenset(), []
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _late(self) -> None:
         """A device that does not play what it has is not waited for."""
-        for address in self._holds & self._streams.keys():
-            self._streams[address].stop()
+        for stream in self._draining:
+            stream.stop()
+        self._drained()
 
     def _stop(self) -> None:
         streams, self._streams = self._streams, {}
