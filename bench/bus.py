@@ -41,6 +41,8 @@ class Pipe:
 class Bus(Device):
     """`heard` has of each packet that was played: its interval, its number, and the seconds that it took to come."""
 
+    patience = 0.0
+
     def __init__(self, device: Device) -> None:
         self.info, self.gone = device.info, device.gone
         self.heard: list[tuple[int, int, float]] = []

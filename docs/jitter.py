@@ -36,7 +36,7 @@ heard later by as much as the buffer is long.
 
 | Where | How | Default |
 | --- | --- | --- |
-| a server, for USB/IP and ferry | `usbferry serve --buffer 0.2 usb:1-2` | 0.06 s |
+| a server of real devices, for USB/IP and ferry | `usbferry serve --buffer 0.2 usb:1-2` | 0.06 s |
 | who uses a device over USB/IP or ferry | `usbip://HOST/1-2?buffer=0.2` | none |
 | who uses a device over usbredir | `usbredir://HOST:4000?buffer=0.2` | 0.06 s |
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
@@ -84,8 +85,8 @@ class Device(ABC):
     info: DeviceInfo
     gone: asyncio.Future[str]
     """Ends with the reason, in words, once the device has left for good; never by `close`."""
-    patience: float = 0.0
-    """Seconds that its isochronous endpoints wait for a transfer that is late; those of a real bus do not."""
+    patience: float = math.inf
+    """Seconds that its isochronous endpoints wait for a transfer that is late; on a real bus that is 0."""
 
     @abstractmethod
     def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:

@@ -2,6 +2,7 @@
 
 import time
 from array import array
+from itertools import pairwise
 from pathlib import Path
 
 from tests.kernel.guest import CHECKOUT, Guest
@@ -51,6 +52,12 @@ def frames_of(path: Path) -> array:
 
 def is_counter(frames: array, first: int) -> bool:
     return frames == array("I", range(first, first + len(frames)))
+
+
+def lost(numbers: array | list[int]) -> float:
+    """The part of them that is missing. They are in order, and none is there twice."""
+    assert all(a < b for a, b in pairwise(numbers)), "not in order"
+    return 1 - len(numbers) / (numbers[-1] - numbers[0] + 1)
 
 
 def played(path: Path, frames: int, limit: float = 30) -> array:

@@ -83,6 +83,7 @@ class TapDevice(Device):
 
     def __init__(self, device: Device, recording: Recording) -> None:
         self._device = device
+        self.patience = device.patience
         self._recording = recording
         self._write = recording.writer.write
         self._interface = recording.add(device.info)

@@ -9,7 +9,6 @@ import json
 import os
 import time
 from array import array
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from tests.kernel.media import (
     counter_file,
     cut,
     frames_of,
+    lost,
     play_command,
     record_command,
     video_of,
@@ -34,12 +34,6 @@ SECONDS = 10 if SOAK else 1
 PICTURES = 300 if SOAK else 20
 CONTROLLERS = [XHCI, *([EHCI] if SOAK else [])]
 MOST_LOST = 0.1  # of all
-
-
-def lost(numbers: array | list[int]) -> float:
-    """The part of them that is missing. They are in order, and none is there twice."""
-    assert all(a < b for a, b in pairwise(numbers)), "not in order"
-    return 1 - len(numbers) / (numbers[-1] - numbers[0] + 1)
 
 
 def played(path: Path, count: int) -> array:

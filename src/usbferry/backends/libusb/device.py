@@ -44,6 +44,8 @@ Answer = Completion | Future
 class LibusbDevice(Device):
     """A claimed device. Made by `LibusbSource.open` from an opened handle whose settings are known."""
 
+    patience = 0.0
+
     def __init__(
         self,
         handle: Handle,
