@@ -75,6 +75,7 @@ _EXAMPLES: Final = {
         """,
     "new": """
         $ usbferry new thermometer
+        $ usbferry new my-mouse --like usb:1-2             # what that one says of itself, to start from
         """,
     "ports": """
         $ usbferry ports

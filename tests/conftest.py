@@ -1,6 +1,7 @@
 """What all folders share: where the tests of libusb run, whose failed assertions show both sides, and garbage."""
 
 import gc
+import sys
 from pathlib import PurePosixPath
 
 import pytest
@@ -40,6 +41,12 @@ class ByGuest(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGuest | None:
     return ByGuest(config, log) if config.getoption("dist") == "loadscope" else None
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where modules are found is as before when a test is over: devices of one's own bring their folders along."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
 
 
 def pytest_collection_finish() -> None:

@@ -67,7 +67,10 @@ async def test_a_clone_says_what_its_original_says(address: str) -> None:
     original = described(address)
     async with opened(original):
         copy = made(text(await module.look(original), address))
-    assert await says(copy) == await says(original)
+    ours_says, theirs_says = await says(copy), await says(original)
+    if theirs_says["string 0"] == b"\x02\x03":  # of no language: a broken one
+        del ours_says["string 0"], theirs_says["string 0"]
+    assert ours_says == theirs_says
     ours, theirs = copy.info, original.info
     assert (ours.speed, ours.title, ours.serial) == (theirs.speed, theirs.title, theirs.serial)
     assert ours.configurations == theirs.configurations
@@ -100,9 +103,10 @@ def test_its_file_has_no_mistakes() -> None:
         pytest.skip("needs ruff")
     for address in EVERY:
         source = asyncio.run(clone(address))
-        command = [ruff, "check", "--isolated", "--select", "E,F,W,I", "--line-length", "120", "-"]
-        done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout
+        for words in (["check", "--select", "E,F,W,I,UP,B,SIM,C4"], ["format", "--diff"]):
+            command = [ruff, *words, "--isolated", "--line-length", "120", "-"]
+            done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout
 
 
 async def test_what_cannot_be_cloned_says_why() -> None:

@@ -114,3 +114,36 @@ def test_what_cannot_be_written_is_said_in_one_line(name: str, said: str, here: 
 @pytest.mark.parametrize("word", ["create", "init"])
 def test_what_others_call_it(word: str) -> None:
     assert "Did you mean 'new'?" in CliRunner().invoke(main, [word, "x"]).output
+
+
+# -- like another ------------------------------------------------------------------------------------------------------
+
+
+def test_one_that_is_like_another_says_what_that_says(here: Path) -> None:
+    result = new("my-mouse", "--like", "virtual:mouse?serial=7")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[0].split() == ["my-mouse/my_mouse.py", "the", "device:", "change", "it"]
+    told = {
+        address: CliRunner().invoke(main, ["info", "--json", address]).output.replace(address, "")
+        for address in ("virtual:mouse?serial=7", "virtual:./my-mouse/my_mouse.py")
+    }
+    assert len(set(told.values())) == 1, told
+    assert '"""Mouse' not in (here / "my-mouse" / "my_mouse.py").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["virtual:headset", "virtual:keyboard", "virtual:uas?size=1M"])
+def test_its_own_test_and_its_types_pass(here: Path, address: str) -> None:
+    write(here / "copy-of-it", address)
+    command = ("pytest", "-q", "-W", "error", "-p", "no:asyncio", "--rootdir", ".")
+    assert "1 passed" in checked(here / "copy-of-it", *command)
+    checked(here / "copy-of-it", "mypy", "--strict", "--config-file", "", ".")
+
+
+@pytest.mark.parametrize("address", ["virtual:nothing", "usbip://127.0.0.1:1/1-1", "zero"])
+def test_what_it_cannot_be_like_is_said_and_nothing_is_written(here: Path, address: str) -> None:
+    result = new("copy-of-it", "--like", address)
+    assert result.exit_code == 2
+    assert result.output.startswith("usbferry new: ")
+    assert result.output.count("\n") == 1
+    assert list(here.iterdir()) == []

@@ -32,7 +32,7 @@ from ..usb.types import Status, TransferType
 _ASK_SECONDS: Final = 2.0
 _MOST_STRINGS: Final = 64
 _REFUSALS: Final = 3  # one after the other, behind those that have a name: there are no more
-_WIDTH: Final = 110
+_WIDTH: Final = 120
 _HID, _HID_DESCRIPTOR, _REPORT_DESCRIPTOR = 0x03, 0x21, 0x22
 _BYTES_A_LINE: Final = 28
 
@@ -47,19 +47,22 @@ class Portrait:
     reports: dict[int, bytes] = field(default_factory=dict)  # interface -> HID report descriptor
 
 
-async def clone(address: str) -> str:
-    """The text of a Python file. Raises DeviceError, or ValueError for an address that is none."""
+async def clone(address: str, name: str = "") -> str:
+    """The text of a Python file, its class called `name`. Raises DeviceError, or ValueError for a bad address."""
+    return text(await portray(address), address, name)
+
+
+async def portray(address: str) -> Portrait:
+    """Claim a device for a moment, and ask it what it is. Raises as `clone` does."""
     source = open_source(address)
     try:
-        name = source.name or choose(await source.find(), address).name
-        device = await source.open(name, Claimant("local"))
+        device = await source.open(source.name or choose(await source.find(), address).name, Claimant("local"))
         try:
-            portrait = await look(device)
+            return await look(device)
         finally:
             await device.close()
     finally:
         await source.close()
-    return text(portrait, address)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -134,9 +137,9 @@ async def _ask(device: Device, setup: Setup) -> bytes:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def text(portrait: Portrait, origin: str) -> str:
-    """The file. `origin` says where the device was, for people."""
-    parts = [*_head(portrait), *_class_body(portrait)]
+def text(portrait: Portrait, origin: str, name: str = "") -> str:
+    """The file. `origin` says where the device was, for people; the class is called `name`, or as the device is."""
+    parts = [*_head(portrait, name or class_name(portrait.info)), *_class_body(portrait)]
     body = "\n".join(parts)
     return f"{_opening(portrait, origin)}\n\n{_imports(body)}\n\n\n{body}\n"
 
@@ -162,18 +165,28 @@ def _plain(words: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in words).replace("\\", "/").replace('"', "'")
 
 
-_FROM_VIRTUAL: Final = ("Stall", "VirtualDevice", "done", "endpoint", "request")
-_FROM_TRANSFER: Final = ("Completion",)
-_FROM_TYPES: Final = ("Speed", "Status", "TransferType")
+_FROM_VIRTUAL: Final = (
+    "Answer",
+    "Completion",
+    "Configuration",
+    "DeviceDescriptor",
+    "Endpoint",
+    "Interface",
+    "Setup",
+    "Speed",
+    "Stall",
+    "Status",
+    "Transfer",
+    "VirtualDevice",
+    "done",
+    "endpoint",
+    "request",
+)
 _FROM_TREE: Final = (
     "Association",
     "Bos",
     "Companion",
-    "Configuration",
     "ContainerId",
-    "DeviceDescriptor",
-    "Endpoint",
-    "Interface",
     "PlatformCapability",
     "RawCapability",
     "SspIsoCompanion",
@@ -181,6 +194,7 @@ _FROM_TREE: Final = (
     "SuperSpeedPlus",
     "UsbExtension",
 )
+_FROM_TYPES: Final = ("TransferType",)
 
 
 def _imports(body: str) -> str:
@@ -188,7 +202,6 @@ def _imports(body: str) -> str:
     lines = []
     for module, names in (
         ("usbferry.devices.virtual", _FROM_VIRTUAL),
-        ("usbferry.usb.transfer", _FROM_TRANSFER),
         ("usbferry.usb.tree", _FROM_TREE),
         ("usbferry.usb.types", _FROM_TYPES),
     ):
@@ -205,7 +218,6 @@ def class_name(info: DeviceInfo) -> str:
     name = "".join(word[:1].upper() + word[1:] for word in words)
     if not name[0].isalpha() or name in {
         *_FROM_VIRTUAL,
-        *_FROM_TRANSFER,
         *_FROM_TREE,
         *_FROM_TYPES,
         *dir(builtins),
@@ -215,10 +227,10 @@ def class_name(info: DeviceInfo) -> str:
     return name
 
 
-def _head(portrait: Portrait) -> Iterator[str]:
+def _head(portrait: Portrait, name: str) -> Iterator[str]:
     info = portrait.info
     device = info.device
-    yield f"class {class_name(info)}(VirtualDevice):"
+    yield f"class {name}(VirtualDevice):"
     at_usual = {1: device.manufacturer, 2: device.product, 3: device.serial}
     names = {1: info.manufacturer, 2: info.product, 3: info.serial}
     implied = {place for place, text in names.items() if at_usual[place] == (place if text else 0)}
@@ -229,7 +241,7 @@ def _head(portrait: Portrait) -> Iterator[str]:
         serial=0 if 3 in implied else device.serial,
         configurations=1,  # counted
     )
-    yield f"    descriptor = {_value(shown, 4)}"
+    yield f"    descriptor = {_value(shown, 4, len('descriptor ='))}"
     yield f"    speed = Speed.{info.speed.name}" if info.speed else "    speed = Speed.HIGH"
     for attribute, words in (("manufacturer", info.manufacturer), ("product", info.product), ("serial", info.serial)):
         yield f"    {attribute} = {_quoted(words)}"
@@ -239,14 +251,14 @@ def _head(portrait: Portrait) -> Iterator[str]:
         yield from (f"        {index}: {_quoted(text)}," for index, text in sorted(others.items()))
         yield "    }"
     if portrait.bos is not None:
-        yield f"    bos = {_value(portrait.bos, 4)}"
+        yield f"    bos = {_value(portrait.bos, 4, len('bos ='))}"
     yield ""
 
 
 def _class_body(portrait: Portrait) -> Iterator[str]:
     info = portrait.info
     yield "    def configurations(self) -> tuple[Configuration, ...]:"
-    configurations = ", ".join("\n            " + _value(c, 12) for c in info.configurations)
+    configurations = ",".join("\n            " + _value(c, 12) for c in info.configurations)
     yield f"        return ({configurations},\n        )" if configurations else "        return ()"
     everything = [e for c in info.configurations for i in c.interfaces for e in i.endpoints]
     for one in {e.address: e for e in everything}.values():
@@ -259,12 +271,12 @@ def _handler(one: Endpoint) -> Iterator[str]:
     kind = one.type.name.lower()
     yield ""
     yield f"    @endpoint(0x{one.address:02X})"
-    yield f"    def _{'in' if one.is_in else 'out'}_{one.address & 15}(self, transfer):"
+    yield f"    def _{'in' if one.is_in else 'out'}_{one.address & 15}(self, transfer: Transfer) -> Answer:"
     yield f"        {_sentence(kind, one)}"
     if one.type is TransferType.ISOCHRONOUS and one.is_in:
         yield '        return Completion(Status.OK, b"", packets=transfer.packets)'
     elif one.type is TransferType.ISOCHRONOUS:
-        yield "        for packet in transfer.packets:"
+        yield "        for packet in transfer.packets or ():"
         yield "            packet.actual = packet.length"
         yield '        return Completion(Status.OK, b"", transfer.length, transfer.packets)'
     else:
@@ -283,11 +295,11 @@ def _sentence(kind: str, one: Endpoint) -> str:
 def _reports(reports: dict[int, bytes]) -> Iterator[str]:
     yield ""
     yield "    @request(0x81, 6)"
-    yield "    def _report_descriptor(self, setup, data):"
+    yield "    def _report_descriptor(self, setup: Setup, payload: bytes) -> bytes:"
     yield '        """GET_DESCRIPTOR of an interface: what its HID reports look like."""'
     yield "        reports = {"
     for interface, raw in sorted(reports.items()):
-        yield f"            {interface}: {_hex(raw, 12)},"
+        yield f"            {interface}: {_hex(raw, 12, len(str(interface)) + 2)},"
     yield "        }"
     yield f"        if setup.value != {_REPORT_DESCRIPTOR << 8:#06x} or setup.index not in reports:"
     yield "            raise Stall"
@@ -317,11 +329,11 @@ _HEX: Final = {  # fields that people read in hexadecimal, and their digits
 }
 
 
-def _value(value: Any, indent: int) -> str:
+def _value(value: Any, indent: int, prefix: int = 0) -> str:
     """A descriptor as Python has it: what is usual is left out, and what is long stands on lines of its own."""
     parts = [*_arguments(value, indent + 4)]
     line = f"{type(value).__name__}({', '.join(parts)})"
-    if len(line) + indent <= _WIDTH and "\n" not in line and "#" not in line:
+    if len(line) + indent + prefix < _WIDTH and "\n" not in line and "#" not in line:
         return line
     pad = " " * (indent + 4)
     return f"{type(value).__name__}(\n{''.join(f'{pad}{part},' + chr(10) for part in parts)}{' ' * indent})"
@@ -342,11 +354,11 @@ def _arguments(value: Any, indent: int) -> Iterator[str]:
 
 def _field(name: str, value: Any, indent: int, owner: Interface | None, *, is_endpoint: bool) -> str:
     if isinstance(value, bytes):
-        return _hex(value, indent)
+        return _hex(value, indent, len(name) + 1)
     if isinstance(value, tuple):
         return _tuple(name, value, indent, owner)
     if is_dataclass(value):
-        return _value(value, indent)
+        return _value(value, indent, len(name) + 1)
     if is_endpoint and name == "attributes" and value < len(TransferType):
         return f"TransferType.{TransferType(value).name}"
     if is_endpoint and name == "max_packet" and value < 1 << 11:
@@ -357,18 +369,20 @@ def _field(name: str, value: Any, indent: int, owner: Interface | None, *, is_en
 def _tuple(name: str, values: tuple[Any, ...], indent: int, owner: Interface | None) -> str:
     pad = " " * (indent + 4)
     lines = []
-    only = _value_or_number(values[0], 0) if name != "extra" and len(values) == 1 else "\n"
-    if "\n" not in only and len(only) + indent + len(name) < _WIDTH:
+    only = _item(values[0], 0) if len(values) == 1 and not (name == "extra" and _known(values[0], owner)) else "\n"
+    if "\n" not in only and len(only) + indent + len(name) + 4 < _WIDTH:
         return f"({only},)"
     for one in values:
         if name == "extra" and (known := _known(one, owner)):
-            lines.append(f"{pad}# {known}\n")
-        words = _hex(one, indent + 4) if isinstance(one, bytes) else _value_or_number(one, indent + 4)
-        lines.append(f"{pad}{words},\n")
+            fits = len(pad) + len(known) + 2 <= _WIDTH
+            lines.append(f"{pad}# {known if fits else known.partition(':')[0]}\n")
+        lines.append(f"{pad}{_item(one, indent + 4)},\n")
     return f"(\n{''.join(lines)}{' ' * indent})"
 
 
-def _value_or_number(one: Any, indent: int) -> str:
+def _item(one: Any, indent: int) -> str:
+    if isinstance(one, bytes):
+        return _hex(one, indent)
     return _value(one, indent) if is_dataclass(one) else f"0x{one:X}"
 
 
@@ -378,16 +392,18 @@ def _known(raw: bytes, owner: Interface | None) -> str:
     if found is None:
         return ""
     name, values = found
-    words = f"{name}: {', '.join(f'{key} {value:#x}' for key, value in values.items())}".removesuffix(": ")
-    return words if len(words) < _WIDTH - 20 else name
+    return f"{name}: {', '.join(f'{key} {value:#x}' for key, value in values.items())}".removesuffix(": ")
 
 
-def _hex(raw: bytes, indent: int) -> str:
+def _hex(raw: bytes, indent: int, prefix: int = 0) -> str:
     line = f'bytes.fromhex("{raw.hex(" ")}")'
-    if len(line) + indent + 12 < _WIDTH:  # a name may stand before it
+    if len(line) + indent + prefix < _WIDTH:
         return line
-    lines = [raw[at : at + _BYTES_A_LINE].hex(" ") for at in range(0, len(raw), _BYTES_A_LINE)]
     pad = " " * (indent + 4)
+    whole = f'"{raw.hex(" ")}"'
+    if len(whole) + indent + 4 <= _WIDTH:
+        return f"bytes.fromhex(\n{pad}{whole}\n{' ' * indent})"
+    lines = [raw[at : at + _BYTES_A_LINE].hex(" ") for at in range(0, len(raw), _BYTES_A_LINE)]
     return "bytes.fromhex(\n" + "".join(f'{pad}"{line} "\n' for line in lines) + " " * indent + ")"
 
 

@@ -1,4 +1,4 @@
-"""`usbferry new`: a device of one's own to start from, and its test."""
+"""`usbferry new`: a device of one's own to start from, and its test; with `--like`, one that is like another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,30 @@ from typing import Final
 
 import click
 
+from ..device import DeviceError
 from . import fail
+from .address import whole_address
 
 _TEXTS: Final = Path(__file__).parent / "starting_point"
 _MODULE: Final = "my_device"  # what the texts call it
+_TEST_LIKE: Final = '''"""What {words} says of itself. Run it: python -m pytest"""
+
+from usbferry.testing import PlugIn
+
+from {module} import {kind}
+
+
+def test_it_is_what_it_is_like(usb_device: PlugIn) -> None:
+    with usb_device({kind}()).open() as usb:
+        assert usb.info.ids == "{ids}"
+        assert [i.interface_class for i in usb.interfaces] == {classes}
+'''
 
 
 @click.command()
 @click.argument("name", type=click.Path(path_type=Path), metavar="NAME")
-def command(name: Path) -> None:
+@click.option("--like", metavar="ADDRESS", help="with the descriptors and strings of the device at ADDRESS")
+def command(name: Path, like: str | None) -> None:
     """Write a USB device of your own to start from, and its test, into a new folder NAME.
 
     \b
@@ -29,10 +44,13 @@ def command(name: Path) -> None:
       cd thermometer
       python -m pytest
       usbferry serve virtual:./thermometer.py
+
+    With --like it says of itself what that device says, which is opened
+    for a moment, and does nothing yet.
     """
     try:
-        written = write(name)
-    except ValueError as error:
+        written = write(name, like)
+    except (ValueError, DeviceError) as error:
         fail(f"usbferry new: {error}")
     except OSError as error:
         fail(f"usbferry new: {error.filename}: {error.strerror}")
@@ -45,17 +63,35 @@ def command(name: Path) -> None:
         print(f"  {line}")
 
 
-def write(folder: Path) -> tuple[Path, Path]:
-    """The device's file and its test's, in a folder of their own. Raises ValueError with a text for the user."""
+def write(folder: Path, like: str | None = None) -> tuple[Path, Path]:
+    """The device's file and its test's, in a folder of their own; `like` the device at this address.
+
+    Raises ValueError with a text for the user; DeviceError where that device cannot be read.
+    """
     module = folder.name.replace("-", "_").replace(" ", "_")
     check(folder.name, module)
     if folder.exists() or folder.is_symlink():
         raise ValueError(f"{folder} is there already; choose another name, or take it away")
+    texts = (_renamed("device", module), _renamed("test", module)) if like is None else _alike(module, like)
     folder.mkdir(parents=True)
     device, test = folder / f"{module}.py", folder / f"test_{module}.py"
-    device.write_text(_renamed("device", module), encoding="utf-8")
-    test.write_text(_renamed("test", module), encoding="utf-8")
+    device.write_text(texts[0], encoding="utf-8")
+    test.write_text(texts[1], encoding="utf-8")
     return device, test
+
+
+def _alike(module: str, address: str) -> tuple[str, str]:
+    """The texts of a device like that at an address, and of its test."""
+    import asyncio
+
+    from ..backends.clone import portray, text
+
+    address = whole_address(address)
+    portrait = asyncio.run(portray(address))
+    info, kind = portrait.info, _class(module)
+    classes = [interface.interface_class for interface in info.interfaces]
+    test = _TEST_LIKE.format(words=_words(module), module=module, kind=kind, ids=info.ids, classes=classes)
+    return text(portrait, address, kind), test
 
 
 def check(name: str, module: str) -> None:
@@ -82,8 +118,12 @@ def _text(name: str) -> str:
     return (_TEXTS / f"{name}.txt").read_text(encoding="utf-8")
 
 
+def _words(module: str) -> str:
+    return module.replace("_", " ").strip()
+
+
 def _renamed(name: str, module: str) -> str:
-    words = module.replace("_", " ").strip()
+    words = _words(module)
     text = _text(name).replace(_MODULE, module).replace(_class(_MODULE), _class(module))
     return text.replace("My device", words[:1].upper() + words[1:]).replace("my device", words)
 
