@@ -264,6 +264,11 @@ _MEANINGS: Final = {
     },
     "mouse": {"pipe": _LINES},
     "microphone": {"source": "what it hears, see below", **_SOUND},
+    "mtp": {
+        "folder": "what it shows; without it an empty one of its own, which hosts write to and which goes with it",
+        "write": "hosts may send, rename and delete; otherwise the folder is only read",
+        "product": "its product name",
+    },
     "printer": {
         "to": "where prints go, see below; nothing is memory",
         "language": "what it understands: the CMD of its device id, by which systems choose a driver",
@@ -504,6 +509,16 @@ _NOTES: Final = {
 
         ```console
         $ usbferry serve 'virtual:mouse?pipe=ways.fifo'
+        ```
+        """,
+    "mtp": """
+        Desktops, libmtp and Windows show it as they show a telephone. Files go through in pieces, of any size; nothing
+        outside of the folder is reached, and links in it are left out. A file that a host sends has its name once it is
+        there in whole, and never takes the place of another. Hosts are told of what changes in the folder meanwhile.
+
+        ```console
+        $ usbferry serve 'virtual:mtp?folder=FOLDER'
+        $ usbferry serve 'virtual:mtp?folder=FOLDER&write'
         ```
         """,
     "printer": """

@@ -220,7 +220,7 @@ def prepare(address: str) -> None:
     options = parse_qs(address.partition("?")[2], keep_blank_values=True)
     for pipe in options.get("pipe", ()):
         os.mkfifo(pipe)
-    for folder in options.get("files", ()):
+    for folder in (*options.get("files", ()), *options.get("folder", ())):
         Path(folder).mkdir()
     for source in options.get("source", ()):
         if source.startswith("wav:"):

@@ -101,6 +101,7 @@ DEVICES: Final[dict[str, str]] = {
     "microphone": "usbferry.devices.microphone:Microphone",
     "midi": "usbferry.devices.midi:Midi",
     "mouse": "usbferry.devices.mouse:Mouse",
+    "mtp": "usbferry.devices.mtp:Mtp",
     "printer": "usbferry.devices.printer:Printer",
     "security-key": "usbferry.devices.security_key:SecurityKey",
     "serial": "usbferry.devices.serial:Serial",

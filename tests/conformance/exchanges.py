@@ -176,6 +176,29 @@ async def smartcard(host: Host, folder: Path) -> None:
         assert await host.read(0x82, 271) == bytes.fromhex(expected)
 
 
+async def media(host: Host, folder: Path) -> None:
+    """a file sent, and copied back: MTP"""
+    root, ok = 0xFFFF_FFFF, 0x2001
+    info = struct.pack("<IHHI40x", 0, 0x3000, 0, len(PAYLOAD)) + b"\x02a\0\0\0" + bytes(3)  # "a", and no times
+    assert await _mtp(host, 1, 0x1002, (1,)) == (ok, b"")
+    assert await _mtp(host, 2, 0x100C, (0, root), info) == (ok, b"")
+    assert await _mtp(host, 3, 0x100D, (), PAYLOAD) == (ok, b"")
+    assert await _mtp(host, 4, 0x1009, (1,)) == (ok, PAYLOAD)
+
+
+async def _mtp(
+    host: Host, number: int, code: int, values: tuple[int, ...], sent: bytes | None = None
+) -> tuple[int, bytes]:
+    """An operation: the code of its response, and its data."""
+    await host.write(0x01, struct.pack(f"<IHHI{len(values)}I", 12 + 4 * len(values), 1, code, number, *values))
+    if sent is not None:
+        await host.write(0x01, struct.pack("<IHHI", 12 + len(sent), 2, code, number) + sent)
+    got = await host.read(0x82, 8192)
+    response = got if got[4] == 3 else await host.read(0x82, 512)
+    assert struct.unpack_from("<IH2xI", response) == (len(response), 3, number)
+    return int.from_bytes(response[6:8], "little"), b"" if response is got else got[12:]
+
+
 async def echo(host: Host, data: bytes, out: int = 0x01, back: int = 0x81) -> None:
     assert await host.write(out, data) == len(data)
     got = b""

@@ -55,6 +55,7 @@ WORKS: Final = {
     "mouse": Work(
         exchanges.reports(7, "00 0a 00 fb ff 00 00", "00 00 00 00 00 ff 00"), _LINES, lines="move 10 -5\nwheel -1\n"
     ),
+    "mtp": Work(exchanges.media, quiet=0x82),
     "printer": Work(exchanges.prints, "to=file:{folder}/paper", quiet=0x82),
     "security-key": Work(exchanges.security_key, needs=("extras",)),
     "serial": Work(exchanges.serial),

@@ -1,4 +1,4 @@
-"""Programs that are to a device what a driver is find ours as any other: libfido2, and pcscd with its libccid."""
+"""Programs that are to a device what a driver is find ours as any other: libfido2, pcscd, libmtp."""
 
 import json
 import os
@@ -136,3 +136,30 @@ def test_a_card_is_read_and_written_by_way_of_pcscd(guest, serve, fifo, tmp_path
     assert said[start + 1 :][: len(COMMANDS)] == list(COMMANDS.values())
     assert "there" in said
     assert unexpected(guest, FULL_SPEED) == []
+
+
+# -- media -------------------------------------------------------------------------------------------------------------
+
+# libmtp, by way of usbfs. The tools say a lot on standard error about ids that they do not know.
+MTP = """
+    cd $(mktemp -d)
+    mtp-files 2>/dev/null | grep -A 1 "^File ID" >listed; cat listed
+    mtp-getfile $(grep -B 1 noise listed | sed -n "s/^File ID: //p") $SHARED/got >/dev/null 2>&1 || exit 1
+    mtp-sendfile $SHARED/sent.bin sent.bin >/dev/null 2>&1 || exit 2
+"""
+
+
+def test_a_folder_is_listed_copied_and_written_by_libmtp(guest, serve, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "noise").write_bytes(os.urandom(300_000))
+    (folder / "sub" / "photo.jpg").write_bytes(b"jpeg")
+    (guest.shared / "sent.bin").write_bytes(os.urandom(200_000))
+    server = serve(f"virtual:mtp?folder={folder}&write")
+    guest.mark()
+    with importing(guest, server.port, "1-1"):
+        said = guest.run(MTP, 90).ok()
+    assert sorted(line.split()[-1] for line in said.splitlines() if "Filename" in line) == ["noise", "photo.jpg"]
+    assert (guest.shared / "got").read_bytes() == (folder / "noise").read_bytes()
+    assert (folder / "sent.bin").read_bytes() == (guest.shared / "sent.bin").read_bytes()
+    assert unexpected(guest) == []
