@@ -279,6 +279,7 @@ _MEANINGS: Final = {
     "security-key": {
         "wait": "a person has to touch it, by a line or from Python; without it that is taken for granted",
         "verify": "it knows the person who touches it, as by a fingerprint: user verification",
+        "pin": "it knows the person by this PIN, which hosts may change; without it there is none",
         "pipe": _LINES + ", and it waits for them",
     },
     "serial": {
@@ -545,7 +546,7 @@ _NOTES: Final = {
         a site that checks attestations refuses it.
 
         It needs two packages: `pip install 'usbferry[fido]'`. Hosts find a FIDO2 key with resident credentials (ES256
-        and EdDSA) and packed self-attestation, and a U2F key. It has no PIN. Browsers and libfido2 use it through
+        and EdDSA) and packed self-attestation, and a U2F key. Browsers and libfido2 use it through
         hidraw, for which Linux distributions have udev rules by vendor: for this one it takes
         `SUBSYSTEM=="hidraw", ATTRS{idVendor}=="1209", ATTRS{idProduct}=="0006", TAG+="uaccess"`, or root.
 

@@ -25,6 +25,16 @@ ORIGIN = "https://example.com"
 SITE = {"id": "example.com", "name": "Example"}
 
 
+class Person(UserInteraction):
+    """Knows the PIN."""
+
+    def request_pin(self, permissions: Any, rp_id: Any) -> str:
+        return "1234"
+
+    def request_uv(self, permissions: Any, rp_id: Any) -> bool:
+        return True
+
+
 class Packets(CtapHidConnection):
     """A key's endpoints, by usbferry, in place of hidraw."""
 
@@ -50,7 +60,7 @@ def plugged(device: Any) -> CtapHidDevice:
 
 
 def client(device: CtapHidDevice) -> Fido2Client:
-    return Fido2Client(device, DefaultClientDataCollector(ORIGIN), UserInteraction())
+    return Fido2Client(device, DefaultClientDataCollector(ORIGIN), Person())
 
 
 def site() -> Fido2Server:

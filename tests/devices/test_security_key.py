@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import cbor2
 import pytest
 from fido2.client import ClientError
-from fido2.ctap import CtapError
+from fido2.ctap import CtapDevice, CtapError
 from fido2.ctap1 import ApduError, Ctap1
-from fido2.ctap2 import Ctap2
+from fido2.ctap2 import ClientPin, Ctap2
 from fido2.hid import CtapHidDevice
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,8 @@ from usbferry.backends.virtual import make
 from usbferry.device import DeviceError
 from usbferry.devices.clock import VirtualClock
 from usbferry.devices.fido import keys
-from usbferry.devices.fido.ctap2 import AAGUID, Authenticator, Code
+from usbferry.devices.fido.codes import Code
+from usbferry.devices.fido.ctap2 import AAGUID, Authenticator
 from usbferry.devices.fido.ctaphid import Command, packets
 from usbferry.devices.fido.keys import ID_BYTES, MAX_RESIDENT, Algorithm, Credential, Keys, site_of
 from usbferry.devices.security_key import SecurityKey
@@ -32,6 +34,11 @@ from usbferry.usb.types import Speed, Status
 
 HASH = bytes(32)
 ES256 = [{"alg": -7, "type": "public-key"}]
+WHO = ({"id": "x.y"}, {"id": b"u", "name": "ann"}, ES256)
+
+
+async def nobody() -> None:
+    """Has to touch it."""
 
 
 @pytest.fixture
@@ -56,6 +63,8 @@ def test_one_that_knows_its_person():
     with usbferry.open("virtual:security-key?verify") as device:
         ctap = Ctap2(plugged(device))
         assert ctap.info.options["uv"]
+        first, _ = registered(plugged(device), user_verification="required")
+        authenticated(plugged(device), first, user_verification="required")
         made = ctap.make_credential(HASH, {"id": "x.y"}, user, ES256, options={"rk": True, "uv": True})
         assert made.auth_data.is_user_verified()
         used = ctap.get_assertion("x.y", HASH, options={"uv": True})
@@ -64,6 +73,115 @@ def test_one_that_knows_its_person():
         used = ctap.get_assertion("x.y", HASH)
         assert not used.auth_data.is_user_verified()
         assert used.user == {"id": b"u"}
+
+
+def refusal(does: Callable[..., object], *words: object) -> int:
+    with pytest.raises(CtapError) as refused:
+        does(*words)
+    return refused.value.code
+
+
+class Direct(CtapDevice):
+    """An authenticator without packets."""
+
+    capabilities = 0x04
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self.authenticator = authenticator
+
+    def call(self, cmd: int, data: bytes = b"", event: object = None, on_keepalive: object = None) -> bytes:
+        return asyncio.run(self.authenticator.answered(data))
+
+    def close(self) -> None: ...
+
+    @classmethod
+    def list_devices(cls) -> Iterator[CtapDevice]:
+        return iter(())
+
+
+@pytest.fixture
+def direct() -> Direct:
+    """An authenticator that knows of PINs, and has none yet."""
+    return Direct(Authenticator(Keys(), nobody, lambda: 0.0, has_pin=True))
+
+
+def test_a_pin_by_an_option():
+    """A site that wants the person known has what it wants; python-fido2 asks for it."""
+    with usbferry.open("virtual:security-key?pin=1234") as device:
+        made, response = registered(plugged(device), user_verification="required")
+        assert response.response.attestation_object.auth_data.is_user_verified()
+        authenticated(plugged(device), made, user_verification="required")
+
+
+@pytest.mark.parametrize("pin", ["123", "1" * 64, "ö" * 32])
+def test_an_option_that_is_no_pin(pin):
+    with pytest.raises(ValueError, match="4 to 63 bytes"):
+        make("security-key", {"pin": pin})
+
+
+def test_a_pin(direct):
+    """Without it no credential is made any more; with it the person is known."""
+    ctap = Ctap2(direct)
+    assert ctap.info.options["clientPin"] is False
+    pin = ClientPin(ctap)
+    pin.set_pin("1234")
+    assert ctap.get_info().options["clientPin"] is True
+    assert refusal(pin.set_pin, "1234") == CtapError.ERR.PIN_AUTH_INVALID, "it is changed from now on"
+    assert refusal(ctap.make_credential, HASH, *WHO) == CtapError.ERR.PUAT_REQUIRED
+    token = pin.get_pin_token("1234")
+    proof = pin.protocol.authenticate(token, HASH)
+    made = ctap.make_credential(HASH, *WHO, None, None, {"rk": True}, proof, 1)
+    assert made.auth_data.is_user_verified()
+    assert not ctap.get_assertion("x.y", HASH).auth_data.is_user_verified()
+    used = ctap.get_assertion("x.y", HASH, pin_uv_param=proof, pin_uv_protocol=1)
+    assert used.auth_data.is_user_verified()
+    other = pin.protocol.authenticate(token, bytes(31) + b"1")
+    assert refusal(ctap.get_assertion, "x.y", HASH, None, None, None, other, 1) == CtapError.ERR.PIN_AUTH_INVALID
+    pin.change_pin("1234", "secret words")
+    assert refusal(ctap.get_assertion, "x.y", HASH, None, None, None, proof, 1) == CtapError.ERR.PIN_AUTH_INVALID
+    assert pin.get_pin_token("secret words")
+    ctap.reset()
+    assert ctap.get_info().options["clientPin"] is False
+
+
+@pytest.mark.parametrize("new", ["123", "1" * 64])
+def test_a_pin_that_is_none(direct, new):
+    """python-fido2 would not send it."""
+    pin = ClientPin(Ctap2(direct))
+    agreed, secret = pin._get_shared_secret()
+    sent = pin.protocol.encrypt(secret, new.encode().ljust(64, b"\0"))
+    proof = pin.protocol.authenticate(secret, sent)
+    set_pin = partial(pin.ctap.client_pin, 1, 3, key_agreement=agreed, new_pin_enc=sent, pin_uv_param=proof)
+    assert refusal(set_pin) == CtapError.ERR.PIN_POLICY_VIOLATION
+
+
+def test_wrong_pins(direct):
+    """Three in a row, until it is plugged in again; eight in all, until it is reset."""
+    errors = CtapError.ERR
+    pin = ClientPin(Ctap2(direct))
+    pin.set_pin("1234")
+    for wrong in (
+        (errors.PIN_INVALID, errors.PIN_INVALID, errors.PIN_AUTH_BLOCKED, errors.PIN_AUTH_BLOCKED),
+        (errors.PIN_INVALID, errors.PIN_INVALID, errors.PIN_AUTH_BLOCKED, errors.PIN_AUTH_BLOCKED),
+        (errors.PIN_INVALID, errors.PIN_BLOCKED, errors.PIN_BLOCKED),
+    ):
+        assert [refusal(pin.get_pin_token, "4321") for _ in wrong] == list(wrong)
+        assert refusal(pin.get_pin_token, "1234") == wrong[-1]
+        direct.authenticator.powered_up()
+    assert pin.get_pin_retries()[0] == 0
+    Ctap2(direct).reset()
+    pin.set_pin("1234")
+    assert pin.get_pin_token("1234")
+
+
+def test_a_right_pin_makes_good_for_the_wrong_ones(direct):
+    pin = ClientPin(Ctap2(direct))
+    pin.set_pin("1234")
+    for _ in range(4):
+        refusal(pin.get_pin_token, "4321")
+        assert pin.get_pin_retries()[0] == 7
+        pin.get_pin_token("1234")
+        assert pin.get_pin_retries()[0] == 8
 
 
 def test_a_site_that_wants_the_person_known_gets_an_error_of_one_that_does_not(key):
@@ -275,9 +393,7 @@ def test_two_programs_take_turns(key):
 async def said(payload: bytes, verifies: bool = False) -> int:
     """The status of one command of a key that was just plugged in."""
 
-    async def touched() -> None: ...
-
-    return (await Authenticator(Keys(), touched, lambda: 0.0, verifies).answered(payload))[0]
+    return (await Authenticator(Keys(), nobody, lambda: 0.0, verifies, has_pin=True).answered(payload))[0]
 
 
 def changed(where: dict[int, Any], place: int, value: Any) -> bytes:
@@ -318,7 +434,14 @@ NAMED = {"type": "public-key", "id": b"x"}
         (1, MAKE, 7, {"uv": True}, Code.UNSUPPORTED_OPTION),
         (1, MAKE, 7, {"rk": 1}, Code.CBOR_UNEXPECTED_TYPE),
         (1, MAKE, 7, {"unknown": True}, Code.OK),
-        (1, MAKE, 8, bytes(16), Code.PIN_AUTH_INVALID),
+        (1, MAKE, 8, bytes(16), Code.MISSING_PARAMETER),
+        (1, {**MAKE, 9: 2}, 8, bytes(16), Code.PIN_AUTH_INVALID),
+        (1, {**MAKE, 9: 1}, 8, bytes(16), Code.PIN_NOT_SET),
+        (6, {1: 1, 2: 1}, 1, 2, Code.INVALID_PARAMETER),
+        (6, {1: 1, 2: 1}, 2, None, Code.MISSING_PARAMETER),
+        (6, {1: 1, 2: 1}, 2, 9, Code.INVALID_PARAMETER),
+        (6, {1: 1, 2: 5}, 3, None, Code.MISSING_PARAMETER),
+        (6, {1: 1, 2: 5}, 3, {-2: b"1", -3: b"1"}, Code.INVALID_PARAMETER),
         (1, MAKE, 8, b"", Code.PIN_NOT_SET),
         (2, ASSERT, 1, None, Code.MISSING_PARAMETER),
         (2, ASSERT, 2, None, Code.MISSING_PARAMETER),
@@ -342,7 +465,8 @@ async def test_parameters_are_checked(command, where, place, value, code):
         (b"\x02" + b"\x81" * 7000, Code.INVALID_CBOR),
         (b"\x02\xbb" + b"\xff" * 8, Code.INVALID_CBOR),
         (b"\x03", Code.INVALID_COMMAND),
-        (b"\x06\xa0", Code.INVALID_COMMAND),
+        (b"\x06\xa0", Code.MISSING_PARAMETER),
+        (b"\x0a\xa0", Code.INVALID_COMMAND),
         (b"\x08", Code.NOT_ALLOWED),
         (b"\x07", Code.OK),
     ],
@@ -353,10 +477,7 @@ async def test_what_is_no_command(payload, code):
 
 async def test_a_reset_is_for_those_who_have_just_plugged_it_in():
     now = [0.0]
-
-    async def touched() -> None: ...
-
-    key = Authenticator(Keys(), touched, lambda: now[0])
+    key = Authenticator(Keys(), nobody, lambda: now[0])
     now[0] = 10.5
     assert await key.answered(b"\x07") == bytes((Code.NOT_ALLOWED,))
     key.powered_up()
@@ -372,7 +493,7 @@ plain = st.recursive(
 )
 
 
-@given(st.integers(0, 9), st.dictionaries(st.integers(0, 9), plain, max_size=5))
+@given(st.integers(0, 11), st.dictionaries(st.integers(0, 9), plain, max_size=5))
 def test_any_parameters_have_a_status(command, asked):
     assert asyncio.run(said(bytes((command,)) + cbor2.dumps(asked))) in tuple(Code)
 

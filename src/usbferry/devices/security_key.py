@@ -24,7 +24,9 @@ from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
 from .fido import keys, u2f
-from .fido.ctap2 import Authenticator, Code, Refused
+from .fido import pin as pins
+from .fido.codes import Code, Refused
+from .fido.ctap2 import Authenticator
 from .fido.ctaphid import MAX_MESSAGE, PACKET, Channels, Command, Error, Message
 from .hid.device import OUT
 from .hid.driven import DrivenHid, Verb
@@ -39,9 +41,9 @@ _MOST_WAITING: Final = 2 * MAX_MESSAGE // PACKET  # packets that the host has no
 class SecurityKey(DrivenHid[bytes]):
     """A person touches it at once, or with `wait` when told to: by `touch`, or a line of `pipe`.
 
-    `verify` has it know the person, as by a fingerprint; `serial` is its number. `pipe` is a FIFO, a file, or `-` for
-    standard input, with lines as the module has them. Raises DeviceError, once somebody uses it, where `cryptography`
-    or `cbor2` is missing.
+    `verify` has it know the person, as by a fingerprint, and `pin` is how else it does; hosts may change that. `pipe`
+    is a FIFO, a file, or `-` for standard input, with lines as the module has them. Raises ValueError for a PIN that
+    none can be, and DeviceError, once somebody uses it, where `cryptography` or `cbor2` is missing.
     """
 
     descriptor = DeviceDescriptor(0x1209, 0x0006)
@@ -59,6 +61,7 @@ class SecurityKey(DrivenHid[bytes]):
         *,
         wait: bool = False,
         verify: bool = False,
+        pin: str = "",
         pipe: str = "",
         speed: Speed = Speed.FULL,
         serial: str = "",
@@ -68,7 +71,9 @@ class SecurityKey(DrivenHid[bytes]):
         self.serial = serial
         super().__init__(pipe=pipe, delay=0.0, clock=clock)
         self.keys = keys.Keys()
-        self._waits, self._verifies = wait or bool(pipe), verify
+        self._waits, self._verifies, self._has_pin = wait or bool(pipe), verify, bool(pin)
+        if pin:
+            self.keys.set_pin(_digest(pin))
         self._authenticator: Authenticator | None = None
         self._done: deque[bool] = deque()  # touches, and refusals, that nobody has asked for yet
         self._asked: asyncio.Future[bool] | None = None
@@ -191,7 +196,7 @@ class SecurityKey(DrivenHid[bytes]):
         await super().plugged()
 
     async def opened(self) -> None:
-        self._authenticator = Authenticator(self.keys, self._person, self.clock.now, self._verifies)
+        self._authenticator = Authenticator(self.keys, self._person, self.clock.now, self._verifies, self._has_pin)
         await super().opened()
 
     def _start_over(self) -> None:
@@ -200,6 +205,13 @@ class SecurityKey(DrivenHid[bytes]):
         if self._working is not None:
             self._working.cancel()
         self._queue.clear()
+
+
+def _digest(text: str) -> bytes:
+    try:
+        return pins.digest(text.encode())
+    except Refused:
+        raise ValueError("a PIN has 4 to 63 bytes") from None
 
 
 def _give_up(asked: asyncio.Future[bool], code: Code) -> None:

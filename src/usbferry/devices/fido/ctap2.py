@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum, IntFlag
 from struct import Struct
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
+from .codes import Code, Refused, get, need
 from .ctaphid import MAX_MESSAGE
 from .keys import Algorithm, Credential, Keys, site_of
+from .pin import PROTOCOL, Pin
 
 # Of no vendor: whoever finds it in an attestation knows that the credential is worth nothing outside of tests.
 AAGUID: Final = UUID("75736266-6572-7279-2d74-6573742d6b65")  # "usbferry-test-ke"
@@ -25,7 +27,6 @@ _HASH: Final = 32
 _RESET_SECONDS: Final = 10.0  # after it was plugged in, §5.6
 _NEXT_SECONDS: Final = 30.0  # between an assertion and the next, §5.3
 _USER_ID_BYTES: Final = 64
-T = TypeVar("T")
 
 
 class Command(IntEnum):
@@ -34,31 +35,9 @@ class Command(IntEnum):
     MAKE_CREDENTIAL = 0x01
     GET_ASSERTION = 0x02
     GET_INFO = 0x04
+    CLIENT_PIN = 0x06
     RESET = 0x07
     GET_NEXT_ASSERTION = 0x08
-
-
-class Code(IntEnum):
-    """§6.3"""
-
-    OK = 0x00
-    INVALID_COMMAND = 0x01
-    INVALID_PARAMETER = 0x02
-    CBOR_UNEXPECTED_TYPE = 0x11
-    INVALID_CBOR = 0x12
-    MISSING_PARAMETER = 0x14
-    CREDENTIAL_EXCLUDED = 0x19
-    UNSUPPORTED_ALGORITHM = 0x26
-    OPERATION_DENIED = 0x27
-    KEY_STORE_FULL = 0x28
-    UNSUPPORTED_OPTION = 0x2B
-    INVALID_OPTION = 0x2C
-    KEEPALIVE_CANCEL = 0x2D
-    NO_CREDENTIALS = 0x2E
-    USER_ACTION_TIMEOUT = 0x2F
-    NOT_ALLOWED = 0x30
-    PIN_AUTH_INVALID = 0x33
-    PIN_NOT_SET = 0x35
 
 
 class Flag(IntFlag):
@@ -69,26 +48,27 @@ class Flag(IntFlag):
     HAS_CREDENTIAL = 0x40
 
 
-class Refused(Exception):
-    """A command that ends with an error."""
-
-    def __init__(self, code: Code) -> None:
-        super().__init__(code.name)
-        self.code = code
-
-
 class Authenticator:
-    """A security key behind its packets. `verifies` has it know who touches it; `now` gives seconds."""
+    """A security key behind its packets; `now` gives seconds.
+
+    `verifies` has it know who touches it, and with `has_pin` it knows ClientPIN, whether one is set or not.
+    """
 
     def __init__(
-        self, keys: Keys, touched: Callable[[], Awaitable[None]], now: Callable[[], float], verifies: bool = False
+        self,
+        keys: Keys,
+        touched: Callable[[], Awaitable[None]],
+        now: Callable[[], float],
+        verifies: bool = False,
+        has_pin: bool = False,
     ) -> None:
-        self._keys, self._touched, self._now, self._verifies = keys, touched, now, verifies
+        self._keys, self._touched, self._now, self._verifies, self._has_pin = keys, touched, now, verifies, has_pin
         self.powered_up()
 
     def powered_up(self) -> None:
         """It was plugged in this moment."""
         self._since = self._now()
+        self._pin = Pin(self._keys)
         self._next: tuple[float, bytes, bytes, Flag, list[Credential]] | None = None
 
     async def answered(self, payload: bytes) -> bytes:
@@ -113,6 +93,8 @@ class Authenticator:
             return self._signed(*pending[1:])
         if command == Command.GET_INFO:
             return self._info()
+        if command == Command.CLIENT_PIN and self._has_pin:
+            return self._pin.done(_parsed(raw))
         if command != Command.RESET:
             raise Refused(Code.INVALID_COMMAND)
         await self._reset()
@@ -120,34 +102,41 @@ class Authenticator:
 
     def _info(self) -> Mapping[int, object]:
         """§5.4"""
-        options = {"rk": True, "up": True, "plat": False, **({"uv": True} if self._verifies else {})}
-        return {1: ["FIDO_2_0", "U2F_V2"], 3: AAGUID.bytes, 4: options, 5: MAX_MESSAGE}
+        options = {"rk": True, "up": True, "plat": False}
+        if self._has_pin:
+            options["clientPin"] = self._keys.pin is not None
+        if self._verifies:
+            options["uv"] = True
+        return {1: ["FIDO_2_0", "U2F_V2"], 3: AAGUID.bytes, 4: options, 5: MAX_MESSAGE, 6: [PROTOCOL]}
 
     async def _reset(self) -> None:
         if self._now() - self._since > _RESET_SECONDS:
             raise Refused(Code.NOT_ALLOWED)
         await self._touched()
         self._keys.forget()
+        self._pin = Pin(self._keys)
 
     # -- making one, §5.1 ---------------------------------------------------------------------------------------------
 
     async def _make(self, asked: Mapping[object, object]) -> Mapping[int, object]:
         challenge = _hash(asked, 1)
-        site = site_of(_text(_need(asked, 2, dict), "id"))
-        user = _user(_need(asked, 3, dict))
-        algorithm = _algorithm(_need(asked, 4, list))
+        site = site_of(_text(need(asked, 2, dict), "id"))
+        user = _user(need(asked, 3, dict))
+        algorithm = _algorithm(need(asked, 4, list))
         excluded = [self._keys.find(site, name) for name in _names(asked, 5)]
         options = self._options(asked, 7)
         if "up" in options and not options["up"]:
             raise Refused(Code.INVALID_OPTION)
-        await self._without_pin(asked, 8)
+        flags = await self._verified(asked, options, challenge, 8)
+        if self._keys.pin is not None and not flags:
+            raise Refused(Code.PIN_REQUIRED)
         await self._touched()
         if any(excluded):
             raise Refused(Code.CREDENTIAL_EXCLUDED)
         made = self._keys.make(site, algorithm)
         if options.get("rk") and not self._keys.keep(site, Credential(made.id, made.key, user)):
             raise Refused(Code.KEY_STORE_FULL)
-        return self._attested(made, site, challenge, self._verified(options))
+        return self._attested(made, site, challenge, flags)
 
     def _attested(self, made: Credential, site: bytes, challenge: bytes, flags: Flag) -> Mapping[int, object]:
         """Packed attestation by the credential's own key, WebAuthn §8.2."""
@@ -162,17 +151,16 @@ class Authenticator:
     # -- using one, §5.2 ----------------------------------------------------------------------------------------------
 
     async def _assert(self, asked: Mapping[object, object]) -> Mapping[int, object]:
-        site, challenge = site_of(_need(asked, 1, str)), _hash(asked, 2)
+        site, challenge = site_of(need(asked, 1, str)), _hash(asked, 2)
         names = _names(asked, 3)
         options = self._options(asked, 5)
         if "rk" in options:
             raise Refused(Code.UNSUPPORTED_OPTION)
-        await self._without_pin(asked, 6)
+        flags = await self._verified(asked, options, challenge, 6)
         if names:
             found = [one for one in (self._keys.find(site, name) for name in names) if one is not None][:1]
         else:
             found = self._keys.resident(site)
-        flags = self._verified(options)
         if options.get("up", True):
             await self._touched()
             flags |= Flag.PRESENT
@@ -197,7 +185,7 @@ class Authenticator:
     def _options(self, asked: Mapping[object, object], place: int) -> dict[str, bool]:
         """Those that it knows: it takes no notice of others, but does not claim to verify when it cannot."""
         options = {}
-        for name, value in (_get(asked, place, dict) or {}).items():
+        for name, value in (get(asked, place, dict) or {}).items():
             if not isinstance(name, str) or not isinstance(value, bool):
                 raise Refused(Code.CBOR_UNEXPECTED_TYPE)
             options[name] = value
@@ -205,18 +193,23 @@ class Authenticator:
             raise Refused(Code.UNSUPPORTED_OPTION)
         return options
 
-    def _verified(self, options: Mapping[str, bool]) -> Flag:
-        return Flag.VERIFIED if options.get("uv") else Flag(0)
+    async def _verified(
+        self, asked: Mapping[object, object], options: Mapping[str, bool], challenge: bytes, place: int
+    ) -> Flag:
+        """Whether it knows the person: by what a PIN's token authenticates, at `place`, or by itself.
 
-    async def _without_pin(self, asked: Mapping[object, object], place: int) -> None:
-        """It has no PIN. An empty one asks which of several keys a person means: that one says by a touch."""
-        given = _get(asked, place, bytes)
+        An empty authentication asks which of several keys a person means: that one says by a touch.
+        """
+        given = get(asked, place, bytes)
         if given is None:
-            return
+            return Flag.VERIFIED if options.get("uv") else Flag(0)
         if not given:
             await self._touched()
-            raise Refused(Code.PIN_NOT_SET)
-        raise Refused(Code.PIN_AUTH_INVALID)
+            raise Refused(Code.PIN_NOT_SET if self._keys.pin is None else Code.PIN_INVALID)
+        if need(asked, place + 1, int) != PROTOCOL:
+            raise Refused(Code.PIN_AUTH_INVALID)
+        self._pin.verify(given, challenge)
+        return Flag.VERIFIED
 
 
 # -- parameters --------------------------------------------------------------------------------------------------------
@@ -234,26 +227,12 @@ def _parsed(raw: bytes) -> Mapping[object, object]:
     return found
 
 
-def _get(where: Mapping[Any, object], key: object, kind: type[T]) -> T | None:
-    found = where.get(key)
-    if found is not None and not isinstance(found, kind):
-        raise Refused(Code.CBOR_UNEXPECTED_TYPE)
-    return found
-
-
-def _need(where: Mapping[Any, object], key: object, kind: type[T]) -> T:
-    found = _get(where, key, kind)
-    if found is None:
-        raise Refused(Code.MISSING_PARAMETER)
-    return found
-
-
 def _text(where: Mapping[Any, object], key: str) -> str:
-    return _need(where, key, str)
+    return need(where, key, str)
 
 
 def _hash(asked: Mapping[object, object], place: int) -> bytes:
-    found = _need(asked, place, bytes)
+    found = need(asked, place, bytes)
     if len(found) != _HASH:
         raise Refused(Code.INVALID_PARAMETER)
     return found
@@ -261,16 +240,16 @@ def _hash(asked: Mapping[object, object], place: int) -> bytes:
 
 def _user(given: Mapping[Any, object]) -> Mapping[str, object]:
     """What is kept of a user: WebAuthn §5.4.3."""
-    name = _need(given, "id", bytes)
+    name = need(given, "id", bytes)
     if not 1 <= len(name) <= _USER_ID_BYTES:
         raise Refused(Code.INVALID_PARAMETER)
-    words = {key: _get(given, key, str) for key in ("name", "displayName")}
+    words = {key: get(given, key, str) for key in ("name", "displayName")}
     return {"id": name, **{key: word for key, word in words.items() if word is not None}}
 
 
 def _algorithm(wanted: list[object]) -> Algorithm:
     """The first that it can."""
-    offered = [(_need(one, "alg", int), _text(one, "type")) for one in map(_map, wanted)]
+    offered = [(need(one, "alg", int), _text(one, "type")) for one in map(_map, wanted)]
     for number, kind in offered:
         if kind == "public-key" and number in tuple(Algorithm):
             return Algorithm(number)
@@ -279,8 +258,8 @@ def _algorithm(wanted: list[object]) -> Algorithm:
 
 def _names(asked: Mapping[object, object], place: int) -> list[bytes]:
     """The ids of a list of credentials, those of other types left out."""
-    given = [_map(one) for one in _get(asked, place, list) or ()]
-    pairs = [(_need(one, "id", bytes), _text(one, "type")) for one in given]
+    given = [_map(one) for one in get(asked, place, list) or ()]
+    pairs = [(need(one, "id", bytes), _text(one, "type")) for one in given]
     return [name for name, kind in pairs if kind == "public-key"]
 
 

@@ -26,6 +26,7 @@ _NONCE: Final = 12
 _SCALAR: Final = 32  # bytes of a private key
 ID_BYTES: Final = _NONCE + 1 + _SCALAR + 16  # nonce; encrypted: algorithm, private key; tag
 MAX_RESIDENT: Final = 100
+_TRIES: Final = 8  # wrong PINs, before nothing but a reset helps
 
 
 class Algorithm(IntEnum):
@@ -122,6 +123,12 @@ class Keys:
         self._resident: dict[bytes, list[Credential]] = {}  # by the hash of the site's name, the newest last
         self.counter = 0
         self._attestation: tuple[Key, bytes] | None = None
+        self.pin: bytes | None = None  # half of its hash, §5.5.5 of CTAP 2.0
+        self.pin_tries = _TRIES
+
+    def set_pin(self, digest: bytes) -> None:
+        """It is this one from now on, with all its tries."""
+        self.pin, self.pin_tries = digest, _TRIES
 
     def count(self) -> int:
         """Up by one for each signature."""
