@@ -356,6 +356,17 @@ def test_a_name_that_is_allowed_stays_in_its_folder(name):
         assert name not in ("", ".", "..")
 
 
+async def test_folders_in_folders_have_an_end(folder):
+    async with opened(Mtp(folder=folder, write=True)) as device:
+        host = await Host(device).start()
+        info = announced("deeper", 0, Format.FOLDER)
+        parent, count = ROOT, 0
+        while (made := await host.gives(Operation.SEND_OBJECT_INFO, info, 0, parent))[0] == Response.OK:
+            parent, count = made[1][2], count + 1
+        assert (made[0], count) == (Response.INVALID_PARENT, 101)
+        assert len(await host.handles(0)) == 3 + count
+
+
 async def test_nothing_is_overwritten(folder):
     async with opened(Mtp(folder=folder, write=True)) as device:
         host = await Host(device).start()

@@ -553,6 +553,15 @@ async def test_a_host_that_reads_nothing_has_to_wait():
         assert [(await answer).status for answer in answers] == [Status.OK] * len(answers)
 
 
+async def test_nor_does_it_take_more_by_requests():
+    async with opened(SecurityKey()) as device:
+        packet = next(packets(0xFFFF_FFFF, Command.INIT, bytes(8)))
+        answers = [ask(device, Setup(0x21, 9, 0x0200, 0, 64), packet).status for _ in range(1000)]
+        assert answers[0] == Status.OK
+        assert answers[-1] == Status.STALL
+        assert len(device._queue) < 500
+
+
 async def test_idle_reports_would_be_packets_twice():
     async with opened(SecurityKey()) as device:
         assert ask(device, Setup(0x21, 0x0A, 0)).status == Status.OK

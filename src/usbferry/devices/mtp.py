@@ -196,7 +196,12 @@ class Mtp(VirtualDevice):
 
     async def _work(self, command: Request, data: bytes) -> None:
         log.debug("%s %s", _named(command.code), command.parameters)
-        reply = await self._uncancelled(self._responder.done(command, data) if self._is_whole else self._incomplete())
+        try:
+            work = self._responder.done(command, data) if self._is_whole else self._incomplete()
+            reply = await self._uncancelled(work)
+        except Exception:
+            log.exception("%s failed", _named(command.code))
+            reply = Reply(Response.GENERAL_ERROR)
         if command is not self._command:
             return  # it was cancelled
         self._command, self._task = None, None
@@ -212,6 +217,7 @@ class Mtp(VirtualDevice):
         task = asyncio.get_running_loop().create_task(self._alone(work))
         self._shielded.add(task)
         task.add_done_callback(self._shielded.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody else looks
         return await asyncio.shield(task)
 
     async def _alone(self, work: Coroutine[Any, Any, T]) -> T:
@@ -320,6 +326,7 @@ class Mtp(VirtualDevice):
         if len(data) != _CANCEL.size or _CANCEL.unpack(data)[0] != _CANCELLATION:
             raise Stall
         self._drop()
+        self.kick(OUT)
 
     @request(0xA1, 0x67)
     def _status(self, setup: Setup, data: bytes) -> bytes:
@@ -334,6 +341,7 @@ class Mtp(VirtualDevice):
         self._responder.session = 0
         for address in (OUT, IN):
             self.set_halt(address, False)
+        self.kick(OUT)
 
     @request(0xC0, _VENDOR_CODE)
     @request(0xC1, _VENDOR_CODE)

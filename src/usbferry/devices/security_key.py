@@ -170,6 +170,8 @@ class SecurityKey(DrivenHid[bytes]):
         return self._last
 
     def output(self, report: bytes) -> None:
+        if len(self._queue) > _MOST_WAITING:
+            raise Stall
         for at in range(0, len(report), PACKET):
             self.channels.receive(report[at : at + PACKET])
 

@@ -120,7 +120,7 @@ class Responder:
             return Reply(refused.code)
         except packing.BadData:
             return Reply(Response.INVALID_DATASET)
-        except (OSError, NoObject) as error:
+        except (OSError, NoObject, RecursionError) as error:  # the last of folders deeper than `rmtree` can go
             if type(error) not in _ERRORS:
                 log.warning("%s: %s", self._store.folder, error)
             return Reply(_ERRORS.get(type(error), Response.GENERAL_ERROR))

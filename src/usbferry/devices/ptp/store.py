@@ -11,6 +11,7 @@ import secrets
 import shutil
 import stat
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from .codes import FORMATS, ROOT, Format
 _NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _PART: Final = ".usbferry-part-"  # how the name of a file that is still coming begins
 _MOST_NAME: Final = 255  # bytes
+_DEEPEST: Final = 100  # folders in each other
 
 
 class NoObject(Exception):
@@ -69,7 +71,8 @@ class Store:
             found = self._inside(0)
             for entry in found:  # it grows meanwhile
                 if entry.is_folder:
-                    found += self._inside(entry.handle)
+                    with suppress(OSError, NoObject):  # one that may not be read, or went
+                        found += self._inside(entry.handle)
             return found
 
     def entry(self, handle: int) -> Entry:
@@ -159,10 +162,8 @@ class Store:
             names = [one.name for one in found if not one.name.startswith(_PART) and _is_plain(one)]
         entries = []
         for name in sorted(names):
-            try:
+            with suppress(OSError, NoObject):  # it went meanwhile
                 entries.append(self._entry(self._handle(parent, name)))
-            except (NoObject, FileNotFoundError):
-                continue  # it went meanwhile
         return entries
 
     def _entry(self, handle: int) -> Entry:
@@ -195,12 +196,18 @@ class Store:
         return self._folder(parent) / name
 
     def _folder(self, handle: int) -> Path:
-        """Where a folder is: no link leads there, all the way."""
-        if not handle:
-            return self.folder
-        path = self._path(handle)
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            raise NoObject
+        """Where a folder is: no link leads there, all the way, which is not too long."""
+        names = []
+        while handle:
+            handle, name = self._place(handle)
+            names.append(name)
+            if len(names) > _DEEPEST:
+                raise NoObject
+        path = self.folder
+        for name in reversed(names):
+            path /= name
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                raise NoObject
         return path
 
     def _forget(self, handle: int) -> None:
