@@ -12,6 +12,7 @@ import shlex
 import sys
 from array import array
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from struct import unpack
 
@@ -204,6 +205,12 @@ if SOAK:
     ]
 
 
+def longest_pauses(captured: list[list[float]]) -> list[str]:
+    """How long the program waited before which pictures: away for more than its 32 buffers, it loses the next ones."""
+    pauses = ((after[3] - before[3], after[1]) for before, after in pairwise(captured))
+    return [f"{seconds:.2f} s before picture {number}" for seconds, number in sorted(pauses)[-3:]]
+
+
 @pytest.mark.parametrize(("options", "code", "size"), CAMERAS)
 def test_each_picture_is_captured_once_and_in_order(guest, serve, options, code, size):
     server = serve(f"virtual:camera?{options}")
@@ -232,7 +239,8 @@ def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: i
     """Take pictures of the test card: each is there once, in order, and whole."""
     done = guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 {count} 0 $SHARED/pictures", 120).ok()
     captured = json.loads(done)
-    assert [(sequence, flags & 0x40) for _, sequence, flags, _ in captured] == [(n, 0) for n in range(count)], done
+    got = [(sequence, flags & 0x40) for _, sequence, flags, _ in captured]
+    assert got == [(n, 0) for n in range(count)], longest_pauses(captured)
     pictures = cut((guest.shared / "pictures").read_bytes(), code, size)
     assert [len(picture) for picture in pictures] == [used for used, *_ in captured]
     assert [number_in(picture, size, CODINGS[code]) for picture in pictures] == list(range(count))
