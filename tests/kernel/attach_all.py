@@ -11,10 +11,13 @@ import sys
 from usbferry.local.attach import attach
 from usbferry.registry import open_source
 
+AT_ONCE = 4  # a server answers an import within 30 s, and in a busy emulated machine not a dozen of them
 
-async def one(address: str, tasks: asyncio.TaskGroup, relay: bool) -> None:
+
+async def one(address: str, tasks: asyncio.TaskGroup, relay: bool, turn: asyncio.Semaphore) -> None:
     source = open_source(address)
-    attachment = await attach(source, source.name, tasks, relay=relay)
+    async with turn:
+        attachment = await attach(source, source.name, tasks, relay=relay)
     sys.stdout.write(f"{address} {attachment.device}\n")
     sys.stdout.flush()
     if not relay:
@@ -23,10 +26,10 @@ async def one(address: str, tasks: asyncio.TaskGroup, relay: bool) -> None:
 
 
 async def main(words: list[str]) -> None:
-    relay = words[0] == "relay"
+    relay, turn = words[0] == "relay", asyncio.Semaphore(AT_ONCE)
     async with asyncio.TaskGroup() as tasks:
         for address in words[relay:]:
-            tasks.create_task(one(address, tasks, relay))
+            tasks.create_task(one(address, tasks, relay, turn))
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ EXPECTED = (
 
 @pytest.fixture(scope="module")
 def attached(machine: Machine, server: object) -> Iterator[dict[str, str]]:
-    """All that is shared, each one's name on the importing bus."""
-    yield machine.attach(SHARED)
-    machine.detach_all()
+    """All that is shared, each one's name on the importing bus. What was attached before one failed goes, too."""
+    try:
+        yield machine.attach(SHARED)
+    finally:
+        machine.detach_all()
 
 
 @pytest.fixture
