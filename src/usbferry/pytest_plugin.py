@@ -33,13 +33,12 @@ def usb_device(request: pytest.FixtureRequest) -> Iterator[PlugIn]:
         plug.close()
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)  # the form that every pytest since 7 knows
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     """A failure shows the transfers that led there."""
-    report = yield
+    outcome = yield
     plug, testing = item.stash.get(_PLUGGED, None), sys.modules.get("usbferry.testing")
-    if report.failed and testing is not None:
+    if testing is not None and outcome.excinfo is None and (report := outcome.get_result()).failed:
         report.sections.extend(testing.sections(plug))
     if plug is not None and call.when == "teardown":
         del item.stash[_PLUGGED]
-    return report

@@ -194,6 +194,8 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
         for one in report["available"]:
             yield from _wrapped(f"{one['address']:{longest}}  {one['about']}", width, "  ", indent)
             yield from _wrapped(f"options: {', '.join(one['options'])}", width, indent, indent)
+        own = "virtual:FILE.py"
+        yield from _wrapped(f"{own:{longest}}  One of your own: usbferry new NAME writes it.", width, "  ", indent)
 
 
 def _wrapped(text: str, width: int | None, first: str, others: str = "  ") -> list[str]:

@@ -48,6 +48,7 @@ class Plugged(Generic[D]):
         """A device, or the address of one. Raises ValueError for an address that makes no sense, or DeviceError."""
         self.journal = Journal()
         self._inner = _source_of(what)
+        self.title = what if isinstance(what, str) else type(what).__name__  # for people
         if isinstance(self._inner, VirtualSource):
             self._inner.device.faults.noted = lambda fault: self.journal.note(f"fault: {fault.kind.value}")
         self._ended = ExitStack()
@@ -166,11 +167,6 @@ class Plugged(Generic[D]):
     def report(self, count: int = SHOWN) -> str:
         """The last `count` transfers and events in words, the faults that happened among them."""
         return "\n".join(self.journal.lines(count) or ["no host has used it"])
-
-    @property
-    def title(self) -> str:
-        """What it is, for people."""
-        return self._inner.address
 
     # -- its life -----------------------------------------------------------------------------------------------------
 
