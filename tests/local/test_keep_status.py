@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from usbferry.local import keep_status
-from usbferry.local.keep_status import SCHEMA, StatusFile, read, resume, resumes
+from usbferry.local import status_file
+from usbferry.local.keep_status import SCHEMA, read, resume, resumes, status_of
 
 DEVICE = {"name": "1-1", "address": "usbip://lab/1-1", "port": 3}
 SAID: dict[str, Any] = {"places": [{"address": "usbip://lab", "devices": [DEVICE]}]}
@@ -20,12 +20,12 @@ SAID: dict[str, Any] = {"places": [{"address": "usbip://lab", "devices": [DEVICE
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keep_status, "_WRITE_SECONDS", 0)
+    monkeypatch.setattr(status_file, "WRITE_SECONDS", 0)
 
 
 async def test_a_keeper_is_known_until_it_ends(tmp_path: Path) -> None:
     folder = tmp_path / "keepers"
-    file = StatusFile(lambda: SAID, folder)
+    file = status_of(lambda: SAID, folder)
     assert read(folder) == []
     for _ in range(3):
         file.write_soon()
@@ -56,7 +56,7 @@ def test_what_resumes(address: str, command: str) -> None:
 
 async def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    file = StatusFile(lambda: SAID, tmp_path / "file" / "keepers")
+    file = status_of(lambda: SAID, tmp_path / "file" / "keepers")
     file.write_soon()
     await asyncio.sleep(0.01)
     file.close()

@@ -15,7 +15,7 @@ import pytest
 
 from usbferry.backends.virtual import VirtualSource
 from usbferry.device import Claimant
-from usbferry.local import state
+from usbferry.local import state, status_file
 from usbferry.server.catalog import Catalog
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the files of dead processes stay on Windows")
@@ -122,7 +122,7 @@ async def test_a_server_publishes_what_it_shares(folder: Path) -> None:
 
 
 async def test_who_holds_a_device_is_published(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "_WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(status_file, "WRITE_SECONDS", 0.0)
     offered = await catalog()
     publisher = state.Publisher(offered, [])
     offer, _ = await offered.claim("1-1", Claimant("192.0.2.7:51234", "usbip", since=1.5))
@@ -142,7 +142,7 @@ async def test_changes_that_come_together_are_written_once(folder: Path, monkeyp
     offered = await catalog()
     publisher = state.Publisher(offered, [])
     for _ in range(10):
-        publisher.write_soon()
+        publisher._file.write_soon()
     assert len(writes) == 1
     publisher.close()
     await turns()
@@ -150,10 +150,10 @@ async def test_changes_that_come_together_are_written_once(folder: Path, monkeyp
 
 
 async def test_after_close_nothing_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "_WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(status_file, "WRITE_SECONDS", 0.0)
     offered = await catalog()
     publisher = state.Publisher(offered, [])
-    publisher.write_soon()
+    publisher._file.write_soon()
     publisher.close()
     offer, _ = await offered.claim("1-1", Claimant("local"))
     await turns()

@@ -17,7 +17,7 @@ import click
 from ..device import DeviceError
 from ..local import keep_status, rules
 from ..local.keep import Keeper
-from ..local.keep_status import SCHEMA, StatusFile
+from ..local.keep_status import SCHEMA, status_of
 from ..local.kernel import Kernel
 from ..local.rules import Rules
 from ..local.vhci import Vhci
@@ -126,7 +126,7 @@ async def _run(found: Rules, read: Callable[[], Rules]) -> None:
     stop = on_signal()
     async with asyncio.TaskGroup() as tasks:
         keeper = Keeper(found, Kernel(tasks), lambda text: tell(text))
-        status = StatusFile(keeper.status)
+        status = status_of(keeper.status)
 
         def tell(text: str) -> None:
             print(printable(text), file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from ..selector import Ambiguous, Selector, described
 from ..usb.descriptors import DeviceDescriptor
 from ..usb.info import DeviceInfo
 from ..usb.types import Speed
-from . import state
+from . import status_file
 from .relay import Counts
 from .vhci import FREE, Port, Record, Vhci
 
@@ -37,10 +36,8 @@ class Note:
     def __init__(self, vhci: Vhci, port: int, address: str, counts: Counts) -> None:
         self._path = vhci.note_path(port)
         self._said = {
-            "schema": SCHEMA,
+            **status_file.header(SCHEMA),
             "port": port,
-            "pid": os.getpid(),
-            "started": state.start_of(os.getpid()),
             "since": time.time(),
             "address": address,
         }
@@ -64,11 +61,9 @@ class Note:
             return
         self._written = counts
         text = json.dumps({**self._said, "counts": counts})
-        fresh = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fresh.write_text(text)
-            fresh.replace(self._path)
+            status_file.replace(self._path, text)
             self._text = text
         except OSError as error:  # a full or read-only disk must not stop a relay
             log.debug("%s: %s", self._path, error)
@@ -163,9 +158,5 @@ def _address(record: Record) -> str:
 
 def _note(vhci: Vhci, number: int) -> dict[str, Any] | None:
     """What a relay says of its port, if its process is there still."""
-    try:
-        said = json.loads(vhci.note_path(number).read_text())
-        alive = said["schema"] == SCHEMA and state.is_alive(said["pid"], said["started"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return dict(said) if alive else None
+    said = status_file.load(vhci.note_path(number), SCHEMA)
+    return said if said is not None and status_file.is_of_living(said) else None

@@ -1,15 +1,10 @@
-"""What each server of this user shares, and who holds it since when: one small file per process, for `usbferry list`.
-
-A file rather than a socket: it costs the server nothing when nobody looks, and a reader cannot disturb it.
-"""
+"""What each server of this user shares, and who holds it since when: a small file for each, read by `usbferry list`."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import stat
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +14,12 @@ from ..device import Claimant
 from ..server.catalog import Catalog, Offer
 from ..usb.classes import class_name
 from ..usb.info import DeviceInfo
+from . import status_file
+from .status_file import StatusFile, is_of_living
 
 SCHEMA: Final = "usbferry.state/1"
 _RUNTIMES: Final = Path("/run/user")  # with the runtime directory of each user, as systemd has it
 _MAX_BYTES: Final = 4 << 20  # of another user's file
-_WRITE_SECONDS: Final = 0.05  # changes that come together are written once
 
 
 def folder() -> Path:
@@ -80,37 +76,16 @@ class Publisher:
     def __init__(self, catalog: Catalog, listening: list[str]) -> None:
         self._catalog = catalog
         self._listening = listening
-        self._path = folder() / f"{os.getpid()}.json"
-        self._timer: asyncio.TimerHandle | None = None
-        self._unwatch = catalog.watch(self.write_soon)
-        self._write()
-
-    def write_soon(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_WRITE_SECONDS, self._write)
+        self._file = StatusFile(folder(), SCHEMA, self._say, mode=0o700, is_good=_is_ours)
+        self._unwatch = catalog.watch(self._file.write_soon)
+        self._file.write()
 
     def close(self) -> None:
         self._unwatch()
-        if self._timer is not None:
-            self._timer.cancel()
-        with suppress(OSError):
-            self._path.unlink()
+        self._file.close()
 
-    def _write(self) -> None:
-        self._timer = None
-        state = {
-            "schema": SCHEMA,
-            "pid": os.getpid(),
-            "started": start_of(os.getpid()),
-            "listening": self._listening,
-            "devices": [_offer(offer) for offer in self._catalog.list()],
-        }
-        fresh = self._path.with_suffix(".new")
-        with suppress(OSError):  # a full or read-only disk must not stop a server
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _is_ours(self._path.parent):
-                fresh.write_text(json.dumps(state))
-                fresh.replace(self._path)
+    def _say(self) -> dict[str, Any]:
+        return {"listening": self._listening, "devices": [_offer(offer) for offer in self._catalog.list()]}
 
 
 def sees_all() -> bool:
@@ -124,20 +99,7 @@ def read() -> list[dict[str, Any]]:
     A file of this user's whose process died is removed.
     """
     where = folder()
-    states = []
-    for path in where.glob("*.json") if _is_ours(where) else ():
-        try:
-            state = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue  # gone this moment, or not ours
-        if not isinstance(state, dict) or state.get("schema") != SCHEMA or not isinstance(state.get("pid"), int):
-            continue
-        if is_alive(state["pid"], state.get("started")):
-            states.append(state)
-        else:
-            with suppress(OSError):
-                path.unlink()
-                path.with_suffix(".new").unlink(missing_ok=True)
+    states = status_file.read(where, SCHEMA) if _is_ours(where) else []
     if sees_all():
         for runtime in (*_RUNTIMES.glob("*/usbferry"), *Path(tempfile.gettempdir()).glob("usbferry-*")):
             states += _of_others(runtime)
@@ -161,7 +123,7 @@ def _of_others(where: Path) -> list[dict[str, Any]]:
                 continue
             with suppress(OSError, ValueError, RecursionError):
                 state = json.loads(_contents(name, folder, owner))
-                if not _is_whole(state) or not is_alive(state["pid"], state["started"]):
+                if not _is_whole(state) or not is_of_living(state):
                     continue
                 if os.stat(f"/proc/{state['pid']}").st_uid == owner:
                     found.append(state)
@@ -215,25 +177,3 @@ _HOLDER: Final = {"address": str, "identity": str | None, "protocol": str, "sinc
 
 def _offer(offer: Offer) -> dict[str, Any]:
     return {**describe(offer.current(), offer.holder), "source": offer.source.address}
-
-
-def is_alive(pid: int, started: object) -> bool:
-    """Whether the process that wrote a file is there still, and not another one that got its number."""
-    if sys.platform == "win32":
-        return True  # signal 0 is Ctrl-C there; a stale file is the lesser evil
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass
-    return started is None or started == start_of(pid)
-
-
-def start_of(pid: int) -> str | None:
-    """When a process started, in a form that only tells it from others; None where the system does not say."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()[19]  # field 22, proc(5)
