@@ -546,7 +546,7 @@ _NOTES: Final = {
         a site that checks attestations refuses it.
 
         It needs two packages: `pip install 'usbferry[fido]'`. Hosts find a FIDO2 key with resident credentials (ES256
-        and EdDSA) and packed self-attestation, and a U2F key. Browsers and libfido2 use it through
+        and EdDSA), hmac-secret and packed self-attestation, and a U2F key. Browsers and libfido2 use it through
         hidraw, for which Linux distributions have udev rules by vendor: for this one it takes
         `SUBSYSTEM=="hidraw", ATTRS{idVendor}=="1209", ATTRS{idProduct}=="0006", TAG+="uaccess"`, or root.
 

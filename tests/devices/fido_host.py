@@ -59,8 +59,8 @@ def plugged(device: Any) -> CtapHidDevice:
     )
 
 
-def client(device: CtapHidDevice) -> Fido2Client:
-    return Fido2Client(device, DefaultClientDataCollector(ORIGIN), Person())
+def client(device: CtapHidDevice, *extensions: Any) -> Fido2Client:
+    return Fido2Client(device, DefaultClientDataCollector(ORIGIN), Person(), extensions=extensions)
 
 
 def site() -> Fido2Server:

@@ -13,12 +13,15 @@ from fido2.client import ClientError
 from fido2.ctap import CtapDevice, CtapError
 from fido2.ctap1 import ApduError, Ctap1
 from fido2.ctap2 import ClientPin, Ctap2
+from fido2.ctap2.extensions import HmacSecretExtension
 from fido2.hid import CtapHidDevice
+from fido2.utils import websafe_decode
+from fido2.webauthn import PublicKeyCredentialParameters, PublicKeyCredentialUserEntity
 from hypothesis import given
 from hypothesis import strategies as st
 
 import usbferry
-from tests.devices.fido_host import authenticated, plugged, registered, u2f, visit
+from tests.devices.fido_host import authenticated, client, plugged, registered, u2f, visit
 from tests.devices.host import ask, opened, read, turn, write
 from usbferry.backends.virtual import make
 from usbferry.device import DeviceError
@@ -153,6 +156,50 @@ def test_a_pin_that_is_none(direct, new):
     proof = pin.protocol.authenticate(secret, sent)
     set_pin = partial(pin.ctap.client_pin, 1, 3, key_agreement=agreed, new_pin_enc=sent, pin_uv_param=proof)
     assert refusal(set_pin) == CtapError.ERR.PIN_POLICY_VIOLATION
+
+
+@pytest.mark.parametrize("options", ["", "?pin=1234"])
+def test_secrets_of_a_credential(options):
+    """hmac-secret, with which disks are unlocked: one for each salt and credential, and always the same."""
+    salts = [bytes([number]) * 32 for number in range(2)]
+    extension = HmacSecretExtension(allow_hmac_secret=True)
+    with usbferry.open(f"virtual:security-key{options}") as device:
+        host = client(plugged(device), extension)
+        user = PublicKeyCredentialUserEntity(id=b"u", name="ann")
+        kinds = [PublicKeyCredentialParameters(type="public-key", alg=-7)]
+        asked = {"rp": {"id": "example.com", "name": "x"}, "user": user, "challenge": HASH, "pubKeyCredParams": kinds}
+        made = [host.make_credential({**asked, "extensions": {"hmacCreateSecret": True}}) for _ in range(2)]
+        assert all(one.client_extension_results["hmacCreateSecret"] for one in made)
+
+        def secrets(credential: Any, *salts: bytes) -> list[bytes]:
+            given = dict(zip(("salt1", "salt2"), salts, strict=False))
+            wanted = {"type": "public-key", "id": credential.raw_id}
+            request = {"rpId": "example.com", "challenge": HASH, "allowCredentials": [wanted]}
+            used = host.get_assertion({**request, "extensions": {"hmacGetSecret": given}}).get_response(0)
+            results = used.client_extension_results["hmacGetSecret"]
+            return [websafe_decode(results[name]) for name in ("output1", "output2") if results.get(name)]
+
+        first = secrets(made[0], *salts)
+        assert [len(one) for one in first] == [32, 32]
+        assert first[0] != first[1]
+        assert secrets(made[0], salts[0]) == first[:1]
+        assert secrets(made[1], salts[0]) != first[:1]
+
+
+def test_secrets_that_are_asked_for_wrongly(direct):
+    pin = ClientPin(Ctap2(direct))
+    agreed, secret = pin._get_shared_secret()
+
+    def asked(salts: bytes, proof: bytes | None = None, up: bool = True) -> int:
+        sent = pin.protocol.encrypt(secret, salts)
+        proof = pin.protocol.authenticate(secret, sent) if proof is None else proof
+        wanted = {**ASSERT, 4: {"hmac-secret": {1: agreed, 2: sent, 3: proof}}, 5: {"up": up}}
+        return direct.call(Command.CBOR, b"\2" + cbor2.dumps(wanted))[0]
+
+    assert asked(bytes(32)) == Code.NO_CREDENTIALS
+    assert asked(bytes(48)) == Code.INVALID_LENGTH
+    assert asked(bytes(32), bytes(16)) == Code.PIN_AUTH_INVALID
+    assert asked(bytes(32), up=False) == Code.UNSUPPORTED_OPTION
 
 
 def test_wrong_pins(direct):
@@ -430,6 +477,10 @@ NAMED = {"type": "public-key", "id": b"x"}
         (1, MAKE, 5, [NAMED], Code.OK),
         (1, MAKE, 5, 1, Code.CBOR_UNEXPECTED_TYPE),
         (1, MAKE, 6, {"unknown": True}, Code.OK),
+        (1, MAKE, 6, {"hmac-secret": True}, Code.OK),
+        (1, MAKE, 6, {"hmac-secret": b"yes"}, Code.CBOR_UNEXPECTED_TYPE),
+        (2, ASSERT, 4, {"hmac-secret": {}}, Code.MISSING_PARAMETER),
+        (2, ASSERT, 4, {"hmac-secret": True}, Code.CBOR_UNEXPECTED_TYPE),
         (1, MAKE, 7, {"up": False}, Code.INVALID_OPTION),
         (1, MAKE, 7, {"uv": True}, Code.UNSUPPORTED_OPTION),
         (1, MAKE, 7, {"rk": 1}, Code.CBOR_UNEXPECTED_TYPE),

@@ -33,17 +33,18 @@ def fifo(tmp_path):
 
 # -- security keys -----------------------------------------------------------------------------------------------------
 
-# libfido2 makes a credential, checks its attestation, signs with it, and checks that; `$1` is the key.
+# libfido2 makes a credential, checks its attestation, signs with it, and checks that; `$1` is the key, -h its secrets.
 LIBFIDO2 = """
     cd $(mktemp -d); number() { head -c 32 /dev/urandom | base64; }
     (number; echo example.org; echo ann; number) >asked
     fido2-token -I $1 | grep -A 99 caps
-    fido2-cred -M -i asked -o made $1 && fido2-cred -V -i made -o known || exit 1
-    (number; echo example.org; head -1 known) >asked
+    fido2-cred -M -h -i asked -o made $1 && fido2-cred -V -h -i made -o known || exit 1
+    (number; echo example.org; head -1 known; number) >asked
     tail -n +2 known >public.pem
-    fido2-assert -G -i asked $1 >signed && fido2-assert -V -i signed public.pem || exit 2
+    fido2-assert -G -h -i asked $1 >signed && fido2-assert -V -h -i signed public.pem || exit 2
+    sed -n 5p signed | base64 -d | wc -c  # the secret for a disk
     sed -i '4s/^..../AAAA/' signed  # the signature
-    fido2-assert -V -i signed public.pem 2>/dev/null && exit 3
+    fido2-assert -V -h -i signed public.pem 2>/dev/null && exit 3
     echo checked
 """
 
@@ -59,7 +60,7 @@ def test_a_security_key_registers_and_authenticates(guest, serve):
         said = guest.run(f"{find}\nset -- /dev/${{1##*/}}\n{LIBFIDO2}", 60).ok()
         assert "FIDO_2_0" in said
         assert "aaguid: 7573626665727279" in said
-        assert said.endswith("checked\n")
+        assert said.endswith("32\nchecked\n")
         if SOAK:
             told = json.loads(guest.run(FIDO_HOST, 90).ok())
             assert (told["named"], told["found"], told["u2f"]) == (True, True, "U2F_V2")

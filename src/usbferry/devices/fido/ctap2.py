@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum, IntFlag
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from .codes import Code, Refused, get, need
 from .ctaphid import MAX_MESSAGE
 from .keys import Algorithm, Credential, Keys, site_of
-from .pin import PROTOCOL, Pin
+from .pin import PROTOCOL, Pin, Salts
 
 # Of no vendor: whoever finds it in an attestation knows that the credential is worth nothing outside of tests.
 AAGUID: Final = UUID("75736266-6572-7279-2d74-6573742d6b65")  # "usbferry-test-ke"
@@ -27,6 +27,7 @@ _HASH: Final = 32
 _RESET_SECONDS: Final = 10.0  # after it was plugged in, §5.6
 _NEXT_SECONDS: Final = 30.0  # between an assertion and the next, §5.3
 _USER_ID_BYTES: Final = 64
+_HMAC_SECRET: Final = "hmac-secret"  # the one extension, §9.1
 
 
 class Command(IntEnum):
@@ -46,6 +47,18 @@ class Flag(IntFlag):
     PRESENT = 0x01
     VERIFIED = 0x04
     HAS_CREDENTIAL = 0x40
+    HAS_EXTENSIONS = 0x80
+
+
+class Assertion(NamedTuple):
+    """What is signed, by credential after credential."""
+
+    site: bytes
+    challenge: bytes
+    flags: Flag
+    found: list[Credential]
+    salts: Salts | None
+    since: float
 
 
 class Authenticator:
@@ -68,8 +81,8 @@ class Authenticator:
     def powered_up(self) -> None:
         """It was plugged in this moment."""
         self._since = self._now()
-        self._pin = Pin(self._keys)
-        self._next: tuple[float, bytes, bytes, Flag, list[Credential]] | None = None
+        self._pin = Pin(self._keys, self._has_pin)
+        self._next: Assertion | None = None
 
     async def answered(self, payload: bytes) -> bytes:
         """What it says to a message of CTAPHID_CBOR, which is not empty."""
@@ -88,12 +101,12 @@ class Authenticator:
         if command == Command.GET_ASSERTION:
             return await self._assert(_parsed(raw))
         if command == Command.GET_NEXT_ASSERTION:
-            if pending is None or self._now() - pending[0] > _NEXT_SECONDS:
+            if pending is None or self._now() - pending.since > _NEXT_SECONDS:
                 raise Refused(Code.NOT_ALLOWED)
-            return self._signed(*pending[1:])
+            return self._signed(pending)
         if command == Command.GET_INFO:
             return self._info()
-        if command == Command.CLIENT_PIN and self._has_pin:
+        if command == Command.CLIENT_PIN:
             return self._pin.done(_parsed(raw))
         if command != Command.RESET:
             raise Refused(Code.INVALID_COMMAND)
@@ -107,14 +120,15 @@ class Authenticator:
             options["clientPin"] = self._keys.pin is not None
         if self._verifies:
             options["uv"] = True
-        return {1: ["FIDO_2_0", "U2F_V2"], 3: AAGUID.bytes, 4: options, 5: MAX_MESSAGE, 6: [PROTOCOL]}
+        known = {1: ["FIDO_2_0", "U2F_V2"], 2: [_HMAC_SECRET]}
+        return {**known, 3: AAGUID.bytes, 4: options, 5: MAX_MESSAGE, 6: [PROTOCOL]}
 
     async def _reset(self) -> None:
         if self._now() - self._since > _RESET_SECONDS:
             raise Refused(Code.NOT_ALLOWED)
         await self._touched()
         self._keys.forget()
-        self._pin = Pin(self._keys)
+        self._pin = Pin(self._keys, self._has_pin)
 
     # -- making one, §5.1 ---------------------------------------------------------------------------------------------
 
@@ -124,6 +138,7 @@ class Authenticator:
         user = _user(need(asked, 3, dict))
         algorithm = _algorithm(need(asked, 4, list))
         excluded = [self._keys.find(site, name) for name in _names(asked, 5)]
+        has_secret = get(get(asked, 6, dict) or {}, _HMAC_SECRET, bool)
         options = self._options(asked, 7)
         if "up" in options and not options["up"]:
             raise Refused(Code.INVALID_OPTION)
@@ -136,7 +151,7 @@ class Authenticator:
         made = self._keys.make(site, algorithm)
         if options.get("rk") and not self._keys.keep(site, Credential(made.id, made.key, user)):
             raise Refused(Code.KEY_STORE_FULL)
-        return self._attested(made, site, challenge, flags)
+        return self._attested(made, site, challenge, flags | (Flag.HAS_EXTENSIONS if has_secret else 0))
 
     def _attested(self, made: Credential, site: bytes, challenge: bytes, flags: Flag) -> Mapping[int, object]:
         """Packed attestation by the credential's own key, WebAuthn §8.2."""
@@ -145,6 +160,8 @@ class Authenticator:
         counted = _COUNTED.pack(site, flags | Flag.PRESENT | Flag.HAS_CREDENTIAL, self._keys.count())
         name = len(made.id).to_bytes(2, "big") + made.id
         data = counted + AAGUID.bytes + name + cbor2.dumps(made.key.cose(), canonical=True)
+        if flags & Flag.HAS_EXTENSIONS:
+            data += cbor2.dumps({_HMAC_SECRET: True})
         signature = made.key.sign(data + challenge)
         return {1: "packed", 2: data, 3: {"alg": made.key.algorithm.value, "sig": signature}}
 
@@ -156,6 +173,10 @@ class Authenticator:
         options = self._options(asked, 5)
         if "rk" in options:
             raise Refused(Code.UNSUPPORTED_OPTION)
+        wanted = get(get(asked, 4, dict) or {}, _HMAC_SECRET, dict)
+        if wanted is not None and not options.get("up", True):
+            raise Refused(Code.UNSUPPORTED_OPTION)
+        salts = self._pin.salts(wanted) if wanted is not None else None
         flags = await self._verified(asked, options, challenge, 6)
         if names:
             found = [one for one in (self._keys.find(site, name) for name in names) if one is not None][:1]
@@ -166,16 +187,22 @@ class Authenticator:
             flags |= Flag.PRESENT
         if not found:
             raise Refused(Code.NO_CREDENTIALS)
-        answer = self._signed(site, challenge, flags, found)
+        answer = self._signed(Assertion(site, challenge, flags, found, salts, self._now()))
         return {**answer, 5: len(found)} if len(found) > 1 else answer
 
-    def _signed(self, site: bytes, challenge: bytes, flags: Flag, found: list[Credential]) -> Mapping[int, object]:
+    def _signed(self, asked: Assertion) -> Mapping[int, object]:
         """By the first of them; the others are for GetNextAssertion. A user's names are for who was verified."""
-        first, *others = found
-        self._next = (self._now(), site, challenge, flags, others) if others else None
-        data = _COUNTED.pack(site, flags, self._keys.count())
+        import cbor2
+
+        first, *others = asked.found
+        self._next = asked._replace(found=others, since=self._now()) if others else None
+        flags, extensions = asked.flags, b""
+        if asked.salts is not None:
+            flags |= Flag.HAS_EXTENSIONS
+            extensions = cbor2.dumps({_HMAC_SECRET: asked.salts.outputs(self._keys.secret_of(first))})
+        data = _COUNTED.pack(asked.site, flags, self._keys.count()) + extensions
         answer: dict[int, object] = {1: {"id": first.id, "type": "public-key"}, 2: data}
-        answer[3] = first.key.sign(data + challenge)
+        answer[3] = first.key.sign(data + asked.challenge)
         if first.user is not None:
             answer[4] = first.user if flags & Flag.VERIFIED else {"id": first.user["id"]}
         return answer

@@ -6,6 +6,7 @@ that are found by the site's name alone, resident ones, are kept besides, with t
 
 from __future__ import annotations
 
+import hmac
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,6 +159,10 @@ class Keys:
         except InvalidTag:
             return None
         return Credential(name, Key(Algorithm(-plain[0]), plain[1:]))
+
+    def secret_of(self, credential: Credential) -> bytes:
+        """What hmac-secret makes its secrets with, CredRandom: another for each credential, and always the same."""
+        return hmac.digest(self._secret, b"hmac-secret" + credential.id, "sha256")
 
     def keep(self, site: bytes, credential: Credential) -> bool:
         """Make it resident, in the place of one for the same user; whether there is room."""

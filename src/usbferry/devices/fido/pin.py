@@ -1,8 +1,8 @@
-"""A security key's PIN: set, changed, and exchanged for a token that says who was verified. PIN protocol one.
+"""What only a security key and its host know, by PIN protocol one: a PIN, a token of who was verified, secrets.
 
     host's key + own key --ECDH, SHA-256--> shared secret: PINs and the token go by AES-256-CBC under it
 
-Source: Client to Authenticator Protocol 2.0 §5.5.
+Source: Client to Authenticator Protocol 2.0 §5.5, and §9.1 for hmac-secret.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from enum import IntEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .codes import Code, Refused, need
 from .keys import Keys
@@ -27,6 +27,7 @@ _TOKEN_BYTES: Final = 32
 _NEW_BYTES: Final = 64  # of a new PIN, filled with zeros
 _SHORTEST, _LONGEST = 4, 63  # bytes
 _COORDINATE: Final = 32
+_SALT: Final = 32
 _IN_A_ROW: Final = 3  # wrong ones before it has to be plugged in again
 
 
@@ -40,11 +41,23 @@ class Sub(IntEnum):
     GET_TOKEN = 5
 
 
+class Salts(NamedTuple):
+    """One or two of a host's, and what it shares with the key."""
+
+    secret: bytes
+    salts: bytes
+
+    def outputs(self, key: bytes) -> bytes:
+        """The secrets of a credential that has this key of its own, for the host alone."""
+        found = [hmac.digest(key, self.salts[at : at + _SALT], "sha256") for at in range(0, len(self.salts), _SALT)]
+        return _encrypted(self.secret, b"".join(found))
+
+
 class Pin:
     """From one power-up to the next; the PIN itself and its tries are those of `keys`."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, keys: Keys, has_pin: bool) -> None:
+        self._keys, self._has_pin = keys, has_pin
         self._wrong = 0  # in a row
         self._token = os.urandom(_TOKEN_BYTES)
         self._own: EllipticCurvePrivateKey | None = None
@@ -54,10 +67,12 @@ class Pin:
         if need(asked, 1, int) != PROTOCOL:
             raise Refused(Code.INVALID_PARAMETER)
         sub = need(asked, 2, int)
-        if sub == Sub.GET_RETRIES:
-            return {3: self._keys.pin_tries}
         if sub == Sub.GET_KEY_AGREEMENT:
             return {1: self._public()}
+        if not self._has_pin:
+            raise Refused(Code.INVALID_COMMAND)
+        if sub == Sub.GET_RETRIES:
+            return {3: self._keys.pin_tries}
         if sub not in tuple(Sub):
             raise Refused(Code.INVALID_PARAMETER)
         secret = self._secret(need(asked, 3, dict))
@@ -73,6 +88,18 @@ class Pin:
             raise Refused(Code.PIN_NOT_SET)
         if not hmac.compare_digest(authentication, _authenticated(self._token, challenge)):
             raise Refused(Code.PIN_AUTH_INVALID)
+
+    # -- hmac-secret --------------------------------------------------------------------------------------------------
+
+    def salts(self, asked: Mapping[Any, object]) -> Salts:
+        """What a host wants the secrets for: §9.1. Raises Refused."""
+        secret = self._secret(need(asked, 1, dict))
+        sent, authentication = need(asked, 2, bytes), need(asked, 3, bytes)
+        if len(sent) not in (_SALT, 2 * _SALT):
+            raise Refused(Code.INVALID_LENGTH)
+        if not hmac.compare_digest(authentication, _authenticated(secret, sent)):
+            raise Refused(Code.PIN_AUTH_INVALID)
+        return Salts(secret, _decrypted(secret, sent))
 
     # -- the PIN ------------------------------------------------------------------------------------------------------
 
