@@ -872,9 +872,9 @@ def api() -> str:
         *_function(registry.load_exporter, "usbferry.registry.load_exporter", 4),
         *_function(registry.open_source, "usbferry.registry.open_source", 4),
         "## Tests",
-        "From `usbferry.testing`; [test with virtual devices](testing.md) shows it at work. In pytest the fixture "
-        "`usb_device` is a `PlugIn`.",
-        *_function(testing.PlugIn.__call__, "PlugIn"),
+        "[Test with virtual devices](testing.md) shows it at work. The fixture of pytest:",
+        *_function(testing.PlugIn.__call__, "usb_device"),
+        "From `usbferry.testing`:",
         *_function(testing.plugged, "plugged"),
         "### Plugged",
         inspect.cleandoc(testing.Plugged.__doc__ or ""),

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
@@ -254,8 +254,8 @@ class PlugIn:
     def __call__(self, what: str) -> Plugged[VirtualDevice]: ...
     @overload
     def __call__(self, what: D) -> Plugged[D]: ...
-    def __call__(self, what: Any) -> Plugged[Any]:
-        """Plug in a device, by its address or as it is."""
+    def __call__(self, what: VirtualDevice | str) -> Plugged[Any]:
+        """Plug in a device, by its address or as it is, until the end of the test."""
         one = Plugged(what)
         self._plugged.append(one)
         return one
@@ -282,11 +282,13 @@ def sections(plug: PlugIn | None) -> Iterator[tuple[str, str]]:
         yield f"USB transfers of {one.title}", one.report()
 
 
-@contextmanager
-def plugged(what: D | str) -> Iterator[Plugged[D]]:
-    """A device for the length of a `with`, for other frameworks, and for fixtures of another scope."""
-    with Plugged(what) as one:
-        yield one
+@overload
+def plugged(what: str) -> Plugged[VirtualDevice]: ...
+@overload
+def plugged(what: D) -> Plugged[D]: ...
+def plugged(what: VirtualDevice | str) -> Plugged[Any]:
+    """A device for the length of a `with`: for other frameworks, and for fixtures of another scope."""
+    return Plugged(what)
 
 
 class _There:
