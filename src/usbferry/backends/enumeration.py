@@ -60,7 +60,11 @@ class _Reader:
             total = int.from_bytes(head[2:4], "little")
             if total < 9:
                 raise DescriptorError(f"configuration {index} says it has {total} bytes")
-            found.append(parse_configuration(await self._descriptor(DescriptorType.CONFIGURATION, index, total)))
+            raw = await self._descriptor(DescriptorType.CONFIGURATION, index, total)
+            usable = _usable(raw)
+            if len(usable) < total:
+                log.info("%s: configuration %d makes sense for %d of %d bytes", self.where, index, len(usable), total)
+            found.append(parse_configuration(usable))
         info.configurations = tuple(found)
         if info.speed is Speed.UNKNOWN and info.device.usb >= 0x0300:
             info.speed = Speed.SUPER_PLUS  # Linux's tools have no word for it
@@ -123,3 +127,13 @@ class _Reader:
         if answer.status != Status.OK:
             raise Failed(f"{self.where} answers {setup} with {Status(answer.status).name}")
         return bytes(answer.data)
+
+
+def _usable(raw: bytes) -> bytes:
+    """A configuration up to where its descriptors end or make no sense, as Linux takes it: usb_parse_configuration in
+    drivers/usb/core/config.c is "skipping remainder of the config".
+    """
+    end = 0
+    while end + 2 <= len(raw) and 2 <= raw[end] <= len(raw) - end:
+        end += raw[end]
+    return raw[:2] + end.to_bytes(2, "little") + raw[4:end] if end >= 4 else raw
