@@ -403,13 +403,22 @@ async def test_a_card_that_fails_is_mute(caplog):
     assert caplog.text.count("the card failed") == 2
 
 
-async def test_lines_of_a_pipe(tmp_path):
+async def test_lines_of_a_pipe(tmp_path, monkeypatch, caplog):
     lines = tmp_path / "lines"
-    lines.write_text("remove\nshake\ninsert # again\nremove\n")
-    async with opened(Smartcard(pipe=str(lines))) as device:
-        for _ in range(100):
-            await asyncio.sleep(0.005)
-        assert device.slot.state is Icc.EMPTY
+    lines.write_text("remove\nshake\ninsert # again\n\nremove\n")
+    device, seen = Smartcard(pipe=str(lines)), []
+    last = asyncio.Event()
+
+    def turn(inserted: bool) -> None:
+        seen.append(inserted)
+        if len(seen) == 3:
+            last.set()
+
+    monkeypatch.setattr(device, "_turn", turn)
+    async with opened(device):
+        await asyncio.wait_for(last.wait(), 20)
+    assert seen == [False, True, False]
+    assert "'shake': there are insert and remove" in caplog.text
 
 
 # -- anything ----------------------------------------------------------------------------------------------------------

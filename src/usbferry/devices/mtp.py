@@ -83,8 +83,6 @@ class Mtp(VirtualDevice):
         speed: Speed = Speed.HIGH,
         clock: Clock | None = None,
     ) -> None:
-        if speed < Speed.FULL:
-            raise ValueError("low speed has no bulk endpoints (USB 2.0 §5.8.3): use full, high or super")
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{folder} is no folder")
         self.speed, self.serial, self.product = speed, serial, product

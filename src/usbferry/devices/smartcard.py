@@ -63,8 +63,6 @@ class Smartcard(VirtualDevice):
         serial: str = "",
         clock: Clock | None = None,
     ) -> None:
-        if speed < Speed.FULL:
-            raise ValueError("low speed has no bulk endpoints (USB 2.0 §5.8.3), so no reader: use full, high or super")
         if not 0 <= busy < 1000:
             raise ValueError("a command takes 0 to 1000 seconds")
         self.speed, self.serial = speed, serial
