@@ -83,7 +83,7 @@ def test_one_part_is_what_it_was_alone():
     assert Composite([Disk(size=MIB)]).info.device.device_class == 0
 
 
-ALONE = {"composite", "ftdi", "many-configurations", "many-endpoints", "mtp", "zero"}  # two of them are not in one device
+ALONE = {"composite", "ftdi", "many-configurations", "many-endpoints", "mtp", "zero"}  # no two of one in a device
 
 
 @pytest.mark.parametrize("kind", sorted(set(DEVICES) - ALONE))
