@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.test_pyusb_programs import ESCPOS, FTDI, USBTMC, VISA, far_side, program
+from tests.interop.test_pyusb_programs import ESCPOS, FTDI, USBTMC, far_side, program
 from tests.interop.user import User, ordinary_user, python
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,6 @@ def user() -> Iterator[User]:
 CASES = {
     "printer": (ESCPOS, "virtual:printer?to=file:paper"),
     "usbtmc": (USBTMC, "virtual:usbtmc?serial=MY1&model=Scope"),
-    "visa": (VISA, "virtual:usbtmc?serial=MY1&model=Scope"),
     "ftdi": (FTDI, "virtual:ftdi?serial=FT1&to="),
     "disk": (DISK, "virtual:disk?size=2M&serial=1"),
 }
@@ -77,7 +76,7 @@ def test_a_program_says_the_same_to_a_tape(name: str, user: User) -> None:
         live = user.said(*words, devices=(f"tap:live.pcapng?of={address}{''.join(port)}",))
     assert len(live) > 5
     assert live == user.said(*words, devices=("replay:live.pcapng?check",))
-    if shutil.which("tshark"):
+    if shutil.which("tshark") and name in ("disk", "printer"):
         assert not troubles(user.folder / "live.pcapng")
 
 

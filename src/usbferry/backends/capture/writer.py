@@ -19,6 +19,7 @@ from .pcapng import is_capture
 log: Final = logging.getLogger(__name__)
 MAX_WAITING: Final = 64 << 20  # bytes that wait for the disk; half a second of a fast device
 _BATCH: Final = 4 << 20  # bytes of one write
+_PAUSE: Final = 0.02  # seconds
 _CLOSE_SECONDS: Final = 30.0  # for what waits at the end
 
 
@@ -33,7 +34,7 @@ class Writer:
         self._bytes = 0  # of those
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._is_closing = False
+        self._closing = threading.Event()
         self._has_failed = False
         try:
             self._file = _opened(path)
@@ -57,7 +58,7 @@ class Writer:
 
     def close(self) -> None:
         """Write what waits, and end. May be called twice, and blocks as long as the disk does, within bounds."""
-        self._is_closing = True
+        self._closing.set()
         self._wake.set()
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
@@ -77,10 +78,11 @@ class Writer:
     def _step(self) -> bool:
         """One write; whether there may be more."""
         self._wake.wait()
+        self._closing.wait(_PAUSE)  # so that one write has many pieces, and who records seldom wakes this thread
         self._wake.clear()
         while batch := self._take():
             self._file.write(batch)
-        return not self._is_closing or bool(self._waiting)
+        return not self._closing.is_set() or bool(self._waiting)
 
     def _take(self) -> bytes:
         with self._lock:
