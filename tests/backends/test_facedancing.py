@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 import textwrap
 from pathlib import Path
@@ -298,6 +299,15 @@ async def test_a_coroutine_that_fails_is_told_and_the_device_goes_on(program, ca
         await turn()
         assert "a coroutine of Somebody Gauge ended" in caplog.text
         assert await handle.control(0xC0, 1, 0, 0, 3) == b"1.0"
+
+
+async def test_a_program_does_not_set_up_our_log(program) -> None:
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    text = DECLARED + "\n    import logging\n    logging.basicConfig(level=1, force=True)\n    main(Gauge)\n"
+    async with await aio.open(program(text)) as handle:
+        assert (root.level, root.handlers[:]) == before
+        await handle.write(0x01, b"x")
 
 
 async def test_a_program_that_is_asked_nothing_leaves_nothing(program) -> None:

@@ -160,7 +160,7 @@ def _run(path: Path, words: list[str], base: Any, *, is_program: bool) -> Progra
     """Run a file: what it hands over, or else its names."""
     if not path.is_file():
         raise ValueError("there is no such file")
-    with _as_program(path, words), _boards(base):
+    with _as_program(path, words), _boards(base), _our_log():
         try:
             return runpy.run_path(str(path), run_name="__main__" if is_program else path.stem)
         except _Handed as handed:
@@ -198,6 +198,23 @@ def _as_program(path: Path, words: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
+
+
+@contextmanager
+def _our_log() -> Iterator[None]:
+    """What is logged, and where, is for who serves the device to say: `main` sets it up for a program of its own."""
+    root, modules = logging.getLogger(), [import_module(f"facedancer.{name}") for name in ("logging", "devices")]
+    level, handlers, configure = root.level, root.handlers[:], modules[0].configure_default_logging
+    for module in modules:
+        setattr(module, configure.__name__, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for module in modules:
+            setattr(module, configure.__name__, configure)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        logging.getLogger("facedancer").setLevel(logging.NOTSET)
 
 
 @contextmanager
