@@ -131,6 +131,8 @@ def test_what_does_not_load_names_file_and_line(change: tuple[str, str], said: s
         ("virtual:./echo.py:Eco", "./echo.py has no class 'Eco'; its devices are: Echo"),
         ("virtual:./echo.py:Interface", "Interface is no virtual device, a class derived from VirtualDevice"),
         ("virtual:nothing.at_all:Echo", "there is no module 'nothing' beside usbferry; a file is written virtual:PATH"),
+        ("virtual:./echo:Echo", "'./echo' is neither a module nor a file: a file is written virtual:PATH.py:CLASS"),
+        ("virtual::Echo", "'' is neither a module nor a file"),
         ("virtual:./echo.py?wrod=x", "./echo.py has no option 'wrod'; it has: speed, word, fault"),
         ("virtual:echo", "one of your own is virtual:FILE.py"),
     ],

@@ -97,6 +97,8 @@ def failed(factory: type[VirtualDevice], error: Exception) -> str:
 
 
 def _import(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"{name!r} is neither a module nor a file: a file is written virtual:PATH.py:CLASS")
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
