@@ -28,6 +28,7 @@ from usbferry.devices.ptp.codes import (
     Operation,
     Property,
     Response,
+    Type,
 )
 from usbferry.devices.ptp.packing import HEADER, container, header
 from usbferry.devices.ptp.store import is_name
@@ -240,6 +241,59 @@ async def test_properties(folder):
             assert await host.data(Operation.GET_OBJECT_PROP_VALUE, names["sub"], one)
         assert await host.code(Operation.GET_OBJECT_PROP_VALUE, names["sub"], 0xDC99) == Response.INVALID_PROP_CODE
         assert numbers(await host.data(Operation.GET_OBJECT_REFERENCES, names["sub"])) == []
+
+
+def listed(raw: bytes) -> list[tuple[int, int, object]]:
+    """(handle, property, value) of a list of properties."""
+    count, at, found = int.from_bytes(raw[:4], "little"), 4, []
+    for _ in range(count):
+        handle, code, kind = unpack_from("<IHH", raw, at)
+        at += 8
+        if kind == Type.TEXT:
+            value: object = packing.read_text(raw[at:])
+            at += 1 + 2 * raw[at]
+        else:
+            size = {Type.U16: 2, Type.U32: 4, Type.U64: 8, Type.U128: 16}[Type(kind)]
+            value = int.from_bytes(raw[at : at + size], "little")
+            at += size
+        found.append((handle, code, value))
+    assert at == len(raw)
+    return found
+
+
+async def test_properties_of_many_objects_at_once(folder):
+    async with opened(Mtp(folder=folder)) as device:
+        host = await Host(device).start()
+        names = await host.names()
+        noise, sub = names["noise.bin"], names["sub"]
+        everything = listed(await host.data(Operation.GET_OBJECT_PROP_LIST, ROOT, 0, ROOT, 0, ROOT))
+        assert len(everything) == 3 * len(Property)
+        [photo] = [handle for handle, code, value in everything if (code, value) == (Property.FILE_NAME, "photo.jpg")]
+        assert (photo, Property.PARENT, sub) in everything
+        assert (noise, Property.SIZE, 2048) in everything
+        sizes = await host.data(Operation.GET_OBJECT_PROP_LIST, 0, 0, Property.SIZE, 0, 1)
+        assert listed(sizes) == [(noise, Property.SIZE, 2048), (sub, Property.SIZE, 0)]
+        one = await host.data(Operation.GET_OBJECT_PROP_LIST, photo, Format.JPEG, Property.NAME, 0, 0)
+        assert listed(one) == [(photo, Property.NAME, "photo.jpg")]
+        assert listed(await host.data(Operation.GET_OBJECT_PROP_LIST, photo, Format.PNG, ROOT, 0, 0)) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "response"),
+    [
+        ((1, 0, 0, 0, 0), Response.INVALID_PARAMETER),
+        ((1, 0, 0, 1, 0), Response.BY_GROUP_UNSUPPORTED),
+        ((1, 0, ROOT, 0, 1), Response.BY_DEPTH_UNSUPPORTED),
+        ((ROOT, 0, ROOT, 0, 2), Response.BY_DEPTH_UNSUPPORTED),
+        ((99, 0, ROOT, 0, 0), Response.INVALID_HANDLE),
+        ((1, 0, 0xDC99, 0, 0), Response.INVALID_PROP_CODE),
+    ],
+)
+async def test_lists_of_properties_that_there_are_not(folder, values, response):
+    async with opened(Mtp(folder=folder)) as device:
+        host = await Host(device).start()
+        await host.names()
+        assert await host.code(Operation.GET_OBJECT_PROP_LIST, *values) == response
 
 
 async def test_microsofts_descriptors_say_mtp():

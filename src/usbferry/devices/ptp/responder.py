@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from . import packing
+from . import packing, properties
 from .codes import FRIENDLY_NAME, ROOT, STORAGE_ID, WRITES, Event, Format, Operation, Property, Response, Type
 from .packing import array, number, text
 from .store import Entry, NoObject, Store, is_name
@@ -30,17 +30,6 @@ _LARGEST: Final = 0xFFFF_FFFE  # of an object whose size is said in 32 bits
 
 # What ends the wait for an object that was announced.
 _BEGINS: Final = (Operation.OPEN_SESSION, Operation.CLOSE_SESSION, Operation.SEND_OBJECT_INFO)
-_TYPES: Final = {
-    Property.STORAGE: Type.U32,
-    Property.FORMAT: Type.U16,
-    Property.PROTECTION: Type.U16,
-    Property.SIZE: Type.U64,
-    Property.FILE_NAME: Type.TEXT,
-    Property.MODIFIED: Type.TEXT,
-    Property.PARENT: Type.U32,
-    Property.UNIQUE_ID: Type.U128,
-    Property.NAME: Type.TEXT,
-}
 # Errors of the folder that say what they are; any other is general.
 _ERRORS: Final = {
     FileNotFoundError: Response.INVALID_HANDLE,
@@ -320,32 +309,39 @@ class Responder:
         return Reply(data=array(Type.U16, Property))
 
     async def _property_described(self, values: tuple[int, ...], data: bytes) -> Reply:
-        """Its code and type, whether it can be set, an empty default, no group and no form."""
-        code, kind = _property(values[0])
-        can_be_set = self._is_writable and code is Property.FILE_NAME
-        empty = packing.value(kind, "" if kind is Type.TEXT else 0)
-        head = number(Type.U16, code) + number(Type.U16, kind) + bytes((can_be_set,))
-        return Reply(data=head + empty + number(Type.U32, 0) + b"\0")
+        code = _property(values[0])
+        return Reply(data=properties.described(code, self._is_writable and code is Property.FILE_NAME))
 
     async def _property_value(self, values: tuple[int, ...], data: bytes) -> Reply:
-        code, kind = _property(values[1])
-        entry: Entry = await self._ask(self._store.entry, values[0])
-        if code is Property.MODIFIED:
-            return Reply(data=packing.moment(entry.modified))
-        known: Mapping[Property, int | str] = {
-            Property.STORAGE: STORAGE_ID,
-            Property.FORMAT: entry.format,
-            Property.PROTECTION: 0 if self._is_writable else 1,
-            Property.SIZE: entry.size,
-            Property.FILE_NAME: entry.name,
-            Property.PARENT: entry.parent,
-            Property.UNIQUE_ID: entry.handle,
-            Property.NAME: entry.name,
-        }
-        return Reply(data=packing.value(kind, known[code]))
+        code = _property(values[1])
+        return Reply(data=properties.value(await self._ask(self._store.entry, values[0]), code, self._is_writable))
+
+    async def _property_list(self, values: tuple[int, ...], data: bytes) -> Reply:
+        """Properties of many objects at once, which spares a host thousands of questions: appendix E.2.1."""
+        handle, format, property, group, depth = values[:5]
+        if not property:
+            raise Refused(Response.BY_GROUP_UNSUPPORTED if group else Response.INVALID_PARAMETER)
+        codes = tuple(Property) if property == ROOT else (_property(property),)
+        entries = [one for one in await self._meant(handle, depth) if format in (0, one.format)]
+        return Reply(data=properties.listed(entries, codes, self._is_writable))
+
+    async def _meant(self, handle: int, depth: int) -> list[Entry]:
+        """One object, or all; or those that are in no folder."""
+        found: list[Entry]
+        if handle not in (0, ROOT):
+            if depth:
+                raise Refused(Response.BY_DEPTH_UNSUPPORTED)
+            return [await self._ask(self._store.entry, handle)]
+        if depth == 1:
+            found = await self._ask(self._store.inside, 0)
+        elif depth in (0, ROOT):
+            found = await self._ask(self._store.everything)
+        else:
+            raise Refused(Response.BY_DEPTH_UNSUPPORTED)
+        return found
 
     async def _property_set(self, values: tuple[int, ...], data: bytes) -> Reply:
-        code, _ = _property(values[1])
+        code = _property(values[1])
         if code is not Property.FILE_NAME:
             raise Refused(Response.ACCESS_DENIED)
         name = packing.read_text(data)
@@ -360,10 +356,10 @@ def _check_storage(storage: int) -> None:
         raise Refused(Response.INVALID_STORAGE)
 
 
-def _property(code: int) -> tuple[Property, Type]:
+def _property(code: int) -> Property:
     if code not in tuple(Property):
         raise Refused(Response.INVALID_PROP_CODE)
-    return Property(code), _TYPES[Property(code)]
+    return Property(code)
 
 
 _DONE: Final[Mapping[int, Callable[[Responder, tuple[int, ...], bytes], Any]]] = {
@@ -386,5 +382,6 @@ _DONE: Final[Mapping[int, Callable[[Responder, tuple[int, ...], bytes], Any]]] =
     Operation.GET_OBJECT_PROP_DESC: Responder._property_described,
     Operation.GET_OBJECT_PROP_VALUE: Responder._property_value,
     Operation.SET_OBJECT_PROP_VALUE: Responder._property_set,
+    Operation.GET_OBJECT_PROP_LIST: Responder._property_list,
     Operation.GET_OBJECT_REFERENCES: Responder._references,
 }
