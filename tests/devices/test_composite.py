@@ -156,8 +156,11 @@ def test_all_are_at_the_highest_speed_of_one():
 
 
 def test_a_text_gives_its_speed_to_all_that_have_one():
-    dock = described("virtual:composite?parts=keyboard+serial+ftdi&speed=full")
+    dock = described("virtual:composite?parts=keyboard+serial&speed=full")
     assert {part.info.speed for part in dock.parts} == {Speed.FULL}
+    slowest = described("virtual:composite?parts=keyboard+serial+ftdi")  # it knows no other
+    assert {part.info.speed for part in slowest.parts} == {Speed.FULL}
+    assert described("virtual:composite?parts=keyboard+mouse").speed is Speed.HIGH
 
 
 # -- data and requests ------------------------------------------------------------------------------------------------
@@ -409,7 +412,10 @@ async def test_one_that_cannot_be_opened_leaves_none_open(tmp_path):
         ("parts=serial&serial.fault=stall:0x81", "faults are those of the whole: fault="),
         ("parts=disk", "disk: .*size"),
         ("parts=serial&speed=low", "serial: low speed has no bulk endpoints"),
-        ("parts=serial+ftdi", "FT232R USB UART is at full speed, and the whole at high: make it with the speed"),
+        (
+            "parts=serial+ftdi&speed=high",
+            "FT232R USB UART is at full speed, and the whole at high: make it with the speed",
+        ),
         ("parts=keyboard&speed=super", "keyboard: it runs at low, full, high speed alone"),
         ("parts=zero+zero", "have the same request of the whole device"),
         ("parts=keyboard&id=12345:1", "id: '12345:1' is no VENDOR:PRODUCT, such as 1209:0010"),

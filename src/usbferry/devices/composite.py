@@ -59,7 +59,7 @@ class Composite(VirtualDevice):
         clock: Clock | None = None,
         **of_parts: str,
     ) -> None:
-        self.parts = (*devices, *composing.made(parts, of_parts, speed or Speed.HIGH))
+        self.parts = (*devices, *composing.made(parts, of_parts, speed))
         composing.check(self.parts)
         self.speed = composing.one_speed(self.parts, speed)
         self.serial = serial

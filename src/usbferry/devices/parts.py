@@ -18,9 +18,16 @@ from .renumber import MOST
 from .virtual import VirtualDevice
 
 
-def made(text: str, given: Mapping[str, str], speed: Speed) -> list[VirtualDevice]:
-    """The parts of `text`, each with the options that are its own. Raises ValueError with a text for the user."""
-    names = list(_named(text))
+def made(text: str, given: Mapping[str, str], speed: Speed | None) -> list[VirtualDevice]:
+    """The parts of `text`, each with the options that are its own. Raises ValueError with a text for the user.
+
+    Without a `speed` they are at high speed, or at that of the slowest which knows one alone.
+    """
+    names = _named(text)
+    factories = [load(DEVICES, "virtual device", kind) for kind in _kinds(text)]
+    choosing = ["speed" in options.options_of(factory) for factory in factories]
+    fixed = [factory.speed for factory, can in zip(factories, choosing, strict=True) if not can]
+    usual = options.speed_name(speed or min(fixed, default=Speed.HIGH))
     own: dict[str, dict[str, str]] = {name: {} for name in names}
     for key, value in given.items():
         part, _, option = key.partition(".")
@@ -31,9 +38,9 @@ def made(text: str, given: Mapping[str, str], speed: Speed) -> list[VirtualDevic
                 f"{key}: faults are those of the whole: fault=..., with endpoints as `usbferry info` shows"
             )
         own[part][option] = value
-    for name, kind in zip(names, _kinds(text), strict=True):
-        if "speed" in options.options_of(load(DEVICES, "virtual device", kind)):
-            own[name].setdefault("speed", options.speed_name(speed))
+    for name, can in zip(names, choosing, strict=True):
+        if can:
+            own[name].setdefault("speed", usual)
     return [virtual.make(kind, own[name]) for name, kind in zip(names, _kinds(text), strict=True)]
 
 
