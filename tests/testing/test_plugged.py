@@ -209,6 +209,17 @@ def test_a_device_that_is_pulled_out(plug: PlugIn) -> None:
         raise AssertionError(back)
 
 
+async def test_waiting_in_a_coroutine_for_what_its_own_loop_does(plug: PlugIn) -> None:
+    one = plug(Bell())
+    async with await aio.open(one.usbip) as host:
+        waiting = asyncio.to_thread(
+            one.wait_until, lambda bell: len(one.transfers) and one.transfers[-1].data == b"ding"
+        )
+        one.device.ring()
+        _, answer = await asyncio.gather(waiting, host.read(0x81, 8, timeout=10))
+        assert answer == b"ding"
+
+
 def test_waiting_for_what_does_not_come(plug: PlugIn) -> None:
     with pytest.raises(TimeoutError, match=r"^virtual:zero: what was waited for did not come within 0\.05 s$"):
         plug("virtual:zero").wait_until(lambda zero: False, timeout=0.05)

@@ -3,7 +3,8 @@
     test ---- device, faults, unplug ----> VirtualDevice <---- USB/IP, usbredir ---- pyusb, a program, a kernel, QEMU
                                               (it lives in the loop of `local.sync`, and so in no test's way)
 
-A test may be a plain function or a coroutine: what it does here takes no time worth waiting for, but for `run`.
+A test may be a plain function or a coroutine: what it does here takes no time worth waiting for, but for `run` and
+`wait_until`, which a coroutine has in a thread: `await asyncio.to_thread(device.wait_until, ...)`.
 """
 
 from __future__ import annotations
