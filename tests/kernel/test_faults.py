@@ -9,6 +9,7 @@ import pytest
 from tests import evdev
 from tests.kernel.guest import CHECKOUT
 from tests.kernel.steps import HOST, attach, detach, disk_of, importing, unexpected, usbip_attach, wait_until_free
+from usbferry.testing import plugged
 
 USBFS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'usbfs.py'}"
 EVENTS = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'events.py'}"
@@ -52,6 +53,29 @@ def test_stall_short_wrong_length_and_babble(guest, serve):
         assert said == ["64", "EPIPE", "EPIPE", "0", "64"]
         said = transfers(guest, attached, "control:0x40:0x5b:16 " + "control:0xc0:0x5c:16 " * 3)
         assert said == ["16", "EPIPE", "8", "16"]
+    assert unexpected(guest) == []
+
+
+def test_the_device_of_a_test_gets_its_faults_while_a_kernel_has_it(guest):
+    """What pytest's plug-in plugs in, imported by a kernel; and what the report of a failure would say."""
+    guest.mark()
+    with plugged("virtual:zero") as one:
+        port = int(one.usbip.rpartition(":")[2].partition("/")[0])
+        with importing(guest, port, "1-1") as attached:
+            assert transfers(guest, attached, "in:0x81:512") == ["512"]
+            one.faults.stall(0x81)
+            one.faults.late(0x82, seconds=60)
+            assert transfers(guest, attached, "in:0x81:512 clear:0x81 in:0x81:512") == ["EPIPE", "0", "512"]
+            assert transfers(guest, attached, "timeout=500 in:0x82:512") == ["ETIMEDOUT"]
+        one.wait_until(lambda zero: not zero.is_open, timeout=30)
+        said = [line.partition(" s  ")[2].partition(", after")[0] for line in one.report().splitlines()]
+    reading = "reading 512 bytes from endpoint 0x81"
+    at = said.index("fault: stall")
+    assert said[at - 1] == f"{reading}: the endpoint is halted, or not there in the settings in force"
+    assert said[at + 1] == "CLEAR_FEATURE, halt of endpoint 0x81: ok"
+    assert said[at + 2].startswith(f"{reading} [00 00 ")
+    assert "reading 512 bytes from endpoint 0x82: it was cancelled" in said[at:]
+    assert said[-1] == "given back by the host"
     assert unexpected(guest) == []
 
 
