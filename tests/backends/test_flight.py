@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+from ctypes import sizeof
 
 import pytest
 
-from usbferry.backends.libusb.flight import Flight
+from usbferry.backends.libusb.flight import _END, _FLAGS, _STATUS, _STRUCT, Flight
+from usbferry.backends.libusb.library import library
 from usbferry.usb.setup import get_descriptor
 from usbferry.usb.transfer import IsoPacket, Transfer
 from usbferry.usb.types import Status
@@ -43,7 +44,18 @@ async def test_what_came_is_a_view_of_where_libusb_put_it(future, transfer, star
     flight = Flight(transfer, future)
     flight._buffer = flight._fill()
     flight._buffer[start : start + 5] = b"bytes"
-    flight._struct = SimpleNamespace(status=0, actual_length=5)
+    flight._struct = bytearray(_STRUCT.pack(0, 0, 0, 0, 0, 0, 4096, 5, 0, 0, 0, 0))
     completion = flight.end()
     assert (completion.status, bytes(completion.data), completion.actual) == (Status.OK, b"bytes", 5)
     assert completion.data.obj is flight._buffer
+
+
+def test_the_struct_is_laid_out_as_libusb_has_it():
+    declared = library().libusb_transfer
+    assert (declared.flags.offset, declared.status.offset) == (_FLAGS, _STATUS)
+    assert _STATUS + _END.size == declared.actual_length.offset + declared.actual_length.size
+    assert _STRUCT.size == declared.iso_packet_desc.offset
+    packed = _STRUCT.pack(0, 1, 0x82, 3, 4, 5, 6, 7, 0, 0, 0, 8)
+    filled = declared.from_buffer_copy(packed.ljust(sizeof(declared), b"\0"))
+    names = ("flags", "endpoint", "type", "timeout", "status", "length", "actual_length", "num_iso_packets")
+    assert [getattr(filled, name) for name in names] == [1, 0x82, 3, 4, 5, 6, 7, 8]

@@ -55,7 +55,9 @@ async def give_back(lent: Lent) -> None:
         del _current[loop]
     await asyncio.wait([lent.opening])
     if lent.opening.exception() is None:
-        await loop.run_in_executor(None, lent.opening.result().close)
+        context = lent.opening.result()
+        context.rest()
+        await loop.run_in_executor(None, context.close)
 
 
 def _opened(loop: asyncio.AbstractEventLoop) -> Context:

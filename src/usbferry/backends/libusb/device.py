@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from ...device import Device, ResetOutcome
+from ...device import Device, Promise, ResetOutcome
 from ...devices.gate import DirectGate
 from ...usb import setup as requests
 from ...usb.setup import Setup
@@ -24,7 +24,7 @@ from ...usb.transfer import Completion, Flags, Transfer
 from ...usb.tree import Endpoint
 from ...usb.types import Status, TransferType
 from . import reasons
-from .flight import Flight, refused
+from .flight import ADD_ZERO_PACKET, Flight, refused
 from .handle import Handle
 from .library import IO, NO_DEVICE, NO_MEM, NOT_SUPPORTED, STATUSES, LibraryError, library
 from .scan import Plugged
@@ -135,10 +135,11 @@ class LibusbDevice(Device):
             return self._behind(transfer.endpoint, Completion(Status.STALL), answer)
         if (transfer.packets is not None) != (kind is TransferType.ISOCHRONOUS) or transfer.packets == []:
             return self._behind(transfer.endpoint, Completion(Status.INVALID), answer)
-        flight = Flight(transfer, answer or self._loop.create_future())
-        flight.prepare(self._handle.context, self._handle.pointer, kind, 0.0)
+        flight = Flight(transfer, answer or Promise(loop=self._loop))
+        flags = 0
         if transfer.flags & _ZERO_PACKET and kind is not TransferType.ISOCHRONOUS and not transfer.is_in:
-            flight.add_zero_packet()
+            flags = ADD_ZERO_PACKET
+        flight.prepare(self._handle.context, self._handle.address, kind, flags)
         return self._launch(flight, transfer.endpoint, answer)
 
     def _launch(self, flight: Flight, key: int, answer: Future | None) -> Answer:
@@ -178,6 +179,8 @@ class LibusbDevice(Device):
             del self._last[key]
         completion = flight.end()
         flight.free()
+        if flight.limit is not None:
+            flight.limit.cancel()
         settle(flight.future, completion)
         if completion.status == Status.GONE:
             self.left("it was unplugged")
@@ -191,7 +194,7 @@ class LibusbDevice(Device):
             if answer is not None:
                 settle(answer, completion)
             return completion
-        self._last[key] = later = answer or self._loop.create_future()
+        self._last[key] = later = answer or Promise(loop=self._loop)
 
         def ended(_: object) -> None:
             if self._last.get(key) is later:
@@ -257,7 +260,7 @@ class LibusbDevice(Device):
             return self._send_control(transfer)
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)
-        answer: Future = self._loop.create_future()
+        answer = Promise(loop=self._loop)
         self._waiting.append((transfer, answer))
         if touched:
             self._gate.put_up(transfer, touched)
@@ -268,9 +271,17 @@ class LibusbDevice(Device):
     def _send_control(self, transfer: Transfer, answer: Future | None = None) -> Answer:
         if not _is_whole(transfer):
             return self._behind(CONTROL, Completion(Status.INVALID), answer)
-        flight = Flight(transfer, answer or self._loop.create_future())
-        flight.prepare(self._handle.context, self._handle.pointer, TransferType.CONTROL, CONTROL_SECONDS)
-        return self._launch(flight, CONTROL, answer)
+        flight = Flight(transfer, answer or Promise(loop=self._loop))
+        flight.prepare(self._handle.context, self._handle.address, TransferType.CONTROL)
+        sent = self._launch(flight, CONTROL, answer)
+        if not flight.is_over:
+            flight.limit = self._loop.call_later(CONTROL_SECONDS, self._late, flight)
+        return sent
+
+    def _late(self, flight: Flight) -> None:
+        if not flight.is_cancelled:
+            flight.verdict = Status.TIMEOUT
+            self._withdraw([flight])
 
     def _go_on(self) -> None:
         """The control transfers that wait, as far as they may go: a request waits for all before it, all behind it."""
@@ -454,7 +465,9 @@ class LibusbDevice(Device):
 
 def settle(answer: Future, completion: Completion) -> None:
     """End an answer, unless its caller has cancelled it, which nobody should."""
-    if not answer.done():
+    if isinstance(answer, Promise):
+        answer.fulfil(completion)
+    elif not answer.done():
         answer.set_result(completion)
 
 

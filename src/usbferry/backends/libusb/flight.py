@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+from struct import Struct, calcsize
 from typing import Any, Final
 
 from ...usb.transfer import Buffer, Completion, Flags, IsoPacket, Transfer
@@ -18,6 +19,14 @@ SETUP: Final = 8  # bytes
 SPARES: Final = 64  # structs that are kept: to allocate and free one costs a quarter of all that is done for a transfer
 BULK_STREAM: Final = 4  # LIBUSB_TRANSFER_TYPE_BULK_STREAM
 ADD_ZERO_PACKET: Final = 0x08  # LIBUSB_TRANSFER_ADD_ZERO_PACKET
+
+# struct libusb_transfer, libusb.h: dev_handle, flags, endpoint, type, timeout, status, length, actual_length, callback,
+# user_data, buffer, num_iso_packets. All at once it is filled in a third of the time that ctypes takes field by field.
+_STRUCT: Final = Struct("@PBBBIiiiPPPi")
+_END: Final = Struct("@i4xi")  # status and actual_length
+_FLAGS: Final = calcsize("@P")
+_STATUS: Final = calcsize("@PBBBI")
+_Memory: Final = ctypes.c_ubyte * _STRUCT.size
 
 _SHORT_NOT_OK: Final = int(Flags.SHORT_NOT_OK)  # plain numbers are found sooner, for every transfer
 _COMPLETED, _CANCELLED, _NO_DEVICE = 0, 3, 5
@@ -42,9 +51,11 @@ class Flight:
         "_context",
         "_is_asked",
         "_struct",
+        "address",
         "future",
         "is_cancelled",
         "is_over",
+        "limit",
         "pointer",
         "transfer",
         "verdict",
@@ -57,54 +68,43 @@ class Flight:
         self.is_cancelled = False  # asked once: libusb answers a second time with an error at best
         self._is_asked = False  # a thread is about to ask libusb for its end, and needs the struct
         self.is_over = False  # libusb has finished with it
+        self.limit: asyncio.TimerHandle | None = None  # of its time
 
-    def prepare(self, context: Context, handle: Any, kind: int, timeout: float) -> None:
-        """Fill the struct. `handle` is an opened libusb_device_handle, `timeout` seconds or 0."""
+    def prepare(self, context: Context, handle: int, kind: int, flags: int = 0) -> None:
+        """Fill the struct. `handle` is the address of an opened libusb_device_handle, `flags` are libusb's.
+
+        It has no time limit: to keep one, libusb would ask the kernel for the transfer's end, and wait for it, where
+        events are handled.
+        """
         transfer = self.transfer
         packets = transfer.packets
         count = len(packets) if packets is not None else 0
-        lib = library()
         if packets is None and context.spare:
-            self.pointer, struct = context.spare.pop()
-            struct.flags, struct.buffer = 0, None
+            self.pointer, self.address, self._struct = context.spare.pop()
         else:
-            self.pointer = lib.libusb_alloc_transfer(count)
+            self.pointer = library().libusb_alloc_transfer(count)
             if not self.pointer:
                 raise MemoryError
-            struct = self.pointer.contents
-        self._context, self._struct = context, struct
-        buffer = self._fill()
-        struct.dev_handle = handle
-        struct.endpoint = transfer.endpoint
-        struct.type = kind
-        struct.timeout = int(timeout * 1000)
-        struct.callback = context.callback
-        struct.length = len(buffer)
-        self._buffer = buffer
-        if len(buffer):
-            struct.buffer = _address(buffer)
-        if packets is not None:
-            struct.num_iso_packets = count
-            for place, packet in zip(_descriptors(lib, struct, count), packets, strict=True):
-                place.length = packet.length
+            self.address = ctypes.addressof(self.pointer.contents)
+            self._struct = _Memory.from_address(self.address)
+        self._context = context
+        buffer = self._buffer = self._fill()
         if transfer.stream_id:
-            struct.type = BULK_STREAM
+            kind = BULK_STREAM
             streams().libusb_transfer_set_stream_id(self.pointer, transfer.stream_id)
-
-    def add_zero_packet(self) -> None:
-        """Let libusb end it with an empty packet, where its last one is full."""
-        self._struct.flags |= ADD_ZERO_PACKET
+        size = len(buffer)
+        where = _address(buffer) if size else 0
+        head = (handle, flags, transfer.endpoint, kind, 0, 0, size, 0, context.callback, 0, where, count)
+        _STRUCT.pack_into(self._struct, 0, *head)
+        if packets is not None:
+            for place, packet in zip(_descriptors(self.address, count), packets, strict=True):
+                place.length = packet.length
 
     def leave_zero_packet(self) -> bool:
-        """Take that back; whether it was so."""
-        was_asked = bool(self._struct.flags & ADD_ZERO_PACKET)
-        self._struct.flags &= ~ADD_ZERO_PACKET
-        return was_asked
-
-    @property
-    def address(self) -> int:
-        """What the completion callback is called with."""
-        return ctypes.addressof(self._struct)
+        """Take ADD_ZERO_PACKET back, with which libusb ends a full last packet by an empty one; whether it was so."""
+        flags = self._struct[_FLAGS]
+        self._struct[_FLAGS] = flags & ~ADD_ZERO_PACKET
+        return bool(flags & ADD_ZERO_PACKET)
 
     def ask(self) -> Any:
         """Its pointer, for who asks libusb to cancel it, and calls `asked` then."""
@@ -123,14 +123,14 @@ class Flight:
             return
         spare = self._context.spare
         if self.transfer.packets is None and len(spare) < SPARES:
-            spare.append((self.pointer, self._struct))
+            spare.append((self.pointer, self.address, self._struct))
         else:
             library().libusb_free_transfer(self.pointer)
 
     def end(self) -> Completion:
         """The answer, from a struct that libusb has finished with."""
-        struct, transfer = self._struct, self.transfer
-        status, actual = struct.status, struct.actual_length
+        transfer = self.transfer
+        status, actual = _END.unpack_from(self._struct, _STATUS)
         result = _ENDS.get(status, Status.FAILED)
         if status == _CANCELLED:
             result = self.verdict
@@ -158,7 +158,7 @@ class Flight:
         if transfer.is_in:
             return bytearray(transfer.length)
         if transfer.data.__class__ is not bytes:
-            transfer.data = bytes(transfer.data)
+            transfer.data = bytearray(transfer.data)  # whose address is told sooner
         return transfer.data
 
     def _fill_packets(self, packets: list[IsoPacket]) -> Buffer:
@@ -179,7 +179,7 @@ class Flight:
         """Isochronous: each packet has its own status, the whole is well when it ran to its end."""
         packets, total, at, pieces = self.transfer.packets or [], 0, 0, []
         view = memoryview(self._buffer)
-        for place, packet in zip(_descriptors(library(), self._struct, len(packets)), packets, strict=True):
+        for place, packet in zip(_descriptors(self.address, len(packets)), packets, strict=True):
             packet.actual = min(place.actual_length, packet.length)
             packet.status = _ENDS.get(place.status, Status.FAILED)
             if packet.status == Status.CANCELLED or (result != Status.OK and packet.status == Status.PROTOCOL):
@@ -204,7 +204,7 @@ def _address(buffer: Buffer) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
-def _descriptors(lib: Any, struct: Any, count: int) -> Any:
+def _descriptors(address: int, count: int) -> Any:
     """The packets' own structs, which follow the transfer's."""
-    kind = lib.libusb_iso_packet_descriptor
-    return (kind * count).from_address(ctypes.addressof(struct) + lib.libusb_transfer.iso_packet_desc.offset)
+    lib = library()
+    return (lib.libusb_iso_packet_descriptor * count).from_address(address + lib.libusb_transfer.iso_packet_desc.offset)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Handle:
-    """One libusb_device_handle. `pointer` is for transfers; every method is for the thread that `call` runs it in."""
+    """One libusb_device_handle. `address` is for transfers; every method is for the thread that `call` runs it in."""
 
     def __init__(self, context: Context, device: Any, info: DeviceInfo) -> None:
         """Open it. Blocks. Raises LibraryError."""
@@ -40,6 +40,7 @@ class Handle:
         except LibraryError:
             library().libusb_unref_device(device)
             raise
+        self.address: int = ctypes.cast(self.pointer, ctypes.c_void_p).value or 0
         self._thread = ThreadPoolExecutor(1, f"libusb {info.name}")
         self._canceller = ThreadPoolExecutor(1, f"libusb cancels {info.name}")
 
@@ -53,7 +54,9 @@ class Handle:
         In a thread of its own: the kernel answers when the controller has let go, a frame or two later, and what the
         other thread does may wait for seconds.
         """
-        return asyncio.get_running_loop().run_in_executor(self._canceller, _cancel, tuple(transfers))
+        asked = asyncio.get_running_loop().run_in_executor(self._canceller, _cancel, tuple(transfers))
+        self.context.asking(asked)
+        return asked
 
     def begin(self) -> None:
         """Make it ours, its settings known: the configuration in force or else its first, alternate settings 0."""

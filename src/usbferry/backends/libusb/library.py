@@ -1,7 +1,9 @@
 """libusb itself and one context of it: transfers go in, completions come out in the event loop.
 
-The context's thread handles events and does nothing else. A completion is put in a queue there, and the loop is woken
-only if it does not know yet: 0.2 us each where one wake-up for each costs 5.
+On Linux the loop watches libusb's descriptors and has its events handled without waiting, in its own thread. While a
+transfer is asked to end, and that takes as long as the kernel likes, a thread handles them: libusb does it under a lock
+that it wants here too. So it is done, all the time, where the descriptors cannot be watched. A completion is put in a
+queue then, and the loop is woken only if it does not know yet: 0.2 us each where one wake-up for each costs 5.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from typing import Any, Final
 
 from ...device import DeviceError
 from ...extras import install
+from ...transports import turn
 from ...usb.types import Status
+from .descriptors import Descriptors
 
 log: Final = logging.getLogger(__name__)
 
@@ -123,7 +127,7 @@ Listener = Callable[[int, int, int], None]
 
 
 class Context:
-    """One libusb context and its event thread, for one event loop. `open` is called in a thread, all else in the loop.
+    """One libusb context, for one event loop. `open` and `close` are called in a thread, all else in the loop.
 
     `flying` has what is to be called when a transfer ends, by the address of its struct libusb_transfer; the owner
     frees the struct then, and not before.
@@ -132,16 +136,22 @@ class Context:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.flying: dict[int, Callable[[], None]] = {}
         self.pointer: Any = None  # libusb_context *
-        self.spare: list[tuple[Any, Any]] = []  # structs libusb_transfer that nobody uses, each with its pointer
+        # Structs libusb_transfer that nobody uses: the pointer, the address, and its memory of each.
+        self.spare: list[tuple[Any, int, Any]] = []
         self.listeners: set[Listener] = set()
         """Called with (event, bus, address) when a device arrived or left, as far as libusb learns of it."""
-        self.callback: Any = None  # for every transfer's struct
+        self.callback = 0  # for every transfer's struct
         self._loop = loop
         self._ended: deque[int] = deque()
-        self._is_awake = False
+        self._is_awake = False  # the loop will look at `_ended`
         self._stop = ctypes.c_int(0)
-        self._thread = threading.Thread(target=self._run, name="libusb events", daemon=True)
+        self._thread: threading.Thread | None = None  # that handles events all the time
+        self._descriptors: Descriptors | None = None
+        self._is_watching = False
+        self._asking = 0  # threads that ask libusb for the end of transfers
+        self._handling = threading.Lock()  # of a thread that handles events once
         self._hotplug: Any = None
+        self._no_time: Any = None  # struct timeval *
 
     def open(self) -> None:
         """Start it. Raises DeviceError."""
@@ -152,30 +162,62 @@ class Context:
         except LibraryError as error:
             raise DeviceError(f"libusb does not start: {error}") from error
         self.pointer = pointer
+        self._no_time = ctypes.byref(lib.timeval(0, 0))
         bytearray(KEPT_BYTES)
         self._callback = _TransferCallback(self._completed)
-        self.callback = ctypes.cast(self._callback, lib.libusb_transfer_cb_fn_p)
+        self.callback = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
+        self._watch_plugs()
+        try:
+            self._descriptors = Descriptors(lib, pointer, self._start_thread)
+        except OSError:
+            self._start_thread()
+        else:
+            self._loop.call_soon_threadsafe(self._watch)
+
+    def rest(self) -> None:
+        """Handle no events any more: its devices are closed, and it is next."""
+        self._stop.value = 1
         self._watch()
-        self._thread.start()
 
     def close(self) -> None:
-        """End it, in a thread: its devices are closed before."""
+        """End it, after `rest`."""
         lib = library()
-        self._stop.value = 1
-        lib.libusb_interrupt_event_handler(self.pointer)
-        self._thread.join()
-        for pointer, _ in self.spare:
+        if self._thread is not None:
+            lib.libusb_interrupt_event_handler(self.pointer)
+            self._thread.join()
+        for pointer, *_ in self.spare:
             lib.libusb_free_transfer(pointer)
-        lib.libusb_exit(self.pointer)
+        with self._handling:
+            lib.libusb_exit(self.pointer)
+        if self._descriptors is not None:
+            self._descriptors.close()
 
-    def _watch(self) -> None:
+    def asking(self, future: asyncio.Future[None]) -> None:
+        """A thread asks for the end of transfers until `future` ends."""
+        self._asking += 1
+        future.add_done_callback(self._asked)
+
+    def _asked(self, _: object) -> None:
+        self._asking -= 1
+
+    def _watch_plugs(self) -> None:
         lib = library()
         if lib.libusb_has_capability(_HAS_HOTPLUG):
             self._hotplug = lib.libusb_hotplug_callback_fn_p(self._plugged)
             args = (_ARRIVED_OR_LEFT, 0, _ANY, _ANY, _ANY, self._hotplug, None, None)
             lib.libusb_hotplug_register_callback(self.pointer, *args)
 
-    # -- in the event thread ------------------------------------------------------------------------------------------
+    # -- in the thread that handles events ----------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        """Called in any thread."""
+        with self._handling:
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._run, name="libusb events", daemon=True)
+        self._thread.start()
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._watch)
 
     def _run(self) -> None:
         lib, stop = library(), ctypes.byref(self._stop)
@@ -185,12 +227,21 @@ class Context:
                 log.error("libusb handles no events: %s", _words(code))
                 time.sleep(0.1)  # it may pass; not as fast as the machine can until then
 
+    def _handle(self) -> int:
+        """Handle what there is, and do not wait for more."""
+        return int(library().libusb_handle_events_timeout_completed(self.pointer, self._no_time, None))
+
+    def _handle_here(self) -> None:
+        with self._handling:
+            if not self._stop.value:
+                self._handle()
+
     def _completed(self, address: int) -> None:
         self._ended.append(address)
         if not self._is_awake:
             self._is_awake = True
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._deliver)
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _plugged(self, context: object, device: Any, event: int, data: object) -> int:
         lib = library()
@@ -200,6 +251,33 @@ class Context:
         return 0
 
     # -- in the loop --------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Watch the descriptors, or do so no more."""
+        if self._descriptors is None:
+            return
+        watch = self._thread is None and not self._stop.value
+        if watch and not self._is_watching:
+            self._loop.add_reader(self._descriptors.fileno(), self._ready)
+        elif self._is_watching and not watch:
+            self._loop.remove_reader(self._descriptors.fileno())
+        self._is_watching = watch
+
+    def _ready(self) -> None:
+        if self._asking:
+            assert self._descriptors is not None
+            self._loop.remove_reader(self._descriptors.fileno())
+            self._is_watching = False
+            self._loop.run_in_executor(None, self._handle_here).add_done_callback(lambda _: self._watch())
+            return
+        self._is_awake = True
+        code = self._handle()
+        turn.take(self._deliver)
+        if code < 0 and code != INTERRUPTED:
+            self._start_thread()  # which says so, and takes its time
+
+    def _wake(self) -> None:
+        turn.take(self._deliver)
 
     def _deliver(self) -> None:
         self._is_awake = False  # first: what ends from here on wakes the loop again
