@@ -1,9 +1,10 @@
 """Real devices through libusb: `usb:1-2` is a Source, each of its devices an opened libusb handle.
 
     Device.submit -> [behind a barrier?] -> libusb_submit_transfer
-    futures <- one wake-up for all that ended <- the context's event thread
+    answers <- all that ended <- libusb's events, handled in the event loop, or in a thread where that cannot be
 
-    library.py   the library and a context: its event thread, and the one place where completions cross to the loop
+    library.py   the library and a context: who handles its events, and the one place where completions come to the loop
+    descriptors.py  what the loop watches for that
     flight.py    one transfer in libusb's words, there and back
     scan.py      what is plugged in, without opening it
     device.py    the Device: barriers, special requests, reset, the way out

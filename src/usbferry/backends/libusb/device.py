@@ -78,6 +78,7 @@ class LibusbDevice(Device):
         self._is_another = False  # something else is at its port since a reset
         self._unwanted: list[Flight] = []  # that libusb is to be asked to end
         self._asking: asyncio.Future[None] | None = None  # while its thread does so
+        self._limit: asyncio.TimerHandle | None = None  # of the control transfers' time
         self.is_stuck = False  # some transfers never end: its handle, and what libusb keeps it in, stay for good
         self._look_up()
 
@@ -179,8 +180,6 @@ class LibusbDevice(Device):
             del self._last[key]
         completion = flight.end()
         flight.free()
-        if flight.limit is not None:
-            flight.limit.cancel()
         settle(flight.future, completion)
         if completion.status == Status.GONE:
             self.left("it was unplugged")
@@ -273,15 +272,22 @@ class LibusbDevice(Device):
             return self._behind(CONTROL, Completion(Status.INVALID), answer)
         flight = Flight(transfer, answer or Promise(loop=self._loop))
         flight.prepare(self._handle.context, self._handle.address, TransferType.CONTROL)
-        sent = self._launch(flight, CONTROL, answer)
-        if not flight.is_over:
-            flight.limit = self._loop.call_later(CONTROL_SECONDS, self._late, flight)
-        return sent
+        flight.due = self._loop.time() + CONTROL_SECONDS
+        if self._limit is None:  # one timer for all of them, and none that each would have to set and cancel
+            self._limit = self._loop.call_at(flight.due, self._end_late)
+        return self._launch(flight, CONTROL, answer)
 
-    def _late(self, flight: Flight) -> None:
-        if not flight.is_cancelled:
-            flight.verdict = Status.TIMEOUT
-            self._withdraw([flight])
+    def _end_late(self) -> None:
+        """Ask for the end of control transfers that take too long."""
+        self._limit, now, late = None, self._loop.time(), list[Flight]()
+        for flight in self._flights.values():
+            if flight.due > now:
+                self._limit = self._loop.call_at(flight.due, self._end_late)
+                break
+            if flight.due and not flight.is_cancelled:
+                flight.verdict = Status.TIMEOUT
+                late.append(flight)
+        self._withdraw(late)
 
     def _go_on(self) -> None:
         """The control transfers that wait, as far as they may go: a request waits for all before it, all behind it."""
@@ -442,6 +448,8 @@ class LibusbDevice(Device):
         if self._over is None:
             self._over = Status.GONE
             self._end_pending(Status.SHUTDOWN)
+        if self._limit is not None:
+            self._limit.cancel()
         pending = [flight.future for flight in self._flights.values()]
         late = (await asyncio.wait(pending, timeout=CANCEL_SECONDS))[1] if pending else ()
         if self._tasks:

@@ -24,9 +24,7 @@ ADD_ZERO_PACKET: Final = 0x08  # LIBUSB_TRANSFER_ADD_ZERO_PACKET
 # user_data, buffer, num_iso_packets. All at once it is filled in a third of the time that ctypes takes field by field.
 _STRUCT: Final = Struct("@PBBBIiiiPPPi")
 _END: Final = Struct("@i4xi")  # status and actual_length
-_FLAGS: Final = calcsize("@P")
 _STATUS: Final = calcsize("@PBBBI")
-_Memory: Final = ctypes.c_ubyte * _STRUCT.size
 
 _SHORT_NOT_OK: Final = int(Flags.SHORT_NOT_OK)  # plain numbers are found sooner, for every transfer
 _COMPLETED, _CANCELLED, _NO_DEVICE = 0, 3, 5
@@ -52,10 +50,10 @@ class Flight:
         "_is_asked",
         "_struct",
         "address",
+        "due",
         "future",
         "is_cancelled",
         "is_over",
-        "limit",
         "pointer",
         "transfer",
         "verdict",
@@ -68,7 +66,7 @@ class Flight:
         self.is_cancelled = False  # asked once: libusb answers a second time with an error at best
         self._is_asked = False  # a thread is about to ask libusb for its end, and needs the struct
         self.is_over = False  # libusb has finished with it
-        self.limit: asyncio.TimerHandle | None = None  # of its time
+        self.due = 0.0  # when a control transfer has taken too long, by the event loop's clock
 
     def prepare(self, context: Context, handle: int, kind: int, flags: int = 0) -> None:
         """Fill the struct. `handle` is the address of an opened libusb_device_handle, `flags` are libusb's.
@@ -85,8 +83,8 @@ class Flight:
             self.pointer = library().libusb_alloc_transfer(count)
             if not self.pointer:
                 raise MemoryError
-            self.address = ctypes.addressof(self.pointer.contents)
-            self._struct = _Memory.from_address(self.address)
+            self._struct = self.pointer.contents
+            self.address = ctypes.addressof(self._struct)
         self._context = context
         buffer = self._buffer = self._fill()
         if transfer.stream_id:
@@ -102,9 +100,9 @@ class Flight:
 
     def leave_zero_packet(self) -> bool:
         """Take ADD_ZERO_PACKET back, with which libusb ends a full last packet by an empty one; whether it was so."""
-        flags = self._struct[_FLAGS]
-        self._struct[_FLAGS] = flags & ~ADD_ZERO_PACKET
-        return bool(flags & ADD_ZERO_PACKET)
+        was_asked = bool(self._struct.flags & ADD_ZERO_PACKET)
+        self._struct.flags &= ~ADD_ZERO_PACKET
+        return was_asked
 
     def ask(self) -> Any:
         """Its pointer, for who asks libusb to cancel it, and calls `asked` then."""

@@ -136,7 +136,7 @@ class Context:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.flying: dict[int, Callable[[], None]] = {}
         self.pointer: Any = None  # libusb_context *
-        # Structs libusb_transfer that nobody uses: the pointer, the address, and its memory of each.
+        # Structs libusb_transfer that nobody uses: of each the pointer, the address, and what ctypes makes of it.
         self.spare: list[tuple[Any, int, Any]] = []
         self.listeners: set[Listener] = set()
         """Called with (event, bus, address) when a device arrived or left, as far as libusb learns of it."""
