@@ -22,8 +22,8 @@ from tests.kernel.steps import usbtest
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 ROUNDS, MIB, DISK_MIB = (5, 64, 32) if SOAK else (1, 8, 1)
 # Of usbip-host's throughput, where both came to speed; in one short round most of the time is the first of everything.
-# 0.35 is what it should be, and is not yet: docs/real-devices.md has the figures and what bounds them.
-LEAST = 0.15 if SOAK else 0.03
+# 0.35 is what it should be, and is where the host has time: docs/real-devices.md has the figures and what bounds them.
+LEAST = 0.25 if SOAK else 0.03
 HERE = "127.0.0.1"
 PORTS = {"usbip-host": 3240, "usbferry": 3241}
 IMPORT_AT = CHECKOUT / "tests" / "kernel" / "import_at.py"
