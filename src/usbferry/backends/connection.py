@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, runtime_checkable
 
 from ..device import Busy, DeviceError, NotFound, Promise, Unavailable
@@ -339,6 +340,17 @@ class Connection:
         self._timer = None
         self.importer.tick(self._loop.time())
         self._flush()
+
+
+@contextmanager
+def connecting(where: object, seconds: float, why: Callable[[OSError], str] = reason) -> Iterator[None]:
+    """What keeps the body from a connection is a DeviceError; `why` has it in words for people."""
+    try:
+        yield
+    except TimeoutError:
+        raise DeviceError(f"no connection to {where} within {seconds:g} s") from None
+    except OSError as error:
+        raise DeviceError(f"no connection to {where}: {why(error)}") from error
 
 
 async def settle(answer: asyncio.Future[Any], doubt: Doubt) -> None:

@@ -15,14 +15,13 @@ from ..protocols.errors import ProtocolError, Stranger
 from ..protocols.events import Claimed, Completed, Event, Refused
 from ..protocols.usbip.importer import Importer, State
 from ..transports import tcp
-from ..transports.reasons import reason
 from ..usb import setup as requests
 from ..usb.descriptors import DescriptorError, parse_device
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
-from .connection import DOUBT_SECONDS, Doubt, check_opening, refusal, settle, title
+from .connection import DOUBT_SECONDS, Doubt, check_opening, connecting, refusal, settle, title
 from .remote import CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
@@ -127,14 +126,10 @@ async def _speed(connected: socket.socket, importer: Importer, about: str) -> Sp
 
 async def _connect(source: RemoteSource) -> socket.socket:
     loop = asyncio.get_running_loop()
-    try:
+    with connecting(source.where, CONNECT_SECONDS):
         async with asyncio.timeout(CONNECT_SECONDS):
             found = await loop.getaddrinfo(source.host, source.port, type=socket.SOCK_STREAM)
             return await _first(found[:_ADDRESSES])
-    except TimeoutError:
-        raise DeviceError(f"no connection to {source.where} within {CONNECT_SECONDS:g} s") from None
-    except OSError as error:
-        raise DeviceError(f"no connection to {source.where}: {reason(error)}") from error
 
 
 async def _first(addresses: Sequence[tuple[int, int, int, str, Any]]) -> socket.socket:

@@ -14,7 +14,7 @@ import builtins
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Watchers
+from ..device import Busy, Change, Claimant, Device, NotFound, Source, Watchers
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..transports.place import Place, check_peer, parse
@@ -22,7 +22,7 @@ from ..usb import setup as requests
 from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
 from ..usb.transfer import Transfer
-from .connection import Connection, Importer
+from .connection import Connection, Importer, connecting
 from .imported import RemoteDevice
 from .options import buffer_seconds
 from .remote import CONNECT_SECONDS
@@ -199,14 +199,8 @@ class RedirSource(Source):
         if kept is not None and kept.over is None:
             return kept
         connection = Connection(self._importer(), str(self._place))
-        try:
+        with connecting(self._place, CONNECT_SECONDS, lambda error: self._place.no_connection(error, self._scheme)):
             await self._place.connect(connection, CONNECT_SECONDS)
-        except TimeoutError:
-            raise DeviceError(f"no connection to {self._place} within {CONNECT_SECONDS:g} s") from None
-        except OSError as error:
-            raise DeviceError(
-                f"no connection to {self._place}: {self._place.no_connection(error, self._scheme)}"
-            ) from error
         return connection
 
     def _importer(self) -> Importer:

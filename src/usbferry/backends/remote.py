@@ -17,7 +17,7 @@ from ..transports.place import check_peer, split
 from ..transports.reasons import reason
 from ..usb.info import DeviceInfo
 from .buffered import MAX_SECONDS, Buffered
-from .connection import Connection, Silent
+from .connection import Connection, Silent, connecting
 from .imported import RemoteDevice
 from .options import without_buffer
 
@@ -176,12 +176,8 @@ class RemoteSource(Source):
 
     async def _connected(self, connection: C) -> C:
         """A connection, once it is one. Raises DeviceError."""
-        try:
+        with connecting(self.where, CONNECT_SECONDS, self._why):
             await self._to(connection, CONNECT_SECONDS)
-        except TimeoutError:
-            raise DeviceError(f"no connection to {self.where} within {CONNECT_SECONDS:g} s") from None
-        except OSError as error:
-            raise DeviceError(f"no connection to {self.where}: {self._why(error)}") from error
         return connection
 
     def _why(self, error: OSError) -> str:
