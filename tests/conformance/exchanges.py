@@ -291,7 +291,7 @@ async def _cable(host: Host) -> None:
 async def dock(host: Host, folder: Path) -> None:
     """what a keyboard, a serial port and a disk do each"""
     await keys(host, folder)
-    await echo(host, PAYLOAD, 0x01, 0x82)
+    await echo(host, PAYLOAD, 0x01, 0x83)
     await blocks(host, folder, 0x02, 0x84)
 
 

@@ -67,7 +67,7 @@ async def string(device: VirtualDevice, index: int) -> str:
 def test_interfaces_follow_one_another_and_endpoints_keep_what_is_free():
     dock = Composite([Keyboard(), Serial(), Disk(size=MIB)])
     assert [one.number for one in settings(dock)] == [0, 1, 2, 3]
-    assert addresses(dock) == [[0x81], [0x83], [0x01, 0x82], [0x84, 0x02]]
+    assert addresses(dock) == [[0x81], [0x82], [0x01, 0x83], [0x84, 0x02]]
     (function,) = dock.info.configurations[0].associations
     assert (function.first, function.count, function.function_class) == (1, 2, cdc.COMMUNICATIONS)
     device = dock.info.device
@@ -432,6 +432,8 @@ def test_what_a_program_cannot_put_together():
     keyboard = Keyboard()
     with pytest.raises(ValueError, match="Keyboard is in it twice: make two of them"):
         Composite([keyboard, keyboard])
+    with pytest.raises(ValueError, match="a composite device is no part of another: take its parts"):
+        Composite([Composite([keyboard]), Serial()])
     with pytest.raises(ValueError, match="it has no parts"):
         Composite([])
     with pytest.raises(ValueError, match="make it with the speed of the others"):

@@ -42,7 +42,8 @@ class Composite(VirtualDevice):
     """`devices` are its parts, each made and nowhere else in use; or `parts` are their names, keyboard+serial+disk, and
     PART.OPTION their options: `disk.size=64M`, `serial2.to=pty` for the second of that name.
 
-    `id` is its VENDOR:PRODUCT. All parts are at its `speed`; without one at the highest of theirs.
+    `id` is its VENDOR:PRODUCT. All parts are at its `speed`; without one at the highest of theirs. Of what parts say of
+    a device as a whole it tells nothing: their ids, serial numbers and BOS.
     """
 
     descriptor = DeviceDescriptor(0x1D6B, 0x0104)  # Linux's own composite gadgets are "Multifunction Composite Gadget"
@@ -60,6 +61,8 @@ class Composite(VirtualDevice):
         **of_parts: str,
     ) -> None:
         self.parts = (*devices, *composing.made(parts, of_parts, speed))
+        if any(isinstance(part, Composite) for part in self.parts):
+            raise ValueError("a composite device is no part of another: take its parts")
         composing.check(self.parts)
         self.speed = composing.one_speed(self.parts, speed)
         self.serial = serial

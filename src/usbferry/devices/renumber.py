@@ -110,17 +110,25 @@ class Numbering:
         addresses = {e.address: None for i in configuration.interfaces for e in i.endpoints}
         return Numbers(
             {number: first + place for place, number in enumerate(own)},
-            {address: self._free(address) for address in sorted(addresses)},
+            self._places(sorted(addresses)),
             {index: self.text(texts[index], index) for index in _named(configuration, texts) if index in texts},
         )
 
-    def _free(self, address: int) -> int:
-        way = address & 0x80
-        found = next((a for a in chain((address,), range(way + 1, way + MOST + 1)) if a not in self._endpoints), None)
-        if found is None:
-            raise ValueError(f"a device has {MOST} endpoints each way: none is left for {address:#04x}")
-        self._endpoints.add(found)
-        return found
+    def _places(self, addresses: list[int]) -> dict[int, int]:
+        """Those that are free stay, and the others have what is left."""
+        places = {address: address for address in addresses if address not in self._endpoints}
+        self._endpoints |= places.keys()
+        for address in addresses:
+            if address not in places:
+                places[address] = self._free(address & 0x80)
+                self._endpoints.add(places[address])
+        return places
+
+    def _free(self, way: int) -> int:
+        for address in range(way + 1, way + MOST + 1):
+            if address not in self._endpoints:
+                return address
+        raise ValueError(f"a device has {MOST} endpoints each way, and they are taken")
 
     def text(self, text: str, index: int = 1) -> int:
         """The number of a string: one that it has already, or a new one, `index` if that is free."""
