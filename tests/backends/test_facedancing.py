@@ -6,6 +6,7 @@ import asyncio
 import logging
 import struct
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -178,11 +179,18 @@ async def test_an_endpoint_that_has_nothing_waits_and_is_asked_now_and_then(gaug
 
 
 async def test_it_is_asked_again_without_haste(gauge) -> None:
-    asked = []
-    of(gauge).handle_data_requested = lambda endpoint: asked.append(endpoint.number)
+    asked, enough = list[float](), asyncio.Event()
+
+    def ask(endpoint: object) -> None:
+        asked.append(time.monotonic())
+        if len(asked) == 10:
+            enough.set()
+
+    of(gauge).handle_data_requested = ask
     reading = gauge.submit(Transfer(0x81, 64))
-    await asyncio.sleep(0.2)
-    assert 3 <= len(asked) <= 60  # 1, 2, 4, 8, 16, 16, ... ms; the loop's own haste would be thousands
+    async with asyncio.timeout(20):
+        await enough.wait()
+    assert asked[9] - asked[0] > 0.09  # 1, 2, 4, 8, and then 16 ms five times
     gauge.device.cancel(next(iter(gauge.device._pipes[0x81]._queue)))
     assert (await reading).status == Status.CANCELLED
 
