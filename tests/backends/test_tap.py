@@ -212,6 +212,15 @@ async def test_what_is_no_capture_is_not_overwritten(tmp_path: Path) -> None:
     await source.close()
 
 
+async def test_two_do_not_record_to_one_file(file: Path) -> None:
+    pytest.importorskip("fcntl")
+    async with await aio.open(f"tap:{file}?of=virtual:zero") as device:
+        with pytest.raises(DeviceError, match="is being recorded to already"):
+            await aio.open(f"tap:{file}?of=virtual:mouse")
+        await device.write(0x01, b"goes on")
+    assert [bytes(e.data) for e in events(file) if e.endpoint == 0x01 and not e.is_end] == [b"goes on"]
+
+
 async def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     source = open_source(f"tap:{tmp_path / 'x' / 'y'}?of=virtual:zero")

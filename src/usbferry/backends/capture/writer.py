@@ -111,9 +111,22 @@ def _opened(path: Path) -> IO[bytes]:
             start = file.read(4)
             if start and not is_capture(start):
                 raise DeviceError(f"{path} is there and no capture: it is not overwritten")
+            _lock(file, path)
             file.seek(0)
             file.truncate()
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Two recordings in one file would be none. Raises DeviceError."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DeviceError(f"{path} is being recorded to already") from None
