@@ -8,7 +8,11 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 pytest.register_assert_rewrite(
-    "tests.protocols.talk", "tests.protocols.usbip.wire", "tests.conformance.exchanges", "tests.conformance.hosts"
+    "tests.protocols.talk",
+    "tests.protocols.usbip.wire",
+    "tests.conformance.exchanges",
+    "tests.conformance.hosts",
+    "tests.conformance.live_exchanges",
 )  # for any order in which folders are given
 
 from tests import strategies  # noqa: E402, F401  (whose profile holds for every property test)

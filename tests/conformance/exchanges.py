@@ -91,34 +91,6 @@ async def keys(host: Host, folder: Path) -> None:
     assert await host.control(0xA1, 1, 0x0200, 0, 1) == b"\x02"
 
 
-async def security_key(host: Host, folder: Path) -> None:
-    """a channel, a ping of two packets, and what it can: CTAPHID"""
-    nonce = b"12345678"
-    reply = await _ctaphid(host, b"\xff\xff\xff\xff", 0x06, nonce)
-    assert (reply[:8], len(reply)) == (nonce, 17)
-    channel = reply[8:12]
-    assert await _ctaphid(host, channel, 0x01, PAYLOAD[:100]) == PAYLOAD[:100]
-    can = await _ctaphid(host, channel, 0x10, b"\x04")  # authenticatorGetInfo
-    assert can[0] == 0
-    assert b"FIDO_2_0" in can
-
-
-async def _ctaphid(host: Host, channel: bytes, command: int, data: bytes) -> bytes:
-    """A message there, and one back: CTAP 2.1 §11.2.4."""
-    packets = [struct.pack(">BH", 0x80 | command, len(data)) + data[:57]]
-    packets += [bytes([number]) + data[at : at + 59] for number, at in enumerate(range(57, len(data), 59))]
-    for packet in packets:
-        assert await host.write(0x01, (channel + packet).ljust(64, b"\0")) == 64
-    head = await host.read(0x81, 64)
-    assert head[:5] == channel + bytes([0x80 | command])
-    size, got, number = int.from_bytes(head[5:7], "big"), head[7:], 0
-    while len(got) < size:
-        packet = await host.read(0x81, 64)
-        assert packet[:5] == channel + bytes([number])
-        got, number = got + packet[5:], number + 1
-    return got[:size]
-
-
 def reports(length: int, *expected: str):
     """What lines of a pipe come to, as far as it is said here: a touch screen also tells the time."""
 
@@ -145,35 +117,6 @@ async def serial(host: Host, folder: Path) -> None:
 async def midi(host: Host, folder: Path) -> None:
     """a note, and its echo"""
     await echo(host, bytes.fromhex("09 903c40 08 803c00"))
-
-
-async def loop(host: Host, folder: Path) -> None:
-    """an echo, whatever it says of itself"""
-    await echo(host, PAYLOAD[:512])
-
-
-async def loops(host: Host, folder: Path) -> None:
-    """fifteen echoes, all written to before any is read"""
-    for number in range(1, 16):
-        await host.write(number, PAYLOAD[number : number + 100])
-    for number in range(15, 0, -1):
-        assert await host.read(0x80 | number, 512) == PAYLOAD[number : number + 100]
-
-
-async def configurations(host: Host, folder: Path) -> None:
-    """which configuration it is in, in its own words"""
-    assert await host.read(0x81, 64) == b"configuration 1, interface 0\n"
-
-
-async def smartcard(host: Host, folder: Path) -> None:
-    """the card switched on, its answer to reset, and an APDU answered: CCID"""
-    steps = (
-        ("62 00000000 00 01 000000", "80 0c000000 00 01 000000 3b8801 75736266 65727279 97"),
-        ("6f 05000000 00 02 000000 00a4000c00", "80 02000000 00 02 000000 9000"),  # SELECT the card's own folder
-    )
-    for sent, expected in steps:
-        await host.write(0x01, bytes.fromhex(sent))
-        assert await host.read(0x82, 271) == bytes.fromhex(expected)
 
 
 async def media(host: Host, folder: Path) -> None:
@@ -285,6 +228,48 @@ async def _cable(host: Host) -> None:
     assert told == {0x00: True, 0x2A: True}
 
 
+# -- keys and cards ----------------------------------------------------------------------------------------------------
+
+
+async def security_key(host: Host, folder: Path) -> None:
+    """a channel, a ping of two packets, and what it can: CTAPHID"""
+    nonce = b"12345678"
+    reply = await _ctaphid(host, b"\xff\xff\xff\xff", 0x06, nonce)
+    assert (reply[:8], len(reply)) == (nonce, 17)
+    channel = reply[8:12]
+    assert await _ctaphid(host, channel, 0x01, PAYLOAD[:100]) == PAYLOAD[:100]
+    can = await _ctaphid(host, channel, 0x10, b"\x04")  # authenticatorGetInfo
+    assert can[0] == 0
+    assert b"FIDO_2_0" in can
+
+
+async def _ctaphid(host: Host, channel: bytes, command: int, data: bytes) -> bytes:
+    """A message there, and one back: CTAP 2.1 §11.2.4."""
+    packets = [struct.pack(">BH", 0x80 | command, len(data)) + data[:57]]
+    packets += [bytes([number]) + data[at : at + 59] for number, at in enumerate(range(57, len(data), 59))]
+    for packet in packets:
+        assert await host.write(0x01, (channel + packet).ljust(64, b"\0")) == 64
+    head = await host.read(0x81, 64)
+    assert head[:5] == channel + bytes([0x80 | command])
+    size, got, number = int.from_bytes(head[5:7], "big"), head[7:], 0
+    while len(got) < size:
+        packet = await host.read(0x81, 64)
+        assert packet[:5] == channel + bytes([number])
+        got, number = got + packet[5:], number + 1
+    return got[:size]
+
+
+async def smartcard(host: Host, folder: Path) -> None:
+    """the card switched on, its answer to reset, and an APDU answered: CCID"""
+    steps = (
+        ("62 00000000 00 01 000000", "80 0c000000 00 01 000000 3b8801 75736266 65727279 97"),
+        ("6f 05000000 00 02 000000 00a4000c00", "80 02000000 00 02 000000 9000"),  # SELECT the card's own folder
+    )
+    for sent, expected in steps:
+        await host.write(0x01, bytes.fromhex(sent))
+        assert await host.read(0x82, 271) == bytes.fromhex(expected)
+
+
 # -- several ---------------------------------------------------------------------------------------------------------
 
 
@@ -313,88 +298,19 @@ async def everything(host: Host, folder: Path) -> None:
     assert await host.read(0x82, len(PAYLOAD)) == PAYLOAD
 
 
-# -- sound and pictures ------------------------------------------------------------------------------------------------
+async def loop(host: Host, folder: Path) -> None:
+    """an echo, whatever it says of itself"""
+    await echo(host, PAYLOAD[:512])
 
 
-def numbers(samples: bytes) -> list[int]:
-    """Of a counter's frames."""
-    return [number for (number,) in struct.iter_unpack("<I", samples)]
+async def loops(host: Host, folder: Path) -> None:
+    """fifteen echoes, all written to before any is read"""
+    for number in range(1, 16):
+        await host.write(number, PAYLOAD[number : number + 100])
+    for number in range(15, 0, -1):
+        assert await host.read(0x80 | number, 512) == PAYLOAD[number : number + 100]
 
 
-async def recording(host: Host, folder: Path) -> None:
-    """16 ms of a counter recorded, no frame lost"""
-    await _records(host, 1)
-
-
-async def _records(host: Host, interface: int) -> None:
-    await host.set_interface(interface, 1)
-    got = numbers(b"".join(data for _, data in await host.read_packets(0x82, 16 * [196])))
-    assert len(got) >= 15 * 48
-    assert got == list(range(got[0], got[0] + len(got)))
-
-
-async def playing(host: Host, folder: Path) -> None:
-    """16 ms played, every sample in a file"""
-    await host.set_interface(1, 1)
-    written = b""
-    async with asyncio.timeout(PATIENCE):
-        while len(played := content(folder / "played")) < 16 * 192:  # some is held back until there is more
-            first = len(written) // 4
-            packets = [struct.pack("<48I", *range(at, at + 48)) for at in range(first, first + 16 * 48, 48)]
-            assert sum(actual for _, actual in await host.write_packets(0x01, packets)) == 16 * 192
-            written += b"".join(packets)
-            await asyncio.sleep(0.005)  # a thread writes the file
-    assert written.startswith(played)
-
-
-async def both_ways(host: Host, folder: Path) -> None:
-    """16 ms recorded, and 16 ms played"""
-    await _records(host, 2)
-    await playing(host, folder)
-
-
-SIDES = (160, 120)
-PICTURE_BYTES = 2 * SIDES[0] * SIDES[1]  # YUY2
-
-
-async def picture(host: Host, folder: Path) -> None:
-    """a picture of the test card, by isochronous packets"""
-    await _choose(host)
-    await host.set_interface(1, 4)
-    raw = b"".join([data for _, data in await host.read_packets(0x81, 64 * [1024])])
-    card, at = b"", 0
-    while len(card) < PICTURE_BYTES:
-        size = min(1024 - 6, PICTURE_BYTES - len(card))
-        _is_payload(raw[at:], is_last=len(card) + size == PICTURE_BYTES)
-        card += raw[at + 6 :][:size]
-        at += 6 + size
-    _is_card(card)
-
-
-async def picture_in_bulk(host: Host, folder: Path) -> None:
-    """a picture of the test card, by a bulk transfer"""
-    await _choose(host)
-    raw = await host.read(0x81, 6 + PICTURE_BYTES)
-    _is_payload(raw, is_last=True)
-    _is_card(raw[6:])
-
-
-async def _choose(host: Host) -> None:
-    """Probe and commit."""
-    await host.control(0x21, 0x01, 0x0100, 1, struct.pack("<HBBI", 1, 1, 1, 333_333).ljust(34, b"\0"))
-    agreed = await host.control(0xA1, 0x81, 0x0100, 1, 34)
-    assert (len(agreed), agreed[2:4]) == (34, b"\1\1")
-    await host.control(0x21, 0x01, 0x0200, 1, agreed)
-
-
-def _is_payload(raw: bytes, *, is_last: bool) -> None:
-    """Its header: a time, the end of the picture or not, of the first picture."""
-    assert (raw[0], raw[1]) == (6, 0x86 if is_last else 0x84)
-
-
-def _is_card(raw: bytes) -> None:
-    from tests.devices.video_host import number_in
-    from usbferry.devices.video.uvc import Coding
-
-    assert len(raw) == PICTURE_BYTES
-    assert number_in(raw, SIDES, Coding.YUY2) == 0
+async def configurations(host: Host, folder: Path) -> None:
+    """which configuration it is in, in its own words"""
+    assert await host.read(0x81, 64) == b"configuration 1, interface 0\n"

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.conformance import exchanges
+from tests.conformance import exchanges, live_exchanges
 from tests.conformance.hosts import Host
 
 
@@ -31,8 +31,8 @@ _LINES: Final = "pipe={folder}/lines&delay=0"
 
 WORKS: Final = {
     "broken": Work(exchanges.loop, quiet=0x82),
-    "camera": Work(exchanges.picture, "formats=yuy2&sizes=160x120"),
-    "camera, bulk": Work(exchanges.picture_in_bulk, "formats=yuy2&sizes=160x120&bulk&rates=1"),
+    "camera": Work(live_exchanges.picture, "formats=yuy2&sizes=160x120"),
+    "camera, bulk": Work(live_exchanges.picture_in_bulk, "formats=yuy2&sizes=160x120&bulk&rates=1"),
     "composite": Work(
         exchanges.dock, "parts=keyboard+serial+disk&keyboard.text=aB&keyboard.delay=0&keyboard.rate=0&disk.size=1M"
     ),
@@ -46,11 +46,11 @@ WORKS: Final = {
         _LINES,
         lines="tap a\n",
     ),
-    "headset": Work(exchanges.both_ways, "source=counter&to=file:{folder}/played", quiet=0x82),
+    "headset": Work(live_exchanges.both_ways, "source=counter&to=file:{folder}/played", quiet=0x82),
     "keyboard": Work(exchanges.keys, "text=aB&delay=0&rate=0"),
     "many-configurations": Work(exchanges.configurations, quiet=0),
     "many-endpoints": Work(exchanges.loops),
-    "microphone": Work(exchanges.recording, "source=counter", quiet=0x82),
+    "microphone": Work(live_exchanges.recording, "source=counter", quiet=0x82),
     "midi": Work(exchanges.midi),
     "mouse": Work(
         exchanges.reports(7, "00 0a 00 fb ff 00 00", "00 00 00 00 00 ff 00"), _LINES, lines="move 10 -5\nwheel -1\n"
@@ -60,7 +60,7 @@ WORKS: Final = {
     "security-key": Work(exchanges.security_key, needs=("extras",)),
     "serial": Work(exchanges.serial),
     "smartcard": Work(exchanges.smartcard, quiet=0x82),
-    "speaker": Work(exchanges.playing, "to=file:{folder}/played", quiet=0x81),
+    "speaker": Work(live_exchanges.playing, "to=file:{folder}/played", quiet=0x81),
     "tablet": Work(
         exchanges.reports(9, "20 e8 03 d0 07 00 00 00 00", "00 e8 03 d0 07 00 00 00 00"),
         _LINES,
