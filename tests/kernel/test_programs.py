@@ -78,7 +78,9 @@ from smartcard.scard import (
 )
 from smartcard.System import readers
 
-_, context = SCardEstablishContext(SCARD_SCOPE_SYSTEM)
+while (begun := SCardEstablishContext(SCARD_SCOPE_SYSTEM))[0]:
+    time.sleep(0.05)  # pcscd is starting
+context = begun[1]
 
 
 def until(state, now=SCARD_STATE_UNAWARE):
