@@ -511,7 +511,7 @@ async def test_parameters_are_checked(command, where, place, value, code):
     ("payload", "code"),
     [
         (b"\x01", Code.INVALID_CBOR),
-        (b"\x01\xff", Code.INVALID_CBOR),
+        (b"\x01\x1c", Code.INVALID_CBOR),
         (b"\x01\x80", Code.CBOR_UNEXPECTED_TYPE),
         (b"\x02" + b"\x81" * 7000, Code.INVALID_CBOR),
         (b"\x02\xbb" + b"\xff" * 8, Code.INVALID_CBOR),
