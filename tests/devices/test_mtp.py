@@ -31,7 +31,7 @@ from usbferry.devices.ptp.codes import (
     Type,
 )
 from usbferry.devices.ptp.packing import HEADER, container, header
-from usbferry.devices.ptp.store import is_name
+from usbferry.devices.ptp.store import Store, is_name
 from usbferry.usb.setup import Setup
 from usbferry.usb.transfer import Completion
 from usbferry.usb.types import Status
@@ -545,6 +545,18 @@ async def test_hosts_are_told_of_what_comes_and_goes(folder):
             assert kind == Kind.EVENT
             told.append((code, unpack_from("<I", bytes(answer.result().data), 12)[0]))
         assert told == [(Event.OBJECT_ADDED, (await host.names())["added"]), (Event.OBJECT_REMOVED, names["noise.bin"])]
+
+
+def test_a_folder_is_listed_again_when_it_has_changed(folder):
+    store = Store(folder)
+    os.utime(folder, (1_000_000, 1_000_000))
+    stamp, before = store.look(0, 0)
+    assert len(before) == 2
+    assert store.look(0, stamp) == (stamp, None)
+    (folder / "new").write_text("now")
+    recent, after = store.look(0, stamp)
+    assert (recent, len(after)) == (0, 3), "another change may come in the same moment"
+    assert store.look(0, recent) == (0, after)
 
 
 # -- anything ----------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from .ptp.codes import TAKES_DATA, Kind, Operation, Response
 from .ptp.news import News
 from .ptp.packing import HEADER, container, header
 from .ptp.responder import About, Piece, Reply, Request, Responder
-from .ptp.store import Entry, NoObject, Store
+from .ptp.store import NoObject, Store
 from .virtual import VirtualDevice, data, done, endpoint, request
 
 log: Final = logging.getLogger(__name__)
@@ -305,11 +305,12 @@ class Mtp(VirtualDevice):
 
     async def _look(self, parent: int) -> None:
         try:
-            entries: list[Entry] = await self._uncancelled(_in_thread(self.store.inside, parent))
+            stamp, now = await self._uncancelled(_in_thread(self.store.look, parent, self._news.stamp(parent)))
         except (OSError, NoObject):
-            entries = []  # it went
-        self._news.seen(parent, {entry.handle for entry in entries})
-        self.kick(INTERRUPT)
+            stamp, now = 0, set()  # it went
+        if now is not None:
+            self._news.seen(parent, stamp, now)
+            self.kick(INTERRUPT)
 
     @endpoint(INTERRUPT)
     def _tell(self, transfer: Transfer) -> Answer:

@@ -25,6 +25,7 @@ class News:
     def __init__(self) -> None:
         self.events: deque[bytes] = deque()
         self._known: dict[int, set[int]] = {}  # what it was told is in each folder
+        self._stamps: dict[int, int] = {}  # of the folders, when they were looked at last
         self._own: set[int] = set()  # what it has changed itself
 
     def folders(self) -> tuple[int, ...]:
@@ -50,8 +51,13 @@ class News:
             handles = {handle for (handle,) in _U32.iter_unpack(reply.data[4:])}
             self._known[0 if parent == ROOT else parent] = handles
 
-    def seen(self, parent: int, now: set[int]) -> None:
+    def stamp(self, parent: int) -> int:
+        """That of the last look, 0 where there was none."""
+        return self._stamps.get(parent, 0)
+
+    def seen(self, parent: int, stamp: int, now: set[int]) -> None:
         """What is in a folder now."""
+        self._stamps[parent] = stamp
         former, self._known[parent] = self._known.get(parent, set()), now
         for event, handles in ((Event.OBJECT_ADDED, now - former), (Event.OBJECT_REMOVED, former - now)):
             for handle in sorted(handles):

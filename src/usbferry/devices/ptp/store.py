@@ -11,6 +11,7 @@ import secrets
 import shutil
 import stat
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ _NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | g
 _PART: Final = ".usbferry-part-"  # how the name of a file that is still coming begins
 _MOST_NAME: Final = 255  # bytes
 _DEEPEST: Final = 100  # folders in each other
+_GRAIN_NS: Final = 3_000_000_000  # what happens so shortly after another change may have the same time, on FAT too
 
 
 class NoObject(Exception):
@@ -74,6 +76,15 @@ class Store:
                     with suppress(OSError, NoObject):  # one that may not be read, or went
                         found += self._inside(entry.handle)
             return found
+
+    def look(self, parent: int, stamp: int) -> tuple[int, set[int] | None]:
+        """What is in a folder by now, and its stamp; None while that is the one of an earlier look."""
+        with self._lock:
+            now = self._folder(parent).stat().st_mtime_ns
+            if now == stamp:
+                return stamp, None
+            is_settled = abs(time.time_ns() - now) > _GRAIN_NS
+            return now if is_settled else 0, {entry.handle for entry in self._inside(parent)}
 
     def entry(self, handle: int) -> Entry:
         """An object as it is now."""
