@@ -11,7 +11,6 @@ devid, direction, ep and the packets' offsets and lengths count for nothing: som
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from enum import Enum, auto
 from typing import Final
 
@@ -22,6 +21,7 @@ from ...usb.types import Speed, Status
 from ..errors import ProtocolError
 from ..events import Claimed, Completed, Event, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
+from .isochronous import completion_of, descriptors, without_gaps
 from .messages import (
     FLAGS,
     URB_DIR_IN,
@@ -131,7 +131,7 @@ class Importer:
         if not transfer.length and not transfer.endpoint & 0x0F:
             direction = 0  # whatever bmRequestType says: a control transfer without data is OUT to Linux
         if packets:
-            transfer = _without_gaps(transfer, packets)
+            transfer = without_gaps(transfer, packets)
         tag = self._next()
         header = _pack_submit(
             _CMD_SUBMIT,
@@ -152,7 +152,7 @@ class Importer:
         if not direction and transfer.length:
             self._say(transfer.data)
         if packets:
-            self._say(_descriptors(packets))
+            self._say(descriptors(packets))
         return tag
 
     def cancel(self, tag: int) -> None:
@@ -287,7 +287,7 @@ class Importer:
                     at = self.consumed = at + size
                     continue
                 if transfer.packets:
-                    completion = _iso_completion(transfer, status, actual, start_frame, view[at : at + size])
+                    completion = completion_of(transfer, status, actual, start_frame, view[at : at + size])
                 else:
                     completion = Completion(status_of(status) if status else _OK, bytes(view[at : at + size]), actual)
                 at = self.consumed = at + size
@@ -343,39 +343,6 @@ class Importer:
         self.outgoing_bytes += len(chunk)
 
 
-def _without_gaps(transfer: Transfer, packets: list[IsoPacket]) -> Transfer:
-    """An isochronous transfer whose buffer holds its packets one after the other, and nothing else.
-
-    Raises ValueError where packets overlap or lie outside the buffer.
-    """
-    end = 0
-    if any(packet.length < 0 or packet.offset < 0 for packet in packets):
-        raise ValueError("a packet of less than no bytes, or before its buffer")
-    for packet in packets:
-        if packet.offset != end:
-            break
-        end += packet.length
-    else:
-        if end == transfer.length:
-            return transfer
-    dense, payload = copy(transfer), memoryview(transfer.data)
-    dense.length = sum(packet.length for packet in packets)
-    if dense.length > transfer.length or any(p.offset + p.length > transfer.length for p in packets):
-        raise ValueError(f"packets outside their buffer of {transfer.length} bytes, or one over another")
-    if not transfer.is_in:
-        dense.data = b"".join([payload[p.offset : p.offset + p.length] for p in packets])
-    return dense
-
-
-def _descriptors(packets: list[IsoPacket]) -> bytes:
-    """What is asked of each packet; done and status must be 0, for Linux adds them up."""
-    pack, offset, packed = IsoDescriptor.STRUCT.pack, 0, []
-    for packet in packets:
-        packed.append(pack(offset, packet.length, 0, 0))
-        offset += packet.length
-    return b"".join(packed)
-
-
 def _payload(transfer: Transfer, actual: int, packets: int) -> int:
     """Bytes that follow a RET_SUBMIT. Raises ProtocolError when it says what cannot be."""
     if not 0 <= actual <= transfer.length:
@@ -386,22 +353,6 @@ def _payload(transfer: Transfer, actual: int, packets: int) -> int:
             raise ProtocolError(f"{packets} packets in the reply to a transfer of {len(transfer.packets)}")
         size += packets * IsoDescriptor.SIZE
     return size
-
-
-def _iso_completion(transfer: Transfer, status: int, actual: int, start_frame: int, payload: memoryview) -> Completion:
-    assert transfer.packets is not None
-    data = bytes(payload[:actual]) if transfer.endpoint & 0x80 else b""
-    packets = []
-    for asked, (_, _, done, packet_status) in zip(
-        transfer.packets, IsoDescriptor.STRUCT.iter_unpack(payload[len(data) :]), strict=True
-    ):
-        if done > asked.length:
-            raise ProtocolError(f"{done} bytes in an isochronous packet of {asked.length}")
-        packets.append(IsoPacket(asked.offset, asked.length, done, status_of(packet_status)))
-    total = sum(p.actual for p in packets)
-    if transfer.is_in and total != actual:
-        raise ProtocolError(f"isochronous packets of {total} bytes with {actual} bytes of data")
-    return Completion(status_of(status), data, total, packets, start_frame)
 
 
 def _device_info(record: DeviceRecord, classes: tuple[tuple[int, int, int], ...]) -> DeviceInfo:
