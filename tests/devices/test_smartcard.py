@@ -403,6 +403,19 @@ async def test_a_card_that_fails_is_mute(caplog):
     assert caplog.text.count("the card failed") == 2
 
 
+async def test_a_card_that_cannot_be_switched_on(caplog):
+    class Broken(Card):
+        def reset(self) -> None:
+            raise ZeroDivisionError
+
+    async with opened(Smartcard()) as device:
+        device.slot.card = Broken()
+        assert on(device).ended == (1, Icc.INACTIVE, Error.MUTE)
+        device.insert(Files())
+        assert on(device).ended == (0, Icc.ACTIVE, 0)
+    assert "the card cannot be switched on" in caplog.text
+
+
 async def test_lines_of_a_pipe(tmp_path, monkeypatch, caplog):
     lines = tmp_path / "lines"
     lines.write_text("remove\nshake\ninsert # again\n\nremove\n")

@@ -120,10 +120,14 @@ class Slot:
         if message.own[0] > 3:
             raise Refused(Error.BAD_OWN)  # no such voltage
         self._need_card()
-        self._is_powered = True
         self._command, self._response = bytearray(), b""
         self._parameters = dict(ccid.PARAMETERS)
-        self.card.reset()
+        try:
+            self.card.reset()
+        except Exception:
+            log.exception("the card cannot be switched on")
+            raise Refused(Error.MUTE) from None
+        self._is_powered = True
         self._say(message, Tell.DATA, self.card.atr)
 
     def _power_off(self, message: Message) -> None:
