@@ -16,6 +16,7 @@ from typing import Final
 from ..device import Device, Promise, ResetOutcome
 from ..devices.clock import Clock, LoopClock, Timer
 from ..usb import setup as requests
+from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Endpoint
@@ -31,8 +32,6 @@ class Buffered(Device):
     """Another device, with `seconds` of its isochronous packets kept here and there."""
 
     def __init__(self, device: Device, seconds: float, clock: Clock | None = None) -> None:
-        self.info = device.info
-        self.gone = device.gone
         self.counts = Counts()
         self._device, self._seconds = device, seconds
         self._clock = clock or LoopClock()
@@ -44,6 +43,14 @@ class Buffered(Device):
             Transfer, tuple[Promise, Answer]
         ] = {}  # what was held, in its order, and the device's answer
         self._timer: Timer | None = None
+
+    @property
+    def info(self) -> DeviceInfo:  # type: ignore[override]  # the device's own, which it may replace
+        return self._device.info
+
+    @property
+    def gone(self) -> asyncio.Future[str]:  # type: ignore[override]
+        return self._device.gone
 
     # -- the seam -----------------------------------------------------------------------------------------------------
 
