@@ -28,6 +28,7 @@ Answer = Completion | asyncio.Future[Completion]
 log: Final = logging.getLogger(__name__)
 _AT_LEAST: Final = 2  # transfers at the device, or there is a gap between them
 _MOST: Final = 256  # transfers at the device: what one buffer's seconds of the shortest ones come to
+_TRANSFER_SECONDS: Final = 0.004  # of packets that one of ours asks for at least: drivers' own may have a single one
 _FORGOTTEN_SECONDS: Final = 2.0  # of packets that nobody fetches, after which the device is not asked any more
 
 
@@ -40,7 +41,7 @@ class Counts:
 
 
 class AheadIn:
-    """One IN endpoint: transfers like the user's last one are always with the device, for `seconds` of packets.
+    """One IN endpoint: transfers for packets like the user's are always with the device, for `seconds` of them.
 
     Of packets that wait longer than that for a transfer the oldest are dropped.
     """
@@ -50,7 +51,9 @@ class AheadIn:
         self._interval = interval  # seconds from packet to packet
         self._most = max(1, round(seconds / interval))  # packets that wait, and that are asked for
         self._counts = counts
-        self._lengths: list[int] = []  # of the packets of a transfer
+        self._few = min(max(1, round(_TRANSFER_SECONDS / interval)), max(1, self._most // _AT_LEAST))
+        self._each = self._few  # packets of a transfer
+        self._length = 0  # bytes of each
         self._flags = 0
         self._flying: set[Transfer] = set()  # of the run there is now; none while it stands
         self._arrived: deque[tuple[int, bytes]] = deque()
@@ -60,7 +63,8 @@ class AheadIn:
 
     def submit(self, transfer: Transfer) -> Answer:
         assert transfer.packets is not None
-        self._lengths = [packet.length for packet in transfer.packets]
+        self._each = max(self._few, len(transfer.packets))
+        self._length = max(packet.length for packet in transfer.packets)
         self._flags = transfer.flags | Flags.ISO_ASAP
         self._unfetched = 0
         if not self._waiting and len(self._arrived) >= len(transfer.packets):
@@ -94,8 +98,7 @@ class AheadIn:
         if self._is_asking:
             return
         self._is_asking = True
-        each = max(1, len(self._lengths))
-        wanted = min(max(_AT_LEAST, math.ceil(self._most / each)), _MOST)
+        wanted = min(max(_AT_LEAST, math.ceil(self._most / self._each)), _MOST)
         try:
             while len(self._flying) < wanted:
                 transfer = self._made()
@@ -109,11 +112,9 @@ class AheadIn:
             self._is_asking = False
 
     def _made(self) -> Transfer:
-        packets, offset = [], 0
-        for length in self._lengths:
-            packets.append(IsoPacket(offset, length))
-            offset += length
-        return Transfer(self._endpoint, offset, b"", b"", self._flags, packets)
+        length = self._length
+        packets = [IsoPacket(number * length, length) for number in range(self._each)]
+        return Transfer(self._endpoint, self._each * length, b"", b"", self._flags, packets)
 
     def _ended(self, transfer: Transfer, completion: Completion) -> None:
         if transfer not in self._flying:
