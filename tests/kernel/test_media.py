@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import sys
-from array import array
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -26,9 +25,7 @@ from tests.kernel.media import (
     counter_file,
     cut,
     exchange,
-    frames_of,
     is_counter,
-    lost,
     play_command,
     played,
     record_command,
@@ -134,27 +131,20 @@ def test_sound_comes_whole_through_all_that_may_lie_between(guest, serve, tmp_pa
 
 
 @pytest.mark.timeout(300)
-def test_sound_comes_whole_through_delays(guest, serve, tmp_path):
+def test_sound_that_is_played_comes_whole_through_delays(guest, serve, tmp_path):
     """Of up to 20 ms, which is more than the kernel asks for ahead: `buffer` does.
 
-    All that is played comes whole. Of what is recorded, frames that nobody fetches for longer than the buffer are lost,
-    and a relay in an emulated machine is too slow for a stream that does not wait: here they are only in order.
+    Played alone: a relay in an emulated machine is too slow for a microphone that does not wait for it.
     """
     to, seconds = tmp_path / "played.wav", 10 if SOAK else 2
-    words = words_of("buffered", serve, f"virtual:headset?source=counter&to=wav:{to}")
+    words = words_of("buffered", serve, f"virtual:speaker?to=wav:{to}")
     guest.mark()
     with delays(guest), attached_by_us(guest, words) as name:
-        card = card_of(guest, name)
         count = counter_file(guest.shared / "play.wav", 48000, seconds)
-        playing = guest.start(play_command(card, "play.wav"), seconds + 60)
-        recording = guest.start(record_command(card, "recorded.wav", 48000, seconds), seconds + 60)
-        assert (playing.wait().ok(), recording.wait().ok()) == ("", ""), "neither tells of an xrun"
-        recorded = frames_of(guest.shared / "recorded.wav")
-        got = array("I", [frame for frame in played(to, count) if frame])
-    assert len(recorded) == 48000 * seconds
-    assert is_counter(got, 1), "played"
+        assert guest.run(play_command(card_of(guest, name), "play.wav"), seconds + 60).ok() == "", "no xrun"
+        got = played(to, count)
+    assert is_counter(got, 1)
     assert len(got) == count
-    assert lost(recorded) < 1, "in order"
     assert unexpected(guest, *NOISE) == []
 
 
