@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.recorder import Message
-from tests.kernel.steps import CASES, HOST, attach, detach, disk_of, importing, traffic_command, usbip_attach, usbtest
+from tests.kernel.steps import (
+    CASES,
+    HOST,
+    attach,
+    detach,
+    disk_of,
+    importing,
+    once_it_says,
+    traffic_command,
+    usbip_attach,
+    usbtest,
+)
 from usbferry.protocols.record import Record
 from usbferry.protocols.usbip.messages import (
     CmdSubmit,
@@ -197,3 +208,39 @@ def same(text: str, value: object) -> bool:
     if not isinstance(value, bytes):
         return int(text, 0) == value
     return text in (value.hex(), value.split(b"\0")[0].decode(errors="replace"))
+
+
+# -- the kernel's own captures -----------------------------------------------------------------------------------------
+
+# What a program says to an oscilloscope through the kernel's driver, and what it hears.
+TALK = """
+    until [ -e /dev/usbtmc0 ]; do sleep 0.02; done
+    exec 3<>/dev/usbtmc0
+    ask() { echo "$1" >&3; dd bs=8192 count=1 status=none <&3; }
+    ask '*IDN?'
+    ask 'CHAN1:SCAL 0.5;:WAV:POIN 5000;DATA?' | sha256sum
+    ask 'FOO;SYST:ERR?'
+    ask '*OPC?'
+"""
+
+
+def test_what_usbmon_captured_plays_to_the_same_driver(guest, serve):
+    """A capture that we did not write, of all of the guest's USB; the device itself is not there any more."""
+    guest.run("modprobe -a usbmon vhci-hcd usbtmc").ok()
+    capture = guest.start("exec dumpcap -q -i usbmon0 -w $SHARED/usbmon.pcapng", 100)
+    once_it_says(capture, "File:")
+    server = serve("virtual:usbtmc?serial=MY1&model=Scope")
+    with importing(guest, server.port, "1-1") as scope:
+        live = guest.run(TALK).ok()
+        bus, address = guest.run(f"cd /sys/bus/usb/devices/{scope.device} && cat busnum devnum").ok().split()
+    guest.run("busybox killall -INT dumpcap").ok()
+    capture.wait()
+    server.terminate()
+    lines = live.splitlines()
+    assert lines[0] == "usbferry,Scope,MY1,1.0"
+    assert lines[2:] == ['-113,"Undefined header"', "1"]
+
+    server = serve(f"replay:{guest.shared / 'usbmon.pcapng'}?device={bus}.{address}&check")
+    with importing(guest, server.port, "1-1"):
+        assert guest.run(TALK).ok() == live
+    assert "something else than recorded" not in server.log()
