@@ -107,11 +107,12 @@ async def test_sound_is_played_isochronously(exporting, files):
     assert len(found) == len(samples), f"{len(found)} of {len(samples)} samples"
 
 
+@pytest.mark.timeout(700)  # a soak's disk is larger, and usbferry is emulated here
 def test_it_becomes_a_device_of_another_kernel(exporting, machine, files):
     """The other machine's `usbferry attach` connects to it, and its own driver has the disk."""
     machine.run("modprobe vhci-hcd").ok()
     with listening(exporting, DISK) as port:
-        attaching = machine.start(f"echo $$; exec {PYTHON} -m usbferry attach usbredir://{HOST}:{port}", 120)
+        attaching = machine.start(f"echo $$; exec {PYTHON} -m usbferry attach usbredir://{HOST}:{port}", 600)
         said(attaching, " here", 60)
         device = attaching.output().split(" is ")[1].split()[0]
         assert has_the_bytes(machine, device, files / "redirected")
