@@ -368,3 +368,45 @@ def test_lsusb_reads_the_functional_descriptors(guest, serve):
     words = re.sub(r" +", " ", shown)
     assert [text for text in wanted if text not in words] == []
     assert Path(TTY).exists() is False  # the port is the guest's, not ours
+
+
+# -- a device that was written for Facedancer --------------------------------------------------------------------------
+
+ECHO = """
+import asyncio
+from facedancer import main
+from facedancer.devices.ftdi import FTDIDevice
+
+device = FTDIDevice()
+called = asyncio.Event()
+
+async def greet():
+    await called.wait()
+    device.transmit(b"hello ")
+
+def hear(data):
+    if data == b"who?":
+        called.set()
+    else:
+        device.transmit(data.upper())
+
+device.handle_serial_data_received = hear
+main(device, greet())
+"""
+
+
+def test_facedancers_own_serial_port_is_driven_by_the_kernel(guest, serve, tmp_path):
+    """Its coroutine waits to be called; what the host sends then comes back, larger than a packet."""
+    pytest.importorskip("facedancer")
+    (tmp_path / "echo.py").write_text(ECHO)
+    text = "usb over the wire " * 40
+    server = serve(f"facedancer:{tmp_path / 'echo.py'}")
+    guest.run("modprobe ftdi_sio").ok()
+    with importing(guest, server.port, "1-1"):
+        script = f"""
+            until [ -c /dev/ttyUSB0 ]; do sleep 0.02; done
+            exec 3<>/dev/ttyUSB0
+            stty -F /dev/ttyUSB0 raw -echo 9600
+            printf 'who?' >&3; head -c 6 <&3; printf '{text}' >&3; head -c {len(text)} <&3
+        """
+        assert guest.run(script, 40).ok() == "hello " + text.upper()
