@@ -11,7 +11,7 @@ from bench import jitter
 from bench.weather import network
 
 DATA = Path(__file__).parents[1] / "docs" / "jitter.json"
-CELLS = [("usbip", "clear", 200), ("usbip kernel", "loss", 200)]
+CELLS = [("usbip kernel", "loss", 200)]
 
 
 def test_the_page_has_every_run():

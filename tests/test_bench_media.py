@@ -8,7 +8,7 @@ import pytest
 from bench import media
 
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
-SECONDS = 600 if SOAK else 3
+SECONDS = 600 if SOAK else 2
 HEADSET = "virtual:headset?source=tone:440&rates=48000"
 
 pytestmark = [
