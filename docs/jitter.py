@@ -63,8 +63,8 @@ all but one of them are too many.
 - **Beyond 20 ms, the buffer has to be where the device is used.** There it asks ahead by as much as it is long, so it
   has to be longer than the longest round trip, and one that is not does nothing for what is recorded. Here that is
   40 ms: 60 ms are nearly enough, 200 ms are.
-- It costs little: with a buffer a stereo headset took 9.0 % of one core of an EPYC from a server, without 6.7 %; a camera
-  8.7 % and 7.3 %.
+- It costs little: with a buffer a stereo headset took 9.0 % of one core of an EPYC from a server, without 6.7 %; a
+  camera 8.7 % and 7.3 %.
 - Where both ends have a buffer, what is played waits in both: say `--buffer 0` to such a server.
 - Over UDP, ferry itself sends again what is lost, and much later than TCP does: it is for networks that lose next to
   nothing.
