@@ -46,12 +46,11 @@ class FerrySource(RemoteSource):
 
     @property
     def place(self) -> str:
-        """The same for the same server, whether its port was said or left out."""
-        scheme = self._place.scheme("ferry")
-        if self._place.path:
-            return f"{scheme}://{quote(self._place.path)}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{scheme}://{host}{'' if self.port == PROTOCOLS['ferry'].port else f':{self.port}'}"
+        return f"{self._prefix}://{quote(self._place.path)}" if self._place.path else super().place
+
+    @property
+    def _prefix(self) -> str:
+        return self._place.scheme("ferry")
 
     def at(self, name: str) -> str:
         return f"{self.place}?device={quote(name)}" if self._place.path else super().at(name)

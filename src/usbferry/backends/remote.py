@@ -120,9 +120,14 @@ class RemoteSource(Source):
     @property
     def place(self) -> str:
         """The same for the same server, whether its port was said or left out."""
-        if self.port != PROTOCOLS[self.scheme].port:
-            return f"{self.scheme}://{self.where}"
-        return f"{self.scheme}://[{self.host}]" if ":" in self.host else f"{self.scheme}://{self.host}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        is_usual = self.port == PROTOCOLS[self.scheme].port
+        return f"{self._prefix}://{host if is_usual else self.where}"
+
+    @property
+    def _prefix(self) -> str:
+        """What stands before the colon of its addresses."""
+        return self.scheme
 
     async def open(self, name: str, claimant: Claimant) -> Device:
         device = await self.patiently(lambda: self._open(name))
