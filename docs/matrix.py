@@ -17,9 +17,9 @@ _INTRODUCTION: Final = """
 
 Each ✓ is a test of `tests/conformance/test_matrix.py`, and part of `make test`. The device is used at the far end of
 the path. Its descriptors arrive as they are; its own data goes through, and is compared; a request that it refuses is a
-stall there; an endpoint that is halted is so until that is cleared; a read that it does not answer is taken back, and
-ends cancelled. A number is the reason why there is no such test. Kernels, and drivers that others wrote, are
-[another matter](proofs.md).
+stall there. Where it has an endpoint that says nothing by itself, that is a stall while it is halted, and a read of it
+is taken back, and ends cancelled. A number is the reason why there is no such test. Kernels, and drivers that others
+wrote, are [another matter](proofs.md).
 """
 
 
