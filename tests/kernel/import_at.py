@@ -1,10 +1,11 @@
 """Imports devices into a vhci controller of one's choice: the tool takes the first. In the guest, with any Python 3:
 
-    python3 -I -S import_at.py CONTROLLER HOST PORT BUSID...
+    python3 -I -S import_at.py CONTROLLER HOST PORT [unseen] BUSID...
 
-Prints the name that each has in sysfs, once it is enumerated. A device that is imported here, exported from here and
-imported once more must have two controllers: usb_set_interface, drivers/usb/core/message.c, holds a lock of its
-controller's while it asks the device, so on one it would wait for itself.
+Prints the name that each has in sysfs, once it is enumerated; with `unseen`, its port, as it may never be. A device
+that is imported here, exported from here and imported once more must have two controllers: usb_set_interface,
+drivers/usb/core/message.c, holds a lock of its controller's while it asks the device, so on one it would wait for
+itself.
 """
 
 import os
@@ -58,9 +59,10 @@ def enumerated(controller: str, number: str) -> str:
 
 
 def main(controller: str, host: str, port: str, *names: str) -> None:
-    taken = [attach(controller, host, int(port), name) for name in names]
+    unseen = names[0] == "unseen"
+    taken = [attach(controller, host, int(port), name) for name in names[unseen:]]
     for number in taken:
-        os.write(1, f"{enumerated(controller, number)}\n".encode())
+        os.write(1, f"{number if unseen else enumerated(controller, number)}\n".encode())
 
 
 main(*sys.argv[1:])

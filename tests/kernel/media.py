@@ -19,7 +19,7 @@ BUFFER = "--buffer-time=5000000 --period-time=125000"
 
 def card_of(guest: Guest, device: str) -> int:
     script = f"""
-        until card=$(echo /sys/bus/usb/devices/{device}:1.0/sound/card*) && [ -e $card/number ] &&
+        until card=$(echo /sys/bus/usb/devices/{device}:1.*/sound/card*) && [ -e $card/number ] &&
             [ -e /dev/snd/controlC$(cat $card/number) ]; do sleep 0.05; done
         cat $card/number
     """
