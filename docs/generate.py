@@ -24,10 +24,11 @@ if __package__ in (None, ""):
 
 import usbferry
 from docs import jitter, matrix, specification
+from docs.accepted import ACCEPTED
 from usbferry import aio, device, registry, selector, testing
 from usbferry.backends import virtual
 from usbferry.cli import VERBS, info, main
-from usbferry.devices import broken, fault, gamepad, keyboard, mouse, printer, serial, tablet, touch
+from usbferry.devices import broken, composite, fault, gamepad, keyboard, mouse, printer, serial, tablet, touch
 from usbferry.devices import virtual as base
 from usbferry.devices.hid import keys, layouts
 from usbferry.local import sync
@@ -206,7 +207,7 @@ _MEANINGS: Final = {
         "parts": "what it is made of, with `+` between the names: `keyboard+serial+disk`",
         "id": "its vendor and product id, such as `0403:6001`",
         "product": "its product name; without one, those of its parts",
-        "speed": "of the whole, and of each part that has such an option; without it `high`",
+        "speed": "of the whole, and of each part that can choose; without it `high`, or what a part can do alone",
     },
     "dfu": {
         "file": "the file that holds its firmware; made by the first download",
@@ -705,8 +706,20 @@ def devices() -> str:
         "A virtual device exists in the process that serves it. Its address is `virtual:NAME`, followed by options: "
         "`virtual:NAME?option=value&option=value`. `usbferry list` has them too. "
         "[Write a device](write-a-device.md) of your own, and it is `virtual:FILE.py`.",
+        "Behind each is who took it for the real thing: a driver or program that we did not write, and the test in "
+        "which its data goes both ways, where there are both, and is compared. What they do by each protocol is "
+        "[another table](matrix.md).",
         _table(
-            ("Address", ""), [(f"[`{one['address']}`](#virtual{one['name']})", _cell(one["about"])) for one in about]
+            ("Address", "What it is", "Speeds", "Accepted by"),
+            [
+                (
+                    f"[`{one['address']}`](#virtual{one['name']})",
+                    _cell(one["about"]),
+                    _at(one["name"]),
+                    _by(one["name"]),
+                )
+                for one in about
+            ],
         ),
         "In an address `%20` is a space, `%26` is `&`, and any byte can be written like that. Values are:",
         _table(
@@ -725,12 +738,11 @@ def devices() -> str:
     for one in about:
         name = one["name"]
         made = virtual.make(name, _NEEDED.get(name, {})).info
-        speeds = list(_speeds(name))
         identity = f"{made.device.vendor_id:04x}:{made.device.product_id:04x}"
         parts += [
             f"## virtual:{name}",
             f"{_cell(one['about'])} Its vendor and product id are {identity}. "
-            f"It {'can be' if speeds else 'is'} at {', '.join(speeds) or str(made.speed.name).lower()} speed.",
+            f"It {'can be' if len(list(_speeds(name))) else 'is'} at {_at(name)} speed.",
             _table(("Option", "Type", "Default", ""), list(_options(name, one["options"]))),
             inspect.cleandoc(_NOTES[name]),
         ]
@@ -761,6 +773,23 @@ def _speeds(name: str) -> Iterator[str]:
         yield speed
 
 
+def _at(name: str) -> str:
+    """The speeds, or the only one."""
+    made = virtual.make(name, _NEEDED.get(name, {})).info
+    return ", ".join(_speeds(name)) or made.speed.name.lower()
+
+
+def _by(name: str) -> str:
+    """Who accepted it, and the tests."""
+    if name not in ACCEPTED:
+        raise SystemExit(f"{__file__}: docs/accepted.py does not say who accepted {name!r}")
+    said = []
+    for one in ACCEPTED[name]:
+        file, _, test = one.test.partition("::")
+        said.append(f"{one.by}: [`{test}`](../tests/{file})")
+    return "; ".join(said)
+
+
 def _fault_parts() -> Iterator[str]:
     yield "## Faults"
     yield (
@@ -778,10 +807,11 @@ def _fault_parts() -> Iterator[str]:
 # -- API ---------------------------------------------------------------------------------------------------------------
 
 _DECLARED: Final = ("descriptor", "manufacturer", "product", "serial", "strings", "speed", "bos")
-_DESCRIBE: Final = ("interfaces", "configurations", "bulk", "interrupt", "isochronous")
+_DESCRIBE: Final = ("interfaces", "configurations", "bulk", "interrupt", "isochronous", "change_speed")
 _HOOKS: Final = ("plugged", "unplugged", "opened", "closed", "was_reset", "settings_changed", "halt_cleared")
-_FOR_HANDLERS: Final = ("clock", "kick", "kick_stream", "has_streams", "halt", "later", "vanish")
+_FOR_HANDLERS: Final = ("clock", "kick", "kick_stream", "has_streams", "halt", "interface_number", "later", "vanish")
 _PEOPLE: Final = {
+    composite.Composite: "",
     keyboard.Keyboard: "type press release tap flushed",
     printer.Printer: "paper status",
     gamepad.Gamepad: "press release tap stick trigger dpad obey flushed",

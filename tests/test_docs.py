@@ -26,6 +26,7 @@ import pytest
 from click.testing import CliRunner
 
 from docs import generate
+from docs.accepted import ACCEPTED
 from tests.cli.served import Served, served
 from usbferry.cli import VERBS, main, new
 from usbferry.devices.sound import wav
@@ -117,6 +118,19 @@ def test_every_verb_is_described():
 def test_every_device_is_described():
     text = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
     assert [name for name in DEVICES if f"\n## virtual:{name}\n" not in text] == []
+
+
+def test_every_device_was_accepted_by_somebody():
+    """In a test that exists, and has the device in it."""
+    assert set(ACCEPTED) == set(DEVICES)
+    for name, accepted in ACCEPTED.items():
+        assert accepted
+        for one in accepted:
+            file, _, test = one.test.partition("::")
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            tests = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+            assert test in tests, f"{name}: {one.test}"
+            assert (one.of or name) in text, f"{name} is not in {file}"
 
 
 def test_every_device_says_its_speed():
