@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
-from .device import Claimant, Device, ResetOutcome, Source
+from .device import Claimant, Device, Promise, ResetOutcome, Source
 from .registry import open_source
 from .selector import choose
 from .usb import setup as requests
@@ -134,14 +134,18 @@ class Handle(Described):
     def submit(self, transfer: Transfer) -> asyncio.Future[Completion]:
         """Start a transfer as it is, and give its Completion, whatever its status. For those who pipeline."""
         answer = self.device.submit(transfer)
-        if isinstance(answer, asyncio.Future):
-            # A future of the caller's own: he may cancel it, as `asyncio.wait_for` does, the device's must not be.
-            own = asyncio.shield(answer)
-            own.add_done_callback(lambda done: self.device.cancel(transfer) if done.cancelled() else None)
+        # A future of the caller's own: he may cancel it, as `asyncio.wait_for` does, the device's must not be.
+        own: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        if isinstance(answer, Completion):
+            own.set_result(answer)
             return own
-        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        future.set_result(answer)
-        return future
+        if isinstance(answer, Promise) and not answer.done():
+            # In this very turn of the loop, or a later transfer that is answered at once would be heard of first.
+            answer.listener = lambda completion: None if own.done() else own.set_result(completion)
+        else:
+            own = asyncio.shield(answer)
+        own.add_done_callback(lambda done: self.device.cancel(transfer) if done.cancelled() else None)
+        return own
 
     def cancel(self, transfer: Transfer) -> None:
         """Ask for a transfer's end; its future still ends with the truth."""

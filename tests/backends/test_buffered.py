@@ -8,6 +8,7 @@ from collections import deque
 
 import pytest
 
+from usbferry import aio
 from usbferry.backends.buffered import Buffered
 from usbferry.backends.options import without_buffer
 from usbferry.device import Claimant, Device, Promise, ResetOutcome
@@ -386,3 +387,29 @@ async def test_a_server_buffers_for_who_does_not(protocol: str, seconds: float, 
     assert isinstance(device, Buffered) is is_buffered
     await catalog.release(offer)
     await catalog.close()
+
+
+async def test_a_program_hears_in_order_what_comes_now_and_at_once() -> None:
+    """Of transfers under way some end later and some at once; a future more between them would turn them round."""
+    desk = Desk()
+    handle, heard = aio.Handle(desk.device, None), list[int]()
+
+    def fetch() -> None:
+        transfer = Transfer(IN, LIKE * 192, packets=[IsoPacket(n * 192, 192) for n in range(LIKE)])
+        handle.submit(transfer).add_done_callback(came)
+
+    def came(done: asyncio.Future[Completion]) -> None:
+        if done.result().status != Status.OK:
+            return
+        heard.extend(number for (number,) in struct.iter_unpack("<I", bytes(done.result().data)))
+        fetch()
+
+    for _ in range(3):
+        fetch()
+    for ms in range(1, 200):
+        desk.wait(1)
+        if not ms % 7:  # the program has its turn now and then
+            await asyncio.sleep(0)
+    await handle.close()
+    assert len(heard) > 150
+    assert heard == sorted(heard)

@@ -118,6 +118,7 @@ async def test_a_fast_controller_of_a_slow_device_costs_no_memory() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(150)
 async def test_sound_is_whole_beside_a_bulk_flood_on_one_connection() -> None:
     """On a bus that does not wait no millisecond is lost, neither recorded nor played, and all are in order."""
     payload, missing = bytes(LENGTH), []
@@ -141,9 +142,9 @@ async def test_sound_is_whole_beside_a_bulk_flood_on_one_connection() -> None:
         played = await jitter.line(server, 30)
         await server.wait()
         assert done[0] > 100, "that was no flood"
-        assert len(recording.numbers) > 500
         assert all(a < b for a, b in pairwise(recording.numbers)), "recorded, and not in order"
         missing.append((jitter.judged(recording.numbers, recording.late)[0], played[0]))
         if missing[-1] == (0, 0):
             break
     assert missing[-1] == (0, 0), missing
+    assert len(recording.numbers) > 500
