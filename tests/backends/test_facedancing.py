@@ -382,6 +382,8 @@ async def test_a_program_that_cannot_be_served_says_why(program, text: str, opti
         ("facedancer:gauge", "write it as"),
         ("facedancer:x.py?what=1", "facedancer has no option 'what'; it has: speed, args, fault"),
         ("facedancer:x.py?fault=explode", "no fault"),
+        ("facedancer:/no/such.py", "there is no file /no/such.py"),
+        ("facedancer:/no/such.py:Gauge", "there is no file /no/such.py"),
     ],
 )
 def test_an_address_that_makes_no_sense_says_why(address: str, said: str) -> None:
@@ -389,13 +391,13 @@ def test_an_address_that_makes_no_sense_says_why(address: str, said: str) -> Non
         FacedancerSource(address)
 
 
-async def test_without_facedancer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_facedancer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, program) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 
     monkeypatch.setattr(facedancing, "import_module", missing)
     with pytest.raises(DeviceError, match=r"there is no Facedancer here .*install.* facedancer"):
-        await open_source("facedancer:x.py").list()
+        await open_source(program("x = 1")).list()
 
 
 async def test_isochronous_endpoints_are_told_and_silent(program) -> None:

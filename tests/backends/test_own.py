@@ -105,6 +105,7 @@ def test_a_base_that_is_not_meant_has_an_underscore() -> None:
         (("    @endpoint(0x81)", "    @endpiont(0x81)"), r"echo\.py:16: NameError: name 'endpiont' is not defined"),
         (("import Device", "import Devise"), r"echo\.py:1: ImportError: cannot import name 'Devise.*"),
         (("class Echo", "import sys\nsys.exit(3)\nclass Echo"), r"echo\.py:5: SystemExit: 3"),
+        (("class Echo", "import json\njson.loads('{')\nclass Echo"), r"echo\.py:5: JSONDecodeError: .*"),
         (("    descriptor = ", "    descriptr = "), r"echo\.py:11: AttributeError: .* no attribute 'descriptor'.*"),
         (("(self.bulk(0x81),)),)", "(self.bulk(0x81),)))"), r"echo\.py:4: TypeError: .*is there a comma missing\?"),
         (("self.speed = speed", "raise ValueError('no such word')"), r"\./echo\.py: no such word"),
@@ -121,6 +122,27 @@ def test_what_does_not_load_names_file_and_line(change: tuple[str, str], said: s
     with pytest.raises(ValueError, match=f"^{said}$") as caught:
         device("virtual:./echo.py")
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_of_a_module_beside_it_is_told_there() -> None:
+    Path("besides_echo.py").write_text("import json\n\n\ndef read():\n    return json.loads('{')\n")
+    Path("echo.py").write_text(f"import besides_echo\nbesides_echo.read()\n{ECHO}")
+    with pytest.raises(ValueError, match=r"^besides_echo\.py:5: JSONDecodeError: "):
+        device("virtual:./echo.py")
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("import argparse\nargparse.ArgumentParser().parse_args(['x'])", r"gauge\.py:4: SystemExit: 2"),
+        ("x = 1", r"\./gauge\.py has no virtual device: a class derived from VirtualDevice"),
+    ],
+)
+def test_a_file_for_facedancer_says_so(end: str, said: str) -> None:
+    pytest.importorskip("facedancer")
+    Path("gauge.py").write_text(f"from facedancer import *\nclass Gauge(USBDevice): pass\n{end}\n")
+    with pytest.raises(ValueError, match=f"^{said}; it is written for Facedancer: facedancer:(\\./)?gauge\\.py$"):
+        device("virtual:./gauge.py")
 
 
 @pytest.mark.parametrize(

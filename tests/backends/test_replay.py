@@ -361,6 +361,8 @@ async def test_it_leaves_once_all_is_played() -> None:
         ("replay:x?speed=warp", "option speed"),
         ("replay:x?other=1", "replay has no option 'other'; it has: timed, ordered, check, end, device, speed, fault"),
         ("replay:x?fault=explode", "no fault"),
+        ("replay:x?end=never", "end is 'never'; it is one of wait, again, leave"),
+        ("replay:/no/such?timed", r"there is no file /no/such; tap:/no/such\?of=ADDRESS records one"),
     ],
 )
 def test_an_address_that_makes_no_sense_says_why(address: str, text: str) -> None:
@@ -380,13 +382,20 @@ async def refused(address: str) -> str:
 
 
 async def test_a_file_that_cannot_be_played_says_why(tmp_path: Path) -> None:
-    assert "No such file" in await refused(f"replay:{tmp_path}/none")
     assert "it is no file" in await refused(f"replay:{tmp_path}")
     (tmp_path / "text").write_text("hello world")
     assert "it is no capture file" in await refused(f"replay:{tmp_path}/text")
     (tmp_path / "tape").write_bytes(await recorded(tmp_path, "virtual:zero"))
-    assert "end is 'never'; it is one of wait, again, leave" in await refused(f"replay:{tmp_path}/tape?end=never")
     assert "no descriptors of that device, there are 1.1" in await refused(f"replay:{tmp_path}/tape?device=1.9")
+
+
+async def test_a_file_that_went_away_says_why(tmp_path: Path) -> None:
+    (tmp_path / "tape").write_bytes(await recorded(tmp_path, "virtual:zero"))
+    source = open_source(f"replay:{tmp_path}/tape")
+    (tmp_path / "tape").unlink()
+    with pytest.raises(DeviceError, match="No such file"):
+        await source.list()
+    await source.close()
 
 
 async def recorded(folder: Path, address: str) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.devices.host import ask, read, turn, write
 from usbferry import aio
-from usbferry.backends.capture import tape, writer
+from usbferry.backends.capture import pcapng, tape, writer
 from usbferry.backends.capture.events import Event
 from usbferry.backends.tap import PIECE, TapSource
 from usbferry.device import Busy, Claimant, DeviceError, NotFound
@@ -202,8 +203,8 @@ def test_an_address_that_makes_no_sense_says_why(address: str) -> None:
 
 async def test_what_is_no_capture_is_not_overwritten(tmp_path: Path) -> None:
     precious = tmp_path / "disk.img"
-    precious.write_bytes(b"precious")
     source = open_source(f"tap:{precious}?of=virtual:zero")
+    precious.write_bytes(b"precious")  # since then
     with pytest.raises(DeviceError, match="not overwritten"):
         await source.open("", ME)
     assert precious.read_bytes() == b"precious"
@@ -219,6 +220,25 @@ async def test_two_do_not_record_to_one_file(file: Path) -> None:
             await aio.open(f"tap:{file}?of=virtual:mouse")
         await device.write(0x01, b"goes on")
     assert [bytes(e.data) for e in events(file) if e.endpoint == 0x01 and not e.is_end] == [b"goes on"]
+
+
+def test_what_is_no_capture_is_told_before_a_program_runs(tmp_path: Path) -> None:
+    precious = tmp_path / "prog.py"
+    precious.write_text("raise SystemExit(7)")
+    words = ["run", "--device", f"tap:{precious}?of=virtual:zero", "--", sys.executable, str(precious)]
+    done = subprocess.run([sys.executable, "-m", "usbferry", *words], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("prog.py is there and no capture, and is not overwritten; name another\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_an_empty_file_a_capture_and_a_fifo_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "capture").write_bytes(pcapng.section("test"))
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("empty", "capture", "fifo"):
+        assert open_source(f"tap:{tmp_path / name}?of=virtual:zero").path == tmp_path / name
 
 
 async def test_a_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:

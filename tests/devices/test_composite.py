@@ -403,6 +403,7 @@ async def test_one_that_cannot_be_opened_leaves_none_open(tmp_path):
 @pytest.mark.parametrize(
     ("query", "says"),
     [
+        ("parts=keyboard, disk", r"parts=keyboard, disk: write \+ between them, as parts=keyboard\+disk"),
         ("", r"it has no parts; name some, as parts=keyboard\+serial"),
         ("parts=keyboard+dsk", "no virtual device 'dsk'; there are: broken, camera"),
         ("parts=keyboard&disk.size=1M", "disk.size: there is no part 'disk'; there are: keyboard"),

@@ -46,7 +46,7 @@ class _Handed(BaseException):
 
 
 class FacedancerSource(Source):
-    """One device, whose program is run when it is first asked for. Raises ValueError for an address that is none."""
+    """One device, whose program is run when it is first asked for. Raises ValueError for a bad address, or no file."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -62,6 +62,8 @@ class FacedancerSource(Source):
                 given[key] = text
         self._args = given.pop("args", "")
         self._options = options.arguments("facedancer", Facedanced, given, also=("args", "fault"))
+        if (file := _file(self._target)) is not None and not file.is_file():
+            raise ValueError(f"there is no file {file}")
         self._there: VirtualSource | None = None
 
     @property
@@ -112,11 +114,9 @@ class FacedancerSource(Source):
 def load(target: str, words: list[str]) -> Program:
     """What `FILE.py`, `FILE.py:CLASS` or `MODULE:CLASS` hands over. Raises ValueError with a text for the user."""
     base = _facedancer()
-    place, _, wanted = (target, "", "") if target.endswith(".py") else target.rpartition(":")
-    if place.endswith(".py"):
-        found = _run(Path(place).expanduser(), words, base, is_program=not wanted)
-    else:
-        found = vars(_module(place))
+    place, wanted = _parts(target)
+    file = _file(target)
+    found = _run(file, words, base, is_program=not wanted) if file is not None else vars(_module(place))
     if isinstance(found, Program):
         return found
     devices = {name: value for name, value in found.items() if _is_device(value, base) and _is_own(value, found)}
@@ -128,6 +128,19 @@ def load(target: str, words: list[str]) -> Program:
         these = f"has several: {', '.join(devices)}; write {place}:CLASS" if devices else "has none"
         raise ValueError(f"it hands no device to main(), and {these}")
     return Program(next(iter(devices.values()))())
+
+
+def _parts(target: str) -> tuple[str, str]:
+    """The file or module, and the class, empty where none is named."""
+    if target.endswith(".py"):
+        return target, ""
+    place, _, wanted = target.rpartition(":")
+    return place, wanted
+
+
+def _file(target: str) -> Path | None:
+    place, _ = _parts(target)
+    return Path(place).expanduser() if place.endswith(".py") else None
 
 
 def _facedancer() -> Any:
@@ -158,7 +171,7 @@ def _module(name: str) -> Any:
 
 def _run(path: Path, words: list[str], base: Any, *, is_program: bool) -> Program | dict[str, Any]:
     """Run a file: what it hands over, or else its names."""
-    if not path.is_file():
+    if not path.is_file():  # no longer
         raise ValueError("there is no such file")
     with _as_program(path, words), _boards(base), _our_log():
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import sysconfig
 from importlib import import_module, util
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from ..devices.virtual import VirtualDevice
 from ..usb import build
 
 _OURS: Final = str(Path(__file__).parents[1]) + os.sep
+_INSTALLED: Final = tuple({sysconfig.get_path(one) + os.sep for one in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def is_own(name: str) -> bool:
@@ -60,7 +62,7 @@ def load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ValueError(described(error, path)) from error
+        raise ValueError(described(error, path) + _hint(module, path)) from error
     return module
 
 
@@ -79,13 +81,21 @@ def described(error: BaseException, path: Path | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}:{error.lineno}: {type(error).__name__}: {error.msg}"
     place = f"{_short(str(path))}: " if path is not None else ""
-    trace = error.__traceback__
+    trace, is_his = error.__traceback__, False  # a line of his own says more than one of a library that he called
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith((_OURS, "<frozen ")):
+        if not file.startswith((_OURS, "<frozen ")) and not (is_his and file.startswith(_INSTALLED)):
             place = f"{_short(file)}:{trace.tb_lineno}: "
+            is_his = is_his or not file.startswith(_INSTALLED)
         trace = trace.tb_next
     return place + what
+
+
+def _hint(module: ModuleType, path: Path) -> str:
+    """What to write instead for a file of Facedancer's, whose `main` takes our command line for its own."""
+    bases = (getattr(value, "__module__", None) for value in vars(module).values() if inspect.isclass(value))
+    is_facedancer = any(str(name).startswith("facedancer.") for name in bases)
+    return f"; it is written for Facedancer: facedancer:{path}" if is_facedancer else ""
 
 
 def failed(factory: type[VirtualDevice], error: Exception) -> str:
@@ -131,7 +141,8 @@ def _devices(module: ModuleType) -> dict[str, type[VirtualDevice]]:
 def _only_one(module: ModuleType, place: str) -> type[VirtualDevice]:
     found = _devices(module)
     if not found:
-        raise ValueError(f"{place} has no virtual device: a class derived from VirtualDevice")
+        hint = _hint(module, Path(place))
+        raise ValueError(f"{place} has no virtual device: a class derived from VirtualDevice{hint}")
     if len(found) > 1:
         raise ValueError(f"{place} has several devices, say which: {', '.join(f'virtual:{place}:{n}' for n in found)}")
     return next(iter(found.values()))

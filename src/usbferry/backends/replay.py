@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from ..device import Claimant, Device, DeviceError, Source, Watching
 from ..devices import fault
-from ..devices.player import Player
+from ..devices.player import Player, check_end
 from ..usb.info import DeviceInfo
 from ..usb.types import Speed
 from . import options
@@ -40,7 +40,7 @@ def _numbers(text: str) -> list[int]:
 
 
 class ReplaySource(Source):
-    """One device of a capture file, which is read when it is first asked for. Raises ValueError for a bad address."""
+    """One device of a capture, read when it is first asked for. Raises ValueError for a bad address, or no file."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -57,8 +57,11 @@ class ReplaySource(Source):
         mine = options.options_of(_Which)
         others = {key: text for key, text in given.items() if key not in mine}
         self._options = options.arguments("replay", Player, others, also=(*mine, "fault"))
+        check_end(self._options.get("end", "wait"))
         which = options.arguments("replay", _Which, {key: text for key, text in given.items() if key in mine})
         self._which = _Which(**which)
+        if not self.path.exists():
+            raise ValueError(f"there is no file {self.path}; tap:{bare}?of=ADDRESS records one")
         self._there: VirtualSource | None = None
 
     def _load(self) -> VirtualSource:

@@ -29,7 +29,7 @@ from ..usb.tree import DescriptorType
 from ..usb.types import Speed, Status, TransferType
 from .capture import pcapng, usbmon
 from .capture.events import Event, Packet
-from .capture.writer import Writer
+from .capture.writer import Writer, is_other_file
 from .clone import string_indices
 
 log: Final = logging.getLogger(__name__)
@@ -275,6 +275,8 @@ class TapSource(Source):
         self.path = Path(unquote(bare)).expanduser()
         if self.path.is_dir() or not self.path.absolute().parent.is_dir():
             raise ValueError(f"{address!r}: {self.path} is no place for a file")
+        if is_other_file(self.path):  # told now: pyusb would keep to itself why its device cannot be opened
+            raise ValueError(f"{address!r}: {self.path} is there and no capture, and is not overwritten; name another")
         self._source = open_source(inner)
         self._start = address[: -len(inner)]
         self.name, self.has_bus_ids = self._source.name, self._source.has_bus_ids

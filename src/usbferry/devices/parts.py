@@ -23,6 +23,8 @@ def made(text: str, given: Mapping[str, str], speed: Speed | None) -> list[Virtu
 
     Without a `speed` they are at high speed, or at that of the slowest which knows one alone.
     """
+    if "," in text:
+        raise ValueError(f"parts={text}: write + between them, as parts={text.replace(',', '+').replace(' ', '')}")
     names = _named(text)
     factories = [load(DEVICES, "virtual device", kind) for kind in _kinds(text)]
     choosing = ["speed" in options.options_of(factory) for factory in factories]

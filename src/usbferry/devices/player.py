@@ -81,6 +81,12 @@ class _Reel:
             self.timer = None
 
 
+def check_end(end: str) -> None:
+    """Raises ValueError for an `end` that there is not, which an address is told before its file is read."""
+    if end not in ENDS:
+        raise ValueError(f"end is {end!r}; it is one of {', '.join(ENDS)}")
+
+
 class Player(VirtualDevice):
     """The device of a tape."""
 
@@ -100,8 +106,7 @@ class Player(VirtualDevice):
 
         Raises ValueError.
         """
-        if end not in ENDS:
-            raise ValueError(f"end is {end!r}; it is one of {', '.join(ENDS)}")
+        check_end(end)
         info = tape.info
         self.tape, self.timed, self.ordered, self.check, self.end = tape, timed, ordered, check, end
         self.descriptor, self.speed, self.bos = info.device, info.speed, tape.bos

@@ -102,6 +102,18 @@ class Writer:
         log.error("%s: %s; the recording ends here, the device goes on", self.path, error.strerror)
 
 
+def is_other_file(path: Path) -> bool:
+    """Whether there is a file that a recording would not overwrite. What cannot be read is not known to be one."""
+    if not path.is_file():  # a FIFO would wait for its other end
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return False
+    return bool(start) and not is_capture(start)
+
+
 def _opened(path: Path) -> IO[bytes]:
     """The file, empty. Raises DeviceError for a file that somebody may still want."""
     number = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
