@@ -361,7 +361,7 @@ async def test_it_leaves_once_all_is_played() -> None:
         ("replay:x?speed=warp", "option speed"),
         ("replay:x?other=1", "replay has no option 'other'; it has: timed, ordered, check, end, device, speed, fault"),
         ("replay:x?fault=explode", "no fault"),
-        ("replay:x?end=never", "end is 'never'; it is one of wait, again, leave"),
+        ("replay:x?end=never", "replay, option end: 'never' is none of wait, again, leave"),
         ("replay:/no/such?timed", r"there is no file /no/such; tap:/no/such\?of=ADDRESS records one"),
     ],
 )

@@ -84,7 +84,7 @@ class _Reel:
 def check_end(end: str) -> None:
     """Raises ValueError for an `end` that there is not, which an address is told before its file is read."""
     if end not in ENDS:
-        raise ValueError(f"end is {end!r}; it is one of {', '.join(ENDS)}")
+        raise ValueError(f"replay, option end: {end!r} is none of {', '.join(ENDS)}")
 
 
 class Player(VirtualDevice):
