@@ -92,6 +92,14 @@ def test_only_the_last_are_kept() -> None:
     assert all(len(passed.data) <= 4096 for passed in journal.transfers)
 
 
+def test_a_host_may_go_on_while_a_report_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal()
+    journal.begin(Transfer(0x81, 1))
+    journal.begin(Transfer(0x81, 2))
+    monkeypatch.setattr(Passed, "words", property(lambda self: journal.note("meanwhile") or f"read {self.transfer}"))
+    assert len(journal.lines(30)) == 2
+
+
 def test_what_is_alike_is_one_line() -> None:
     journal = Journal()
     journal.note("claimed")

@@ -158,6 +158,19 @@ def test_what_a_device_raises_comes_to_the_test(plug: PlugIn) -> None:
         plug(Bell()).device.wring()  # type: ignore[attr-defined]
 
 
+@pytest.mark.timeout(20)
+def test_what_fails_where_the_device_lives_is_not_tried_again(plug: PlugIn) -> None:
+    one, tries = plug(Bell()), []
+
+    def fail() -> None:
+        tries.append(1)
+        raise NotImplementedError("not yet")
+
+    with pytest.raises(NotImplementedError, match="not yet"):
+        one.call(lambda: one.call(fail))
+    assert tries == [1]
+
+
 def test_faults(plug: PlugIn) -> None:
     one = plug(Zero())
     with one.open() as host:

@@ -99,8 +99,8 @@ class Journal:
     def lines(self, count: int) -> list[str]:
         """The last `count` of them, the oldest first, a line each with its time; of many that are alike, the last."""
         lines: deque[str] = deque()
-        passed_over = self._count
-        for words, alike in _runs(reversed(self._entries)):
+        passed_over, entries = self._count, tuple(self._entries)  # hosts may go on while a test asks
+        for words, alike in _runs(reversed(entries)):
             if len(lines) == count:
                 break
             at, text = alike[0]

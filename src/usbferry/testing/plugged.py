@@ -146,9 +146,8 @@ class Plugged(Generic[D]):
 
     def call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call a function where the device lives: in its event loop, between two transfers."""
-        with suppress(RuntimeError):
-            if asyncio.get_running_loop() is self._loop:
-                return function(*arguments, **named)
+        if asyncio._get_running_loop() is self._loop:
+            return function(*arguments, **named)
         done: T = sync.run(_called(function, *arguments, **named))
         return done
 
