@@ -377,12 +377,30 @@ async def test_a_card_that_is_pulled_out_at_work():
         assert heard(device).ended == (1, Icc.EMPTY, Error.MUTE)
 
 
-@pytest.mark.parametrize("given", [b"", b"\x90", bytes(70000)], ids=["none", "half", "too long"])
-async def test_a_card_that_answers_nonsense_is_mute(given):
+@pytest.mark.parametrize(
+    "given", [b"", b"\x90", bytes(70000), None, "9000"], ids=["none", "half", "too long", "nothing", "text"]
+)
+async def test_a_card_that_answers_nonsense_is_mute(given, caplog):
+    async def later(command: bytes) -> bytes:
+        return given
+
     async with opened(Smartcard()) as device:
         on(device)
         device.slot.card = Answering(lambda command: given)
         assert does(device, Ask.TRANSFER, bytes(5)).error == Error.MUTE
+        device.slot.card = Answering(later)
+        send(device, message(Ask.TRANSFER, bytes(5)))
+        await turn()
+        assert heard(device).error == Error.MUTE
+    assert [record.message.startswith("the card answered ") for record in caplog.records] == [True, True]
+
+
+async def test_a_card_of_a_protocol_that_has_no_parameters():
+    async with opened(Smartcard()) as device:
+        device.slot.card = Answering(lambda command: b"\x90\x00", bytes.fromhex("3b800e"))
+        on(device)
+        assert does(device, Ask.SET_PARAMETERS, bytes(5), b"\x0e\0\0").error == Error.BAD_OWN
+        assert does(device, Ask.GET_PARAMETERS).data == ccid.PARAMETERS[0]
 
 
 async def test_a_card_that_fails_is_mute(caplog):

@@ -159,7 +159,7 @@ class Slot:
         """§6.1.7: of the protocol that the card speaks."""
         self._need_card()
         protocol = message.own[0]
-        if protocol not in ccid.protocols(self.card.atr):
+        if protocol not in ccid.PARAMETERS or protocol not in ccid.protocols(self.card.atr):
             raise Refused(Error.BAD_OWN)
         if len(message.data) != len(ccid.PARAMETERS[protocol]):
             raise Refused(Error.BAD_LENGTH)
@@ -208,25 +208,25 @@ class Slot:
             self._worked = self._later(self._work(message, answer))
             self._wait_more(message)
         else:
-            assert isinstance(answer, bytes)
             self._answered(message, answer)
 
     async def _work(self, message: Message, answer: object) -> None:
         if self._busy:
             await self._pass(self._busy)
+        given, has_failed = None, False
         try:
             given = await answer if inspect.isawaitable(answer) else answer
         except Exception:
             log.exception("the card failed")
-            given = None
+            has_failed = True
         if message is not self._now:
             return
         self._now = None
         self._stop_timer()
-        if isinstance(given, bytes):
-            self._answered(message, given)
-        else:
+        if has_failed:
             self._fail(message, Error.MUTE)
+        else:
+            self._answered(message, given)
 
     async def _pass(self, seconds: float) -> None:
         over = asyncio.Event()
@@ -236,8 +236,12 @@ class Slot:
         finally:
             timer.cancel()
 
-    def _answered(self, message: Message, response: bytes) -> None:
+    def _answered(self, message: Message, response: object) -> None:
         most = ccid.MAX_APDU if self._is_extended else 258
+        if not isinstance(response, bytes):
+            log.error("the card answered %r: a response is bytes", response)
+            self._fail(message, Error.MUTE)
+            return
         if not 2 <= len(response) <= most:
             log.error("the card answered %d bytes: 2 to %d are a response", len(response), most)
             self._fail(message, Error.MUTE)
