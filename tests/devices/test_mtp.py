@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 from struct import unpack_from
 from typing import Any
@@ -31,7 +32,7 @@ from usbferry.devices.ptp.codes import (
     Type,
 )
 from usbferry.devices.ptp.packing import HEADER, container, header
-from usbferry.devices.ptp.store import Store, is_name
+from usbferry.devices.ptp.store import NoObject, Store, is_name
 from usbferry.usb.setup import Setup
 from usbferry.usb.transfer import Completion
 from usbferry.usb.types import Status
@@ -505,6 +506,58 @@ async def test_what_is_given_up_half_way_does_not_stay(folder, ending):
             await device.reset()
             await host.start()
     assert sorted(os.listdir(folder)) == ["link", "noise.bin", "sub"]
+
+
+async def test_what_was_being_written_before_a_reset_begins_no_later_command(folder, monkeypatch):
+    written = threading.Event()
+    async with opened(Mtp(folder=folder, write=True)) as device:
+        host = await Host(device).start()
+        await host.gives(Operation.SEND_OBJECT_INFO, announced("new", 4), 0, ROOT)
+        monkeypatch.setattr(device.store, "append", lambda part, data: written.wait(10))
+        await host.command(Operation.SEND_OBJECT)
+        device.submit(write(OUT, header(Kind.DATA, Operation.SEND_OBJECT, host.transaction, 4) + b"four"))
+        await turn()
+        await device.reset()
+        await host.command(Operation.SEND_OBJECT_INFO, 0, ROOT)
+        written.set()
+        for _ in range(200):
+            await asyncio.sleep(0.005)
+            if not device._shielded:
+                break
+        info = announced("new", 4)
+        data = header(Kind.DATA, Operation.SEND_OBJECT_INFO, host.transaction, len(info)) + info
+        assert await host.send(data) == Status.OK
+        assert (await host.answer())[0] == Response.SESSION_NOT_OPEN
+
+
+def test_a_name_that_is_given_anew_is_not_what_was_called_so(folder):
+    store = Store(folder)
+    former = next(one.handle for one in store.inside(0) if one.name == "noise.bin")
+    (folder / "noise.bin").unlink()
+    (folder / "new").write_bytes(b"new")
+    new = next(one.handle for one in store.inside(0) if one.name == "new")
+    store.rename(new, "noise.bin")
+    with pytest.raises(NoObject):
+        store.delete(former)
+    assert (folder / "noise.bin").read_bytes() == b"new"
+    assert new in [one.handle for one in store.inside(0)]
+    store.rename(new, "newer")
+    assert (folder / "newer").exists()
+
+
+async def test_long_lists_are_put_together_in_a_thread(folder, monkeypatch):
+    threads = []
+
+    def listed(*words: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return bytes(4)
+
+    monkeypatch.setattr("usbferry.devices.ptp.properties.listed", listed)
+    async with opened(Mtp(folder=folder)) as device:
+        host = await Host(device).start()
+        assert await host.data(Operation.GET_OBJECT_PROP_LIST, ROOT, 0, ROOT, 0, 0) == bytes(4)
+    assert threads != [threading.main_thread()]
+    assert len(threads) == 1
 
 
 async def test_a_device_of_its_own_folder():

@@ -177,8 +177,9 @@ class Mtp(VirtualDevice):
         return done(transfer)
 
     async def _write(self, transfer: Transfer, payload: bytes, is_over: bool) -> Completion:
+        command = self._command
         await self._uncancelled(self._responder.take(payload))
-        if is_over and self._command is not None:
+        if is_over and command is not None and command is self._command:  # else it was given up meanwhile
             self._begin()
         return done(transfer)
 

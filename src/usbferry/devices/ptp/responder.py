@@ -323,7 +323,7 @@ class Responder:
             raise Refused(Response.BY_GROUP_UNSUPPORTED if group else Response.INVALID_PARAMETER)
         codes = tuple(Property) if property == ROOT else (_property(property),)
         entries = [one for one in await self._meant(handle, depth) if format in (0, one.format)]
-        return Reply(data=properties.listed(entries, codes, self._is_writable))
+        return Reply(data=await self._ask(properties.listed, entries, codes, self._is_writable))  # perhaps of thousands
 
     async def _meant(self, handle: int, depth: int) -> list[Entry]:
         """One object, or all; or those that are in no folder."""

@@ -22,6 +22,7 @@ from .codes import FORMATS, ROOT, Format
 _NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 _PART: Final = ".usbferry-part-"  # how the name of a file that is still coming begins
 _MOST_NAME: Final = 255  # bytes
+_NEVER: Final = {"/", "\\", "\0", *([":"] if os.name == "nt" else [])}  # the last would be a drive, or a stream
 _DEEPEST: Final = 100  # folders in each other
 _GRAIN_NS: Final = 3_000_000_000  # what happens so shortly after another change may have the same time, on FAT too
 
@@ -162,7 +163,10 @@ class Store:
             if os.path.lexists(new):
                 raise FileExistsError(name)
             self._path(handle).rename(new)
-            del self._handles[parent, former]
+            gone = self._handles.get((parent, name))
+            if gone is not None:
+                self._forget(gone)  # of a file that was called so, and is not there: it is not this one
+            self._handles.pop((parent, former), None)
             self._places[handle] = (parent, name)
             self._handles[parent, name] = handle
 
@@ -230,7 +234,7 @@ class Store:
 
 def is_name(name: str) -> bool:
     """Whether a file may be called so."""
-    if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name) or name.startswith(_PART):
+    if name in ("", ".", "..") or _NEVER & set(name) or name.startswith(_PART):
         return False
     try:
         return len(os.fsencode(name)) <= _MOST_NAME
