@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shutil
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -258,6 +260,21 @@ async def test_a_full_disk_ends_the_recording_and_not_the_device(caplog: pytest.
     assert [r.message for r in caplog.records] == [
         "/dev/full: No space left on device; the recording ends here, the device goes on"
     ]
+
+
+def test_a_disk_that_takes_a_part_gets_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Reluctant(io.BytesIO):
+        taken: ClassVar = bytearray()
+
+        def write(self, piece: memoryview) -> int:
+            self.taken += piece[:3]
+            return min(3, len(piece))
+
+    monkeypatch.setattr(writer, "_opened", lambda path: Reluctant())
+    one = writer.Writer(tmp_path / "x.pcapng")
+    one.write(b"a block of a capture")
+    one.close()
+    assert Reluctant.taken == b"a block of a capture"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")

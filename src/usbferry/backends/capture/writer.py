@@ -81,8 +81,14 @@ class Writer:
         self._closing.wait(_PAUSE)  # so that one write has many pieces, and who records seldom wakes this thread
         self._wake.clear()
         while batch := self._take():
-            self._file.write(batch)
+            self._write_all(batch)
         return not self._closing.is_set() or bool(self._waiting)
+
+    def _write_all(self, batch: bytes) -> None:
+        """A disk that is nearly full takes a part; what comes behind half a block would make the file none."""
+        rest = memoryview(batch)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def _take(self) -> bytes:
         with self._lock:
