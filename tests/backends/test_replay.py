@@ -264,6 +264,25 @@ async def test_halts_come_again_where_they_were() -> None:
     await player.close()
 
 
+async def test_a_refusal_takes_no_more_than_is_sent() -> None:
+    talk = Conversation()
+    talk.write(b"twelve bytes", Status.TIMEOUT)
+    talk.events[-1] = talk.events[-1]._replace(length=7)
+    player = await played(talk)
+    answer = player.submit(write(0x02, b"tw"))
+    assert isinstance(answer, Completion)
+    assert (answer.status, answer.actual) == (Status.TIMEOUT, 2)
+    await player.close()
+
+
+async def test_a_host_that_asks_for_everything_is_told_so_much_of(caplog: pytest.LogCaptureFixture) -> None:
+    player = await played(Conversation())
+    for value in range(1000):
+        assert status(asked(player, Setup(0xC0, 1, value, 0, 4))) == Status.STALL
+    assert len(caplog.records) == 200
+    await player.close()
+
+
 async def test_what_the_host_cancelled_is_no_answer() -> None:
     talk = Conversation()
     talk.read(0x81, b"", status=Status.CANCELLED)
