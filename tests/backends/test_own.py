@@ -86,6 +86,15 @@ def test_a_file_that_was_imported_is_not_run_again(monkeypatch: pytest.MonkeyPat
     assert own.load_file(Path("./echo.py")) is echo
 
 
+def test_a_file_of_the_name_of_one_that_is_gone(tmp_path: Path) -> None:
+    for word in ("first", "second"):
+        (tmp_path / word).mkdir()
+        (tmp_path / word / "echo.py").write_text(ECHO.replace("none", word))
+    assert device(f"virtual:{tmp_path}/first/echo.py").word == "first"
+    (tmp_path / "first" / "echo.py").unlink()
+    assert device(f"virtual:{tmp_path}/second/echo.py").word == "second"
+
+
 def test_what_lies_beside_a_file_can_be_imported() -> None:
     Path("words_of_echo.py").write_text("word = 'beside'\n")
     Path("echo.py").write_text(f"import words_of_echo\n{ECHO}".replace('"none"', "words_of_echo.word"))

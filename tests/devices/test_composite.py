@@ -19,6 +19,7 @@ from usbferry.devices.keyboard import Keyboard, Leds
 from usbferry.devices.microphone import Microphone
 from usbferry.devices.midi import Midi
 from usbferry.devices.printer import Printer
+from usbferry.devices.renumber import Numbering
 from usbferry.devices.serial import Serial
 from usbferry.devices.uas import Uas
 from usbferry.devices.usbtmc import Usbtmc
@@ -144,6 +145,13 @@ async def test_strings_are_those_of_the_parts():
 
 
 # -- speeds -----------------------------------------------------------------------------------------------------------
+
+
+def test_strings_have_an_end():
+    numbering = Numbering({index: str(index) for index in range(1, 255)})
+    assert numbering.text("the last") == 255
+    with pytest.raises(ValueError, match="a device has 255 strings, and they are taken"):
+        numbering.text("one more")
 
 
 def test_all_are_at_the_highest_speed_of_one():

@@ -123,7 +123,12 @@ def _import(name: str) -> ModuleType:
 
 def _is_of(module: Any, path: Path) -> bool:
     file = getattr(module, "__file__", None)
-    return isinstance(file, str) and os.path.basename(file) == path.name and os.path.samefile(file, path)
+    if not isinstance(file, str) or os.path.basename(file) != path.name:
+        return False
+    try:
+        return os.path.samefile(file, path)
+    except OSError:
+        return False  # its file is not there any more
 
 
 def _devices(module: ModuleType) -> dict[str, type[VirtualDevice]]:

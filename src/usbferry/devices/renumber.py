@@ -135,7 +135,9 @@ class Numbering:
         for known, other in self.texts.items():
             if other == text:
                 return known
-        free = next(i for i in chain((index,), range(4, 256)) if i not in self.texts and i > 3)
+        free = next((i for i in chain((index,), range(4, 256)) if i not in self.texts and i > 3), None)
+        if free is None:
+            raise ValueError("a device has 255 strings, and they are taken")
         self.texts[free] = text
         return free
 
