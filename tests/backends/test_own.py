@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,9 @@ class Echo(VirtualDevice):
     def give(self, transfer):
         return data(self.word.encode())
 """
+
+with suppress(ModuleNotFoundError):
+    import_module("facedancer")  # it imports itself in a circle, which fails in a copy of `sys.modules`
 
 
 @pytest.fixture(autouse=True)
