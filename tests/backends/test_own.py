@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import suppress
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,16 +36,16 @@ class Echo(VirtualDevice):
         return data(self.word.encode())
 """
 
-with suppress(ModuleNotFoundError):
-    import_module("facedancer")  # it imports itself in a circle, which fails in a copy of `sys.modules`
-
 
 @pytest.fixture(autouse=True)
-def forgets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test leaves a module, or a folder in which modules are looked for."""
+def forgets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test leaves a module of its own, or a folder in which modules are looked for."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", {**sys.modules})
+    yield
+    for name, module in tuple(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def device(address: str) -> object:
