@@ -116,6 +116,25 @@ async def test_nothing_overtakes_what_waits():
     assert isinstance(pipe.submit(read()), asyncio.Future), "the tape is empty: a NAK"
 
 
+@pytest.mark.parametrize("how", ["kicked", "cancelled"])
+async def test_what_waited_is_heard_of_before_what_is_answered_at_once(how):
+    """Both in one turn of the loop, as when a host sends what a loopback gives back and asks for more behind it."""
+    heard = []
+    handler = Handler()
+    pipe = bulk(handler)
+    waits = read()
+    pipe.submit(waits).listener = lambda completion: heard.append((completion.status, completion.data))
+    if how == "kicked":
+        handler.tape += [Completion(OK, b"1"), Completion(OK, b"2")]
+        pipe.kick()
+    else:
+        pipe.cancel(waits)
+        handler.tape += [Completion(OK, b"2")]
+    answered = pipe.submit(read())
+    assert isinstance(answered, Completion)
+    assert heard == [(OK, b"1") if how == "kicked" else (Status.CANCELLED, b"")]
+
+
 async def test_an_empty_pipe_answers_at_once_again():
     work = future()
     pipe = bulk(Handler(work, Completion(OK, b"2")))

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from ..device import Promise
 from ..usb.transfer import Completion, Transfer
 from ..usb.types import Status
 
@@ -27,7 +28,7 @@ class _Barrier:
     def __init__(self, request: Transfer, addresses: frozenset[int]) -> None:
         self.request = request
         self.addresses = addresses
-        self.held: dict[Transfer, asyncio.Future[Completion]] = {}  # in their order
+        self.held: dict[Transfer, Promise] = {}  # in their order
 
 
 class Gate:
@@ -74,16 +75,14 @@ class Gate:
         for transfer, answer in barrier.held.items():
             self.let_go(transfer, answer)
 
-    def let_go(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
+    def let_go(self, transfer: Transfer, answer: Promise) -> None:
         """Submit one that was held. What is wrong with it ends it alone: others wait behind it."""
         try:
             _forward(self._go(transfer), answer)
         except Exception as error:
             _fail(transfer, answer, error)
 
-    def submit(
-        self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None
-    ) -> asyncio.Future[Completion]:
+    def submit(self, transfer: Transfer, answer: Promise | None = None) -> Promise:
         """Hold a transfer for an endpoint of a barrier. Its payload was lent, so it is copied.
 
         One that was let go and is held again has its `answer` already.
@@ -91,7 +90,7 @@ class Gate:
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)
         if answer is None:
-            answer = asyncio.get_running_loop().create_future()
+            answer = Promise(loop=asyncio.get_running_loop())
         self._barriers[-1].held[transfer] = answer
         return answer
 
@@ -100,7 +99,7 @@ class Gate:
         for barrier in self._barriers:
             answer = barrier.held.pop(transfer, None)
             if answer is not None:
-                answer.set_result(Completion(Status.CANCELLED))
+                answer.fulfil(Completion(Status.CANCELLED))
                 return True
         return False
 
@@ -109,7 +108,7 @@ class Gate:
         barriers, self._barriers = self._barriers, deque()
         for barrier in barriers:
             for answer in barrier.held.values():
-                answer.set_result(Completion(status))
+                answer.fulfil(Completion(status))
         if barriers:
             self._moved()
 
@@ -123,36 +122,37 @@ class DirectGate(Gate):
 
     def __init__(
         self,
-        go: Callable[[Transfer, asyncio.Future[Completion]], Completion | asyncio.Future[Completion]],
+        go: Callable[[Transfer, Promise], Completion | asyncio.Future[Completion]],
         moved: Callable[[], None],
     ) -> None:
         super().__init__(_never, moved)
         self._send = go
 
-    def let_go(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
+    def let_go(self, transfer: Transfer, answer: Promise) -> None:
         try:
             done = self._send(transfer, answer)
         except Exception as error:
             _fail(transfer, answer, error)
             return
-        if isinstance(done, Completion) and not answer.done():
-            answer.set_result(done)
+        if isinstance(done, Completion):
+            answer.fulfil(done)
 
 
-def _fail(transfer: Transfer, answer: asyncio.Future[Completion], error: Exception) -> None:
+def _fail(transfer: Transfer, answer: Promise, error: Exception) -> None:
     """Its caller would have been told by an exception, had it not waited."""
     if not isinstance(error, ValueError):
         log.error("a transfer that had waited failed: %s", transfer, exc_info=error)
-    if not answer.done():
-        answer.set_result(Completion(Status.INVALID))
+    answer.fulfil(Completion(Status.INVALID))
 
 
 def _never(transfer: Transfer) -> Completion:
     raise NotImplementedError
 
 
-def _forward(source: Completion | asyncio.Future[Completion], answer: asyncio.Future[Completion]) -> None:
+def _forward(source: Completion | asyncio.Future[Completion], answer: Promise) -> None:
     if isinstance(source, Completion):
-        answer.set_result(source)
+        answer.fulfil(source)
+    elif isinstance(source, Promise) and not source.done():
+        source.listener = answer.fulfil
     else:
-        source.add_done_callback(lambda done: answer.set_result(done.result()))
+        source.add_done_callback(lambda done: answer.fulfil(done.result()))

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+from ..device import Promise
 from ..usb.transfer import Completion, Flags, Transfer
 from ..usb.tree import Endpoint
 from ..usb.types import Speed, Status, TransferType
@@ -34,11 +35,11 @@ _US: Final = 1e-6
 
 
 class Waiting:
-    """A transfer in the queue and the future that its importer holds."""
+    """A transfer in the queue, and its importer's promise: told at once, as one behind it may be answered this very turn."""
 
     __slots__ = ("answer", "due", "transfer", "working")
 
-    def __init__(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> None:
+    def __init__(self, transfer: Transfer, answer: Promise) -> None:
         self.transfer = transfer
         self.answer = answer
         self.working = False  # its handler's future is under way
@@ -171,7 +172,7 @@ class Pipe:
             raise ValueError(f"submitted twice: {transfer}")
         if transfer.data.__class__ is not bytes:
             transfer.data = bytes(transfer.data)
-        waiting = self._queue[transfer] = Waiting(transfer, self._loop.create_future())
+        waiting = self._queue[transfer] = Waiting(transfer, Promise(loop=self._loop))
         self.open = False
         if work is not None:
             self._work(waiting, work)
@@ -210,7 +211,7 @@ class Pipe:
         if self._timer is not None:  # it was the head's
             self._timer.cancel()
             self._timer = None
-        waiting.answer.set_result(completion)
+        waiting.answer.fulfil(completion)
         if self._paced and completion.status == Status.OK:
             self._served(waiting, completion)
 
