@@ -78,11 +78,9 @@ class Connection:
         self._error: ProtocolError | None = None
         self._answer: asyncio.Future[Listed | Claimed] | None = None
         self._about = server  # what was asked for, for messages
-        self._flying: dict[int, tuple[Transfer, asyncio.Future[Completion]]] = {}
+        self._flying: dict[int, tuple[Transfer, Promise]] = {}
         self._tags: dict[Transfer, int] = {}
-        self._behind: dict[
-            int, list[tuple[asyncio.Future[Completion], Completion]]
-        ] = {}  # what was refused, by the tag
+        self._behind: dict[int, list[tuple[Promise, Completion]]] = {}  # what was refused, by the tag
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None  # the importer's
         self._lost = asyncio.Event()
@@ -129,9 +127,7 @@ class Connection:
         asked = "" if self._heard else f"; does it speak {title(self.importer)}?"
         return Silent(f"{self.server} did not answer within {seconds:g} s{asked}")
 
-    def submit(
-        self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None
-    ) -> Completion | asyncio.Future[Completion]:
+    def submit(self, transfer: Transfer, answer: Promise | None = None) -> Completion | asyncio.Future[Completion]:
         """Send a transfer, to end `answer` if there is one already; once the connection is over, it comes at once.
 
         Raises ValueError for one whose parts do not fit together.
@@ -150,7 +146,7 @@ class Connection:
         return future
 
     def refuse(
-        self, transfer: Transfer, status: Status, answer: asyncio.Future[Completion] | None = None
+        self, transfer: Transfer, status: Status, answer: Promise | None = None
     ) -> Completion | asyncio.Future[Completion]:
         """End a transfer that is not sent with `status`, behind those that were sent to its endpoint before."""
         completion = Completion(status if self.over is None else self.over)
@@ -158,7 +154,7 @@ class Connection:
         before = [tag for tag, (other, _) in self._flying.items() if _queue(other) == queue]
         if not before:
             return completion
-        future = answer if answer is not None else self._loop.create_future()
+        future = answer if answer is not None else Promise(loop=self._loop)
         self._behind.setdefault(before[-1], []).append((future, completion))
         return future
 
@@ -178,7 +174,7 @@ class Connection:
         if not isinstance(importer, Streaming):
             return Completion(Status.INVALID)
         tag = importer.alloc_streams(endpoints, count) if count else importer.free_streams(endpoints)
-        future: asyncio.Future[Completion] = self._loop.create_future()
+        future = Promise(loop=self._loop)
         self._flying[tag] = (Transfer(0, 0), future)
         self._flush_soon()
         return future
@@ -273,17 +269,13 @@ class Connection:
         if found is not None:
             transfer, future = found
             self._tags.pop(transfer, None)
-            if future.__class__ is Promise:
-                future.fulfil(completion)
-            elif not future.done():
-                future.set_result(completion)
+            future.fulfil(completion)
             if self._behind and tag in self._behind:
                 self._end_behind(tag)
 
     def _end_behind(self, tag: int) -> None:
         for future, completion in self._behind.pop(tag):
-            if not future.done():
-                future.set_result(completion)
+            future.fulfil(completion)
 
     def _answered(self, event: Event) -> None:
         if self._answer is None or self._answer.done():

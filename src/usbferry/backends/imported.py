@@ -13,7 +13,7 @@ import asyncio
 import logging
 from typing import Final, NamedTuple
 
-from ..device import Device, ResetOutcome
+from ..device import Device, Promise, ResetOutcome
 from ..devices.gate import DirectGate
 from ..usb import setup as requests
 from ..usb.info import DeviceInfo
@@ -121,7 +121,7 @@ class RemoteDevice(Device):
             return self._gate.submit(transfer)
         return self._send(transfer)
 
-    def _go_on(self, transfer: Transfer, answer: asyncio.Future[Completion]) -> Answer:
+    def _go_on(self, transfer: Transfer, answer: Promise) -> Answer:
         """One that waited at the gate, where a barrier that waited before it may hold it again; later ones do not."""
         if transfer.endpoint & 0x0F:
             is_barred = transfer.endpoint in self._gate.barred()
@@ -130,7 +130,7 @@ class RemoteDevice(Device):
             self._gate_moved()
         return self._control(transfer, answer)
 
-    def _send(self, transfer: Transfer, answer: asyncio.Future[Completion] | None = None) -> Answer:
+    def _send(self, transfer: Transfer, answer: Promise | None = None) -> Answer:
         """The Linux server loses the connection over an endpoint that is not there, and over odd packets."""
         pipe = self._pipes.get(transfer.endpoint)
         if pipe is None:
@@ -150,7 +150,7 @@ class RemoteDevice(Device):
         elif self._touching.pop(transfer, None) is not None:
             self._gate_moved()
 
-    def _control(self, transfer: Transfer, waits: asyncio.Future[Completion] | None = None) -> Answer:
+    def _control(self, transfer: Transfer, waits: Promise | None = None) -> Answer:
         """Servers take wLength and the direction in bmRequestType for the transfer's own, or end the connection."""
         if len(transfer.setup) != 8:
             return self._connection.refuse(transfer, Status.INVALID, waits)

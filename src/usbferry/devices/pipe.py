@@ -35,7 +35,7 @@ _US: Final = 1e-6
 
 
 class Waiting:
-    """A transfer in the queue, and its importer's promise: told at once, as one behind it may be answered this very turn."""
+    """A transfer in the queue, and its importer's promise: told at once, as the next may be answered this very turn."""
 
     __slots__ = ("answer", "due", "transfer", "working")
 
