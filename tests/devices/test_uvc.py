@@ -17,17 +17,28 @@ def fields(raw: bytes, layout: str) -> tuple:
     return raw[2], *unpack("<" + layout, raw[3:])
 
 
+@pytest.mark.parametrize("controls", [0, 0x0003])
 @pytest.mark.parametrize(("version", "release"), [("1.1", 0x0110), ("1.5", 0x0150)])
-def test_the_header_of_the_control_interface(version, release):
-    """Table 3-3: bcdUVC, wTotalLength, dwClockFrequency, bInCollection, baInterfaceNr."""
-    total = 13 + len(uvc.camera()) + len(uvc.bus())
-    assert fields(uvc.header(version, 1), "HHIBB") == (0x01, release, total, 1_000_000, 1, 1)
+def test_the_control_interface(version, release, controls):
+    """Table 3-3: bcdUVC, wTotalLength, dwClockFrequency, bInCollection, baInterfaceNr; and what it counts."""
+    head, *units = uvc.control(version, 1, controls)
+    total = len(head) + sum(map(len, units))
+    assert fields(head, "HHIBB") == (0x01, release, total, 1_000_000, 1, 1)
+    assert [raw[2] for raw in units] == ([0x02, 0x05, 0x03] if controls else [0x02, 0x03])
+    before, bus = (3 if controls else 1), units[-1]
+    assert fields(bus, "BHBBB") == (0x03, 2, 0x0101, 0, before, 0)
 
 
-def test_terminals():
-    """Tables 3-6 and 3-5: the camera has three bytes of controls, and none of them."""
+def test_a_lens():
+    """Table 3-6: it has three bytes of controls, and none of them."""
     assert fields(uvc.camera(), "BHBBHHHB3s") == (0x02, 1, 0x0201, 0, 0, 0, 0, 0, 3, bytes(3))
-    assert fields(uvc.bus(), "BHBBB") == (0x03, 2, 0x0101, 0, 1, 0)
+
+
+@pytest.mark.parametrize(("version", "size"), [("1.1", 2), ("1.5", 3)])
+def test_a_processing_unit(version, size):
+    """Table 3-8: what it is behind, no zoom, as many bytes of controls as its version has, and no names."""
+    got = fields(uvc.processing(version, 0x000B), f"BBHB{size}sBB")
+    assert got == (0x05, 3, 1, 0, size, b"\x0b".ljust(size, b"\0"), 0, 0)
 
 
 def test_the_header_of_the_streaming_interface():
