@@ -393,9 +393,10 @@ async def refused(address: str) -> str:
     source = open_source(address)
     with pytest.raises(DeviceError) as caught:
         await source.list()
-    with pytest.raises(StopAsyncIteration):
-        await anext(source.watch())
+    changes = source.watch()
     await source.close()
+    with pytest.raises(StopAsyncIteration):
+        await anext(changes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -82,7 +82,7 @@ async def reached(row: str, way: str, bench: testbed.Testbed | None) -> AsyncIte
             vanish = source._load().device.vanish
         elif way == "tape":
             source = open_source(f"replay:{await recorded(address, stack)}")
-            vanish = source._load().device.vanish
+            vanish = (await source._loaded()).device.vanish
         else:
             source = near = Ahead(address) if way == "buffered" else open_source(address)
             vanish = near.device.vanish

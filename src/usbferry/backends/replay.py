@@ -6,12 +6,13 @@ Options: `device=BUS.ADDRESS` where there are several, `speed=` where the captur
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from ..device import Claimant, Device, DeviceError, Source, Watching
+from ..device import Claimant, Device, DeviceError, Source, Watchers, Watching
 from ..devices import fault
 from ..devices.player import Player, check_end
 from ..usb.info import DeviceInfo
@@ -63,19 +64,22 @@ class ReplaySource(Source):
         if not self.path.exists():
             raise ValueError(f"there is no file {self.path}; tap:{bare}?of=ADDRESS records one")
         self._there: VirtualSource | None = None
+        self._loading = asyncio.Lock()
+        self._watchers = Watchers()
 
-    def _load(self) -> VirtualSource:
-        """The device; what is wrong with the file is a DeviceError."""
-        if self._there is None:
-            try:
-                player = Player(self._tape(), **self._options)
-                for one in self._faults:
-                    player.faults.add(one)
-            except OSError as error:
-                raise DeviceError(f"{self.path}: {error.strerror}") from error
-            except ValueError as error:
-                raise DeviceError(f"{self.path}: {error}") from error
-            self._there = VirtualSource(self.address, player)
+    async def _loaded(self) -> VirtualSource:
+        """The device; what is wrong with the file is a DeviceError. A thread reads: long captures take seconds."""
+        async with self._loading:
+            if self._there is None:
+                try:
+                    player = Player(await asyncio.to_thread(self._tape), **self._options)
+                    for one in self._faults:
+                        player.faults.add(one)
+                except OSError as error:
+                    raise DeviceError(f"{self.path}: {error.strerror}") from error
+                except ValueError as error:
+                    raise DeviceError(f"{self.path}: {error}") from error
+                self._there = VirtualSource(self.address, player, watchers=self._watchers)
         return self._there
 
     def _tape(self) -> tape.Tape:
@@ -98,19 +102,15 @@ class ReplaySource(Source):
         return one
 
     async def list(self) -> list[DeviceInfo]:
-        return await self._load().list()
+        return await (await self._loaded()).list()
 
     async def open(self, name: str, claimant: Claimant) -> Device:
-        return await self._load().open(name, claimant)
+        return await (await self._loaded()).open(name, claimant)
 
     def watch(self) -> Watching:
-        try:
-            return self._load().watch()
-        except DeviceError:  # which `list` tells
-            nothing = Watching()
-            nothing.tell(None)
-            return nothing
+        return self._watchers.watch()
 
     async def close(self) -> None:
+        self._watchers.close()
         if self._there is not None:
             await self._there.close()

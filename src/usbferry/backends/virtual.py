@@ -30,15 +30,15 @@ class VirtualSource(Source):
     Raises ValueError for an unknown device or option, with a text for the user.
     """
 
-    def __init__(self, address: str, device: VirtualDevice | None = None) -> None:
-        """The device that `address` describes, or one that a program has made."""
+    def __init__(self, address: str, device: VirtualDevice | None = None, *, watchers: Watchers | None = None) -> None:
+        """The device that `address` describes, or one that a program has made; `watchers` may be there before it."""
         self.address = address
         self._is_here = True
         self._returns: Timer | None = None
         self._is_due_back = False
         self._next: VirtualDevice | None = None  # what comes back in the place of the device that left
         self._unplugging: set[asyncio.Task[None]] = set()
-        self._watchers = Watchers()
+        self._watchers = Watchers() if watchers is None else watchers
         self._adopt(described(address) if device is None else device)
 
     @property
