@@ -28,18 +28,34 @@ class Lossy:
         return self.unsent >= 1 << 17
 
 
-def sent(pace: Pace, cost: int) -> Sent:
-    one = Sent(Call.BULK, 0, cost=cost)
+def a_call(cost: int, number: Call = Call.BULK) -> Sent:
+    return Sent(number, 0, cost=cost)
+
+
+def sent(pace: Pace, cost: int, number: Call = Call.BULK) -> Sent:
+    one = a_call(cost, number)
     pace.sent(one)
     return one
 
 
 def test_one_call_may_always_be_sent_and_as_many_as_fit() -> None:
     pace = Pace()
-    assert pace.has_room(LARGEST_WINDOW)
+    assert pace.has_room(a_call(LARGEST_WINDOW))
     sent(pace, FIRST_WINDOW - 1000)
-    assert pace.has_room(800)
-    assert not pace.has_room(1000)
+    assert pace.has_room(a_call(800))
+    assert not pace.has_room(a_call(1000))
+
+
+@pytest.mark.parametrize("number", [Call.ISOCHRONOUS, Call.INTERRUPT])
+def test_what_a_device_paces_is_not_held_back_and_holds_nothing_back(number: Call) -> None:
+    pace = Pace()
+    for _ in range(100):
+        assert pace.has_room(a_call(1024, number))
+        sent(pace, 1024, number)
+    assert pace.has_room(a_call(LARGEST_WINDOW))
+    sent(pace, LARGEST_WINDOW)
+    assert pace.has_room(a_call(1024, number))
+    assert not pace.has_room(a_call(1))
 
 
 def test_answers_make_it_grow_up_to_its_limit() -> None:
@@ -68,10 +84,10 @@ def test_a_loss_halves_it_once_in_a_while_and_never_below_its_least() -> None:
 def test_what_takes_long_at_the_target_is_neither_under_way_nor_lost() -> None:
     pace = Pace()
     parked = sent(pace, FIRST_WINDOW)
-    assert not pace.has_room(1)
+    assert not pace.has_room(a_call(1))
     parked.again(FIRST_RESEND)
     pace.in_progress(parked)
-    assert pace.has_room(FIRST_WINDOW - 64)
+    assert pace.has_room(a_call(FIRST_WINDOW - 64))
     pace.answered(parked, 1.0)
     assert pace.window > FIRST_WINDOW
 

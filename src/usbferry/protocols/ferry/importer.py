@@ -269,7 +269,7 @@ class Importer(Asking):
             self._transmit(call)
 
     def _may_leave(self, call: Sent) -> bool:
-        if self._resends and not self._pace.has_room(call.cost):
+        if self._resends and not self._pace.has_room(call):
             return False
         if call.number == _BULK and not self._has_room:
             self._holds_back = True

@@ -1,12 +1,14 @@
 """How much a controller has under way on a network that loses packets: more with each answer, half after a loss.
 
 Replies come only to calls, so this bounds both ways. What waits at the target is not under way: it says IN_PROGRESS.
+Isochronous and interrupt transfers are not bounded: the device's own pace does that, and they come late or not at all.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from .messages import Call
 from .outbox import FIRST_RESEND, Sent
 
 FIRST_WINDOW: Final = 32 * 1024  # bytes; doubled with each window of answers, until the first loss
@@ -14,6 +16,7 @@ LEAST_WINDOW: Final = 4 * 1024
 LARGEST_WINDOW: Final = 256 * 1024
 BACK_OFF_SECONDS: Final = FIRST_RESEND  # losses in less than this are one
 _OVERHEAD: Final = 64  # bytes of a call and its reply, besides their data
+_PERIODIC: Final = frozenset({Call.ISOCHRONOUS, Call.INTERRUPT})
 
 
 class Pace:
@@ -25,12 +28,14 @@ class Pace:
         self._under_way = 0
         self._backed_off = 0.0
 
-    def has_room(self, cost: int) -> bool:
+    def has_room(self, call: Sent) -> bool:
         """Whether a call may be sent; one may always."""
-        return not self._under_way or self._under_way + cost + _OVERHEAD <= self.window
+        if not self._under_way or call.number in _PERIODIC:
+            return True
+        return self._under_way + call.cost + _OVERHEAD <= self.window
 
     def sent(self, call: Sent) -> None:
-        if not call.under_way and not call.in_progress:
+        if not call.under_way and not call.in_progress and call.number not in _PERIODIC:
             call.under_way = True
             self._under_way += call.cost + _OVERHEAD
 
