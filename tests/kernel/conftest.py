@@ -55,14 +55,15 @@ def running(witness: Guest | Server) -> Iterator[Guest | Server]:
 
 
 @pytest.fixture(scope="module")
-def guest_options() -> dict[str, Any]:
-    """Options of class Guest for the guest of a module, which overrides this."""
-    return {}
+def guest_options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options of class Guest for the guest of a module: its GUEST, or a fixture that overrides this."""
+    options: dict[str, Any] = getattr(request.module, "GUEST", {})
+    return options
 
 
 @pytest.fixture(scope="module")
 def guest(kernel_rig: None, guest_options: dict[str, Any]) -> Iterator[Guest]:
-    """A guest with two processors, one for all tests of a module: each leaves it as it found it."""
+    """A guest, one for all tests of a module: each leaves it as it found it."""
     with running(Guest(**guest_options)) as booted:
         yield booted
 

@@ -147,7 +147,7 @@ class Guest:
     def __init__(
         self,
         *,
-        cpus: int = 2,  # two for races; one boots quicker
+        cpus: int = 1,  # two for races, which tests beside it pay for
         memory: str = "1G",
         forward: Sequence[int] = (),  # TCP ports of the guest that the host shall reach, see `ports`
         devices: Sequence[str] = (),  # QEMU's own USB devices, such as "usb-kbd", on an xHCI controller

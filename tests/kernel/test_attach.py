@@ -27,6 +27,8 @@ from tests.kernel.steps import (
 from tests.kernel.test_interrupted import DISK_ENDED, ENDED
 from tests.test_sessions import is_run_without, steps
 
+GUEST = {"cpus": 2}  # for races, as of an unlink with its submit
+
 USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
 ATTACHING = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} {CHECKOUT}/tests/kernel/attaching.py"
 MIB = 1 << 20

@@ -21,6 +21,8 @@ from tests.kernel.steps import (
     wait_until_free,
 )
 
+GUEST = {"cpus": 2}  # for races, as of an unlink with its submit
+
 SOON = 10  # seconds for an end to be noticed; on a quiet machine 0.3
 PATIENCE = 250  # seconds for what has no end of its own
 

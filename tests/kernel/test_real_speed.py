@@ -39,6 +39,7 @@ def guest_options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with image.open("wb") as file:
         file.truncate(DISK_MIB << 20)
     return {
+        "cpus": 2,
         "devices": ["usb-storage,drive=disk"],
         "qemu": ["-drive", f"id=disk,file={image},format=raw,if=none,cache=unsafe"],
     }

@@ -31,6 +31,8 @@ from tests.kernel.steps import (
 from usbferry.cli.udev_rule import rules
 from usbferry.selector import Selector
 
+GUEST = {"cpus": 2}  # for races, as of an unlink with its submit
+
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 ITERATIONS = 1000 if SOAK else 5  # testusb's own default, and a few
 LIMIT = 3000 if SOAK else 120  # seconds for the cases on one device

@@ -6,6 +6,8 @@ import pytest
 
 from tests.kernel.steps import CASES, PATTERN_CASES, UNLINK_RETRY, importing, unexpected, usbtest
 
+GUEST = {"cpus": 2}  # for races, as of an unlink with its submit
+
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 ITERATIONS = 1000 if SOAK else 50  # testusb's own default, and a twentieth of it
 UNLINKS = 24  # the case in which an unlink can overtake its submit

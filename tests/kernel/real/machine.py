@@ -88,7 +88,7 @@ def guest_options(files: Path) -> dict[str, Any]:
             words += ["-device", f"scsi-hd,bus={name}.0,drive={name}"]
         if kind == "card":
             words += ["-device", f"ccid-card-passthru,bus={name}.0,chardev={name}"]
-    return {"qemu": words, "forward": [PORT, PORT + 1]}
+    return {"cpus": 2, "qemu": words, "forward": [PORT, PORT + 1]}
 
 
 class Machine:
