@@ -11,6 +11,10 @@ from usbferry.devices.sound.sources import counted
 from usbferry.devices.sound.wav import head
 from usbferry.devices.video import jpeg
 
+# EPERM: the stream ends while a thread of the driver hands back a transfer that it has copied from, and that may no
+# longer be submitted (uvc_video_copy_data_work, uvc_video_stop_transfer in drivers/media/usb/uvc/uvc_video.c).
+STOPPED = r"uvcvideo \S+: Failed to resubmit video URB \(-1\)"
+
 V4L2 = f"/usr/bin/python3 -I -S {CHECKOUT / 'tests' / 'kernel' / 'v4l2.py'}"
 # Of the guest's programs, near the most that the driver has: in an emulated machine they may be late, and the kernel
 # gives up on a stream (EIO) when nothing comes for a tenth more than a buffer, by a clock that may run ahead of ours.

@@ -20,6 +20,7 @@ import pytest
 from tests.devices.video_host import luma_of, number_in
 from tests.kernel.guest import Guest
 from tests.kernel.media import (
+    STOPPED,
     V4L2,
     card_of,
     counter_file,
@@ -181,9 +182,6 @@ def test_volume_and_mute_act_on_what_is_heard(guest, serve, version):
 # -- pictures -------------------------------------------------------------------------------------------------------
 
 PICTURES = 300 if SOAK else 60
-# EPERM: the stream ends while a thread of the driver hands back a transfer that it has copied from, and that may no
-# longer be submitted (uvc_video_copy_data_work, uvc_video_stop_transfer in drivers/media/usb/uvc/uvc_video.c).
-STOPPED = r"uvcvideo \S+: Failed to resubmit video URB \(-1\)"
 CODINGS = {"MJPG": Coding.MJPEG, "YUYV": Coding.YUY2}
 CAMERAS = [("", "MJPG", (640, 480)), ("version=1.5&bulk", "YUYV", (160, 120))]
 if SOAK:

@@ -301,6 +301,7 @@ def test_detached_while_transferring_and_attached_again_five_times(guest):
             wait_until_free(guest, attached)
             moving.wait()
             got += rest(peer)  # what the guest was told is taken still comes
+            got = got.lstrip(b"^@")  # the end of the echo of zeros, which the terminal held until it was written to
             written = b"".join(b"%d\n" % line for line in range(1, got.count(b"\n") + 2))
             assert differs(got, written[: len(got)]) is None
             assert port.device.lines == Lines(0)
