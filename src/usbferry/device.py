@@ -119,6 +119,42 @@ class Device(ABC):
         """The importer's system woke the device."""
 
 
+class Through(Device):
+    """Another device, passed on as it is: what a wrapper does not change. It says itself how patient it is."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    @property
+    def info(self) -> DeviceInfo:  # type: ignore[override]  # the device's own, which it may replace
+        return self._device.info
+
+    @property
+    def gone(self) -> asyncio.Future[str]:  # type: ignore[override]
+        return self._device.gone
+
+    def cancel(self, transfer: Transfer) -> None:
+        self._device.cancel(transfer)
+
+    def reset(self) -> asyncio.Future[ResetOutcome]:
+        return self._device.reset()
+
+    async def close(self) -> None:
+        await self._device.close()
+
+    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Completion | asyncio.Future[Completion]:
+        return self._device.alloc_streams(endpoints, count)
+
+    def free_streams(self, endpoints: tuple[int, ...]) -> Completion | asyncio.Future[Completion]:
+        return self._device.free_streams(endpoints)
+
+    def suspend(self) -> None:
+        self._device.suspend()
+
+    def resume(self) -> None:
+        self._device.resume()
+
+
 class DeviceError(Exception):
     """A device could not be opened. The text is one line that a user can act on."""
 

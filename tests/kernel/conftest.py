@@ -1,5 +1,6 @@
 """Guests and servers for the tests in this folder, all of which need the rig (rig.py) and are marked `kernel`."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -88,3 +89,13 @@ def record() -> Iterator[Callable[[int], Recorder]]:
     """Puts recorders in front of ports; they are closed at the end, after what they carry."""
     with ExitStack() as stack:
         yield lambda port: stack.enter_context(closing(Recorder(port)))
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Path]:
+    """A FIFO that stays open for writing."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    yield path
+    os.close(descriptor)

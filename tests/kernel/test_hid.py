@@ -32,16 +32,6 @@ def drivers(guest):
     guest.run("modprobe -a vhci-hcd usbhid hid-generic hid-multitouch evdev").ok()
 
 
-@pytest.fixture
-def fifo(tmp_path):
-    """A FIFO that stays open for writing."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    descriptor = os.open(path, os.O_RDWR)
-    yield path
-    os.close(descriptor)
-
-
 class Reader:
     """The guest reads events of devices."""
 

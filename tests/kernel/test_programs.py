@@ -21,16 +21,6 @@ def drivers(guest):
     guest.run("modprobe -a vhci-hcd usbhid hid-generic").ok()
 
 
-@pytest.fixture
-def fifo(tmp_path):
-    """A FIFO that stays open for writing."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    descriptor = os.open(path, os.O_RDWR)
-    yield path
-    os.close(descriptor)
-
-
 # -- security keys -----------------------------------------------------------------------------------------------------
 
 # libfido2 makes a credential, checks its attestation, signs with it, and checks that; `$1` is the key, -h its secrets.

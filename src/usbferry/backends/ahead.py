@@ -21,7 +21,7 @@ from typing import Final
 
 from ..device import Device, Promise
 from ..devices.clock import Clock, Timer
-from ..usb.transfer import Completion, Flags, IsoPacket, Transfer
+from ..usb.transfer import Completion, Flags, IsoPacket, Transfer, filled_from
 from ..usb.types import Status
 
 Answer = Completion | asyncio.Future[Completion]
@@ -68,7 +68,7 @@ class AheadIn:
         self._flags = transfer.flags | Flags.ISO_ASAP
         self._unfetched = 0
         if not self._waiting and len(self._arrived) >= len(transfer.packets):
-            answer: Answer = self._filled(transfer)
+            answer: Answer = filled_from(self._arrived, transfer)
         else:
             answer = self._waiting[transfer] = Promise()
         self._ask()
@@ -138,21 +138,11 @@ class AheadIn:
             transfer = next(iter(self._waiting))
             if len(self._arrived) < len(transfer.packets or ()):
                 return
-            self._waiting.pop(transfer).fulfil(self._filled(transfer))
+            self._waiting.pop(transfer).fulfil(filled_from(self._arrived, transfer))
         while len(self._arrived) > self._most:
             self._arrived.popleft()
             self._unfetched += 1
             self._counts.dropped += 1
-
-    def _filled(self, transfer: Transfer) -> Completion:
-        parts, packets = [], []
-        for asked in transfer.packets or ():
-            status, data = self._arrived.popleft()
-            if len(data) > asked.length:
-                status, data = Status.OVERFLOW, data[: asked.length]
-            parts.append(data)
-            packets.append(IsoPacket(asked.offset, asked.length, len(data), status))
-        return Completion(Status.OK, b"".join(parts), packets=packets)
 
 
 class _Piece:

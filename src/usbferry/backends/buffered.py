@@ -13,10 +13,9 @@ import asyncio
 import logging
 from typing import Final
 
-from ..device import Device, Promise, ResetOutcome
+from ..device import Device, Promise, ResetOutcome, Through
 from ..devices.clock import Clock, LoopClock, Timer
 from ..usb import setup as requests
-from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import Endpoint
@@ -28,12 +27,13 @@ MAX_SECONDS: Final = 0.5  # of a buffer; host controllers plan no more than a se
 _LATE_SECONDS: Final = 1.0  # more than its buffer that a device may take to play it
 
 
-class Buffered(Device):
+class Buffered(Through):
     """Another device, with `seconds` of its isochronous packets kept here and there."""
 
     def __init__(self, device: Device, seconds: float, clock: Clock | None = None) -> None:
+        super().__init__(device)
         self.counts = Counts()
-        self._device, self._seconds = device, seconds
+        self._seconds = seconds
         self._clock = clock or LoopClock()
         self._streams: dict[int, AheadIn | AheadOut] = {}
         self._held: dict[Transfer, Promise] = {}  # behind the barrier, the first of them, in their order
@@ -43,14 +43,6 @@ class Buffered(Device):
             Transfer, tuple[Promise, Answer]
         ] = {}  # what was held, in its order, and the device's answer
         self._timer: Timer | None = None
-
-    @property
-    def info(self) -> DeviceInfo:  # type: ignore[override]  # the device's own, which it may replace
-        return self._device.info
-
-    @property
-    def gone(self) -> asyncio.Future[str]:  # type: ignore[override]
-        return self._device.gone
 
     # -- the seam -----------------------------------------------------------------------------------------------------
 
@@ -87,18 +79,6 @@ class Buffered(Device):
                 self.info.name, self.counts.dropped, self.counts.dry,
             )  # fmt: skip
         await self._device.close()
-
-    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Answer:
-        return self._device.alloc_streams(endpoints, count)
-
-    def free_streams(self, endpoints: tuple[int, ...]) -> Answer:
-        return self._device.free_streams(endpoints)
-
-    def suspend(self) -> None:
-        self._device.suspend()
-
-    def resume(self) -> None:
-        self._device.resume()
 
     # -- the way of a transfer ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from ..device import Change, Claimant, Device, ResetOutcome, Source
+from ..device import Change, Claimant, Device, Source, Through
 from ..registry import open_source
 from ..usb import setup as requests
 from ..usb.info import DeviceInfo
@@ -78,11 +78,11 @@ class Recording:
         self.writer.close()
 
 
-class TapDevice(Device):
+class TapDevice(Through):
     """A device whose transfers are recorded as they pass."""
 
     def __init__(self, device: Device, recording: Recording) -> None:
-        self._device = device
+        super().__init__(device)
         self.patience = device.patience
         self._recording = recording
         self._write = recording.writer.write
@@ -90,14 +90,6 @@ class TapDevice(Device):
         self._place = (device.info.bus, device.info.address)
         self._types: dict[int, TransferType] = {}
         self._learn()
-
-    @property
-    def info(self) -> DeviceInfo:  # type: ignore[override]  # the device's own, which it may replace
-        return self._device.info
-
-    @property
-    def gone(self) -> asyncio.Future[str]:  # type: ignore[override]
-        return self._device.gone
 
     def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
         finish = self._begin(transfer)
@@ -107,24 +99,6 @@ class TapDevice(Device):
         else:
             answer.add_done_callback(lambda done: finish(done.result()))
         return answer
-
-    def cancel(self, transfer: Transfer) -> None:
-        self._device.cancel(transfer)
-
-    def reset(self) -> asyncio.Future[ResetOutcome]:
-        return self._device.reset()
-
-    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Completion | asyncio.Future[Completion]:
-        return self._device.alloc_streams(endpoints, count)
-
-    def free_streams(self, endpoints: tuple[int, ...]) -> Completion | asyncio.Future[Completion]:
-        return self._device.free_streams(endpoints)
-
-    def suspend(self) -> None:
-        self._device.suspend()
-
-    def resume(self) -> None:
-        self._device.resume()
 
     async def close(self) -> None:
         await self._device.close()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ..device import Claimant, Device, ResetOutcome, Source
+from ..device import Claimant, Device, Source, Through
 from ..registry import load_exporter
 from ..server.catalog import Catalog
 from ..server.listen import serving
@@ -48,14 +48,12 @@ class Counts:
         )
 
 
-class Counted(Device):
+class Counted(Through):
     """A device that counts what another one does."""
 
     def __init__(self, device: Device) -> None:
-        self.info = device.info
-        self.gone = device.gone
+        super().__init__(device)
         self.counts = Counts()
-        self._device = device
         self._submit = device.submit
 
     def submit(self, transfer: Transfer) -> Answer:
@@ -65,27 +63,6 @@ class Counted(Device):
         else:
             answer.add_done_callback(partial(self._ended, transfer))
         return answer
-
-    def cancel(self, transfer: Transfer) -> None:
-        self._device.cancel(transfer)
-
-    def reset(self) -> asyncio.Future[ResetOutcome]:
-        return self._device.reset()
-
-    async def close(self) -> None:
-        await self._device.close()
-
-    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Answer:
-        return self._device.alloc_streams(endpoints, count)
-
-    def free_streams(self, endpoints: tuple[int, ...]) -> Answer:
-        return self._device.free_streams(endpoints)
-
-    def suspend(self) -> None:
-        self._device.suspend()
-
-    def resume(self) -> None:
-        self._device.resume()
 
     def _ended(self, transfer: Transfer, future: asyncio.Future[Completion]) -> None:
         if not future.cancelled() and future.exception() is None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
-from ..device import Change, Claimant, Device, ResetOutcome, Source
+from ..device import Change, Claimant, Device, ResetOutcome, Source, Through
 from ..usb.info import DeviceInfo
 from ..usb.said import said, what
 from ..usb.setup import CLEAR_ENDPOINT_FEATURE, SET_CONFIGURATION, SET_INTERFACE, Request, Setup
@@ -116,18 +116,13 @@ class Journal:
         return time.monotonic() - self._began
 
 
-class Heard(Device):
+class Heard(Through):
     """A device whose transfers a journal hears of."""
 
     def __init__(self, device: Device, journal: Journal) -> None:
-        self._device = device
+        super().__init__(device)
         self._journal = journal
-        self.gone = device.gone
-        self.gone.add_done_callback(self._left)
-
-    @property
-    def info(self) -> DeviceInfo:  # type: ignore[override]  # a device that becomes another has another one
-        return self._device.info
+        device.gone.add_done_callback(self._left)
 
     def submit(self, transfer: Transfer) -> Completion | asyncio.Future[Completion]:
         passed = self._journal.begin(transfer)
@@ -138,9 +133,6 @@ class Heard(Device):
             answer.add_done_callback(lambda done: self._ended(passed, done))
         return answer
 
-    def cancel(self, transfer: Transfer) -> None:
-        self._device.cancel(transfer)
-
     def reset(self) -> asyncio.Future[ResetOutcome]:
         self._journal.note("reset by the host")
         return self._device.reset()
@@ -150,18 +142,6 @@ class Heard(Device):
             self._is_closed = True
             self._journal.note("given back by the host")
         await self._device.close()
-
-    def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> Completion | asyncio.Future[Completion]:
-        return self._device.alloc_streams(endpoints, count)
-
-    def free_streams(self, endpoints: tuple[int, ...]) -> Completion | asyncio.Future[Completion]:
-        return self._device.free_streams(endpoints)
-
-    def suspend(self) -> None:
-        self._device.suspend()
-
-    def resume(self) -> None:
-        self._device.resume()
 
     _is_closed = False
 

@@ -6,6 +6,7 @@ A transfer's type is not in it: the endpoint's descriptor decides, and only the 
 
 from __future__ import annotations
 
+from collections import deque
 from enum import IntFlag
 from typing import Final
 
@@ -131,6 +132,18 @@ class Completion:
 
     def __repr__(self) -> str:
         return f"Completion({self})"
+
+
+def filled_from(arrived: deque[tuple[int, bytes]], transfer: Transfer) -> Completion:
+    """End an isochronous IN transfer with the oldest packets that arrived, a status and data each, which are taken."""
+    parts, packets = [], []
+    for asked in transfer.packets or ():
+        status, data = arrived.popleft()
+        if len(data) > asked.length:
+            status, data = Status.OVERFLOW, data[: asked.length]
+        parts.append(data)
+        packets.append(IsoPacket(asked.offset, asked.length, len(data), status))
+    return Completion(Status.OK, b"".join(parts), packets=packets)
 
 
 _STATUS_NAMES: Final = {int(status): status.name.lower() for status in Status}

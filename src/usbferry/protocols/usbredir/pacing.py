@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ...usb.transfer import Completion, IsoPacket, Transfer
+from ...usb.transfer import Completion, IsoPacket, Transfer, filled_from
 from ...usb.types import Speed, Status
 from .inboxes import Ended, Inbox
 from .infos import Pipe
@@ -42,7 +42,7 @@ class IsoIn(Inbox):
         super().__init__(ended, begin, halt)
         self._shape = shape
         self._waiting: deque[tuple[int, Transfer]] = deque()
-        self._arrived: deque[tuple[Status, bytes]] = deque()
+        self._arrived: deque[tuple[int, bytes]] = deque()
         self._due: float | None = None  # when the next transfer ends; None while packets gather
 
     def take(self, status: int, data: bytes) -> None:
@@ -87,23 +87,13 @@ class IsoIn(Inbox):
                 return
             self._waiting.popleft()
             self._due += self._shape.interval * len(transfer.packets or ())
-            self._ended(tag, self._filled(transfer))
+            self._ended(tag, filled_from(self._arrived, transfer))
 
     def _add(self, tag: int, transfer: Transfer) -> None:
         self._waiting.append((tag, transfer))
 
     def _wanted(self) -> int:
         return len(self._waiting[0][1].packets or ()) if self._waiting else 0
-
-    def _filled(self, transfer: Transfer) -> Completion:
-        parts, packets = [], []
-        for asked in transfer.packets or ():
-            status, data = self._arrived.popleft()
-            if len(data) > asked.length:
-                status, data = Status.OVERFLOW, data[: asked.length]
-            parts.append(data)
-            packets.append(IsoPacket(asked.offset, asked.length, len(data), status))
-        return Completion(Status.OK, b"".join(parts), packets=packets)
 
 
 class IsoOut(Inbox):
