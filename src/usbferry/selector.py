@@ -237,6 +237,12 @@ def _some(infos: Sequence[DeviceInfo]) -> list[str]:
     return [*map(described, infos[:_LISTED]), *more]
 
 
+def check_bus_id(name: str) -> None:
+    """Raises ValueError for what no device of a machine has as its bus id; those of servers may look like anything."""
+    if not re.fullmatch(r"\d+-\d+(\.\d+)*", name, re.ASCII):
+        raise ValueError(f"{name!r} is no term of a selector; there are: {FORMS}")
+
+
 def _is_like(text: str, glob: str) -> bool:
     return fnmatchcase(text.lower(), glob.lower())
 

@@ -278,6 +278,54 @@ def test_a_disk_that_takes_a_part_gets_the_rest(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+@pytest.mark.parametrize(
+    ("reads", "said"),
+    [
+        (False, "nobody reads it; the recording ends here, the device goes on"),
+        (True, "Broken pipe; the recording ends here, the device goes on"),
+    ],
+)
+async def test_a_fifo_that_nobody_reads_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reads: bool, said: str
+) -> None:
+    """Neither one that never had a reader, nor one whose reader went; more is recorded than a FIFO holds."""
+    monkeypatch.setattr(writer, "_READER_SECONDS", 60.0)
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK) if reads else None
+    async with await aio.open(f"tap:{tmp_path / 'fifo'}?of=virtual:zero") as device:
+        for _ in range(8):
+            await device.write(0x01, bytes(64 << 10))
+        if reader is not None:
+            os.close(reader)
+    assert [record.message for record in caplog.records] == [f"{tmp_path / 'fifo'}: {said}"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+async def test_a_reader_that_takes_nothing_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "_READER_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    async with await aio.open(f"tap:{tmp_path / 'fifo'}?of=virtual:zero") as device:
+        for _ in range(8):
+            await device.write(0x01, bytes(64 << 10))
+    assert "takes nothing any more: the end of the recording is lost" in caplog.text
+    os.close(reader)  # and so its thread ends
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+async def test_who_reads_a_fifo_later_has_it_from_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    async with await aio.open(f"tap:{tmp_path / 'fifo'}?of=virtual:zero") as device:
+        await device.write(0x01, bytes(64 << 10))
+        reading = asyncio.get_running_loop().run_in_executor(None, (tmp_path / "fifo").read_bytes)
+        await device.write(0x01, bytes(64 << 10))
+    (tmp_path / "got").write_bytes(await reading)
+    assert len([e for e in events(tmp_path / "got") if e.endpoint == 1 and not e.is_end]) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
 async def test_a_disk_that_is_too_slow_costs_packets_and_no_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

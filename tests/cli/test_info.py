@@ -63,6 +63,7 @@ def test_json_has_numbers_and_not_what_is_printed_of_them():
         ("zero", "write it as virtual:zero"),
         ("virtual:nothing", "no virtual device 'nothing'"),
         ("usbip://127.0.0.1:1/1-1", "no connection to 127.0.0.1:1"),
+        ("usb:zz", "'zz' is no term of a selector; there are: VID:PID, serial="),
     ],
 )
 def test_what_cannot_be_opened_is_one_line_and_status_2(address, text):

@@ -132,6 +132,24 @@ def test_an_environment_without_usbferry_is_no_obstacle(tmp_path):
     assert (done.returncode, done.stderr) == (2, told)
 
 
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_a_program_of_libusbs_is_told_that_it_has_none_of_them(tmp_path):
+    """It is started all the same. What is no such program may start one of pyusb's, and nothing is said."""
+    source, far = "int main(void) { return 3; }", "libusb-1.0.so.0"
+    subprocess.run(
+        ["cc", "-shared", "-o", str(tmp_path / far), f"-Wl,-soname,{far}", "-xc", "-"], input=b"", check=True
+    )
+    linked = ["-Wl,--no-as-needed", str(tmp_path / far), f"-Wl,-rpath,{tmp_path}"]
+    for name, words in (("lists", linked), ("plain", [])):
+        subprocess.run(
+            ["cc", "-o", str(tmp_path / name), "-xc", "-", "-xnone", *words], input=source.encode(), check=True
+        )
+    done, plain = started(str(tmp_path / "lists")), started(str(tmp_path / "plain"))
+    said = f"usbferry run: {tmp_path / 'lists'} uses libusb and not pyusb: it finds this machine's own devices, "
+    assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (3, True, 1)
+    assert (plain.returncode, plain.stderr) == (3, "")
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 

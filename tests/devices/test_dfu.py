@@ -13,6 +13,7 @@ from usbferry.backends.virtual import VirtualSource
 from usbferry.device import Claimant, ResetOutcome
 from usbferry.devices.dfu import Dfu, Request, State, Status
 from usbferry.devices.flash import Flash, NotErased, OutOfRange
+from usbferry.registry import open_source
 from usbferry.usb.setup import Setup
 from usbferry.usb.transfer import Completion
 from usbferry.usb.types import Status as Ended
@@ -237,7 +238,9 @@ async def test_a_slow_one_says_for_how_long_it_is_busy():
 
 
 async def test_firmware_that_cannot_be_kept_is_an_error(tmp_path):
-    async with opened(Dfu(bootloader=True, file=tmp_path / "no" / "folder")) as device:
+    (tmp_path / "folder").mkdir()
+    async with opened(Dfu(bootloader=True, file=tmp_path / "folder" / "fw")) as device:
+        (tmp_path / "folder").rmdir()
         await download(device, FIRMWARE)
         await until(lambda: is_in(device, State.ERROR))
         assert await status(device) == (Status.WRITE, State.ERROR)
@@ -322,6 +325,11 @@ def test_flash_bits_become_0_until_they_are_erased():
 def test_a_flash_without_sense(size, page, address):
     with pytest.raises(ValueError, match="a flash of"):
         Flash(size, page, address, None)
+
+
+def test_a_file_in_no_folder_is_told_before_it_is_served(tmp_path):
+    with pytest.raises(ValueError, match=r"^dfu: /.*/no/fw is no place for a file$"):
+        open_source(f"virtual:dfu?file={tmp_path}/no/fw")
 
 
 def test_a_file_that_does_not_fit(tmp_path):

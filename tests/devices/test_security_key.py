@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -48,6 +50,45 @@ async def nobody() -> None:
 def key() -> Iterator[CtapHidDevice]:
     with usbferry.open("virtual:security-key") as device:
         yield plugged(device)
+
+
+LOADED = """
+import asyncio, sys, threading, usbferry
+from usbferry.devices.fido import keys
+from usbferry.devices.fido.ctap2 import Authenticator
+from usbferry.devices.fido.keys import Algorithm, Keys, site_of
+
+def there():
+    return {name for name in sys.modules if name.startswith(("cryptography", "cbor2"))}
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name in keys._MODULES:
+            print(name, threading.current_thread().name)
+
+sys.meta_path.insert(0, Watch())
+assert not there()
+with usbferry.open("virtual:security-key"):
+    before = there()
+mine = Keys()
+for algorithm in Algorithm:
+    made = mine.make(site_of("x.y"), algorithm)
+    assert mine.find(site_of("x.y"), made.id)
+    made.key.sign(b"x"), made.key.cose()
+mine.attestation()
+async def nobody(): pass
+asyncio.run(Authenticator(mine, nobody, lambda: 0.0, False, True).answered(bytes.fromhex("06a201010202")))
+asyncio.run(Authenticator(mine, nobody, lambda: 0.0, False, True).answered(b"\x04"))
+assert there() == before, there() - before
+"""
+
+
+def test_what_it_needs_is_imported_when_it_is_opened_and_not_by_the_thread_that_answers() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    threads = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(threads) == set(keys._MODULES)
+    assert "usbferry" not in threads.values()
 
 
 # -- python-fido2 ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ The file is run as a script is: what lies beside it can be imported. A mistake i
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import sys
@@ -51,6 +52,8 @@ def load_file(path: Path) -> ModuleType:
     known = next((m for m in tuple(sys.modules.values()) if _is_of(m, path)), None)
     if known is not None:
         return known
+    if _is_for_facedancer(path):
+        raise ValueError(f"{path} is a program for Facedancer: write facedancer:{path}")
     folder, name = str(path.resolve().parent), str(path.resolve())
     if folder not in sys.path:
         sys.path.append(folder)  # behind all others: a file beside it stands for no module of somebody else
@@ -62,7 +65,7 @@ def load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ValueError(described(error, path) + _hint(module, path)) from error
+        raise ValueError(described(error, path)) from error
     return module
 
 
@@ -91,11 +94,20 @@ def described(error: BaseException, path: Path | None) -> str:
     return place + what
 
 
-def _hint(module: ModuleType, path: Path) -> str:
-    """What to write instead for a file of Facedancer's, whose `main` takes our command line for its own."""
-    bases = (getattr(value, "__module__", None) for value in vars(module).values() if inspect.isclass(value))
-    is_facedancer = any(str(name).startswith("facedancer.") for name in bases)
-    return f"; it is written for Facedancer: facedancer:{path}" if is_facedancer else ""
+def _is_for_facedancer(path: Path) -> bool:
+    """Whether it imports Facedancer, and nothing of ours. Such a file is not run: its `main` takes our command line for
+    its own, and looks for a board."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, ValueError, SyntaxError):  # told with its line when it is run
+        return False
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(one.name.partition(".")[0] for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return "facedancer" in names and "usbferry" not in names
 
 
 def failed(factory: type[VirtualDevice], error: Exception) -> str:
@@ -146,8 +158,7 @@ def _devices(module: ModuleType) -> dict[str, type[VirtualDevice]]:
 def _only_one(module: ModuleType, place: str) -> type[VirtualDevice]:
     found = _devices(module)
     if not found:
-        hint = _hint(module, Path(place))
-        raise ValueError(f"{place} has no virtual device: a class derived from VirtualDevice{hint}")
+        raise ValueError(f"{place} has no virtual device: a class derived from VirtualDevice")
     if len(found) > 1:
         raise ValueError(f"{place} has several devices, say which: {', '.join(f'virtual:{place}:{n}' for n in found)}")
     return next(iter(found.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from .address import whole_address
 from .notes import say_notes
 
 _PACKAGE: Final = Path(__file__).parents[1]
+_LIBUSB: Final = (b"libusb-1.0", b"libusb-0.1")
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -49,6 +51,10 @@ def command(addresses: tuple[str, ...], program: str, arguments: tuple[str, ...]
         fail(f"usbferry run: {program} has its Python ignore PYTHONPATH (-I, -E or -S), so it cannot be given devices")
     for source in sources:
         say_notes(source)  # the program, which is no longer ours, is to list it
+    if _uses_libusb(path):
+        remedy = "what every program finds is attached: usbferry attach ADDRESS"
+        said = f"{program} uses libusb and not pyusb: it finds this machine's own devices, and none of these; {remedy}"
+        print(f"usbferry run: {said}", file=sys.stderr, flush=True)
     _execute(path, (program, *arguments), environment(addresses))
 
 
@@ -71,6 +77,15 @@ def _found(program: str) -> str:
     if os.path.isfile(program):  # no more than False for what this user may not see
         fail(f"usbferry run: {program} is not executable; if it is a Python program, write: python {program}")
     fail(f"usbferry run: there is no program {program!r}")
+
+
+def _uses_libusb(path: str) -> bool:
+    """Whether it is a binary that is linked with libusb, as lsusb and dfu-util are. Any other may start a Python."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content[:2] != b"#!" and any(content.find(name) >= 0 for name in _LIBUSB)
+    except (OSError, ValueError):  # an empty file is none
+        return False
 
 
 def _interpreter(path: str) -> list[str]:

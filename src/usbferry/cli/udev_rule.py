@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from ..selector import FORMS, Class, Identity, Name, Port, Selector, Term, Text
+from ..selector import Class, Identity, Name, Port, Selector, Term, Text, check_bus_id
 from . import fail
 
 _DEVICE: Final = ('SUBSYSTEM=="usb"', 'ENV{DEVTYPE}=="usb_device"')
@@ -60,8 +60,7 @@ def _ways(term: Term) -> list[list[str]]:
         case Text(field, glob):
             return [[f'ATTR{{{field}}}=="{pattern(glob)}"']]
         case Name(name):
-            if not re.fullmatch(r"\d+-\d+(\.\d+)*", name, re.ASCII):
-                raise ValueError(f"{name!r} is no term of a selector; there are: {FORMS}")
+            check_bus_id(name)
             return [[f'KERNEL=="{name}"']]
         case Port(glob):
             return [[_port(glob)]]

@@ -32,6 +32,8 @@ class Flash:
             raise ValueError(f"a flash of {size} bytes is no whole number of pages of {page} bytes")
         if size > _LARGEST or address < 0 or address + size > 1 << 32:
             raise ValueError(f"a flash of {size} bytes at {address:#x}: it has at most 64 MiB, below 4 GiB")
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(f"{file} is no place for a file")
         self.address = address
         self.size = size
         self.page = page

@@ -198,6 +198,8 @@ class SecurityKey(DrivenHid[bytes]):
         await super().plugged()
 
     async def opened(self) -> None:
+        if not keys.is_loaded():
+            await asyncio.to_thread(keys.load)  # not at the first request: meanwhile no other device would answer
         self._authenticator = Authenticator(self.keys, self._person, self.clock.now, self._verifies, self._has_pin)
         await super().opened()
 

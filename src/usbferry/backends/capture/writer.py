@@ -1,14 +1,17 @@
 """A file that a thread of its own writes: who records never waits for a disk, and memory is bounded.
 
-What the disk does not keep up with is left out, counted, and told; so is a disk that is full.
+What the disk does not keep up with is left out, counted, and told; so is a disk that is full. A FIFO is written once
+somebody reads it, and ends with its reader.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import IO, Final
@@ -21,6 +24,8 @@ MAX_WAITING: Final = 64 << 20  # bytes that wait for the disk; half a second of 
 _BATCH: Final = 4 << 20  # bytes of one write
 _PAUSE: Final = 0.02  # seconds
 _CLOSE_SECONDS: Final = 30.0  # for what waits at the end
+_READER_SECONDS: Final = 2.0  # there, for a FIFO's reader to take a piece
+_PIECE: Final = 64 << 10  # bytes of one write to it, as many as a FIFO holds
 
 
 class Writer:
@@ -35,9 +40,11 @@ class Writer:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._written = 0  # bytes
         self._has_failed = False
         try:
-            self._file = _opened(path)
+            self._is_fifo = path.is_fifo()
+            self._file = _read_fifo(path) if self._is_fifo else _opened(path)
         except OSError as error:
             raise DeviceError(f"{path} cannot be recorded to: {error.strerror}") from error
         self._thread = threading.Thread(target=self._run, name=f"writes {path.name}", daemon=True)
@@ -60,7 +67,12 @@ class Writer:
         """Write what waits, and end. May be called twice, and blocks as long as the disk does, within bounds."""
         self._closing.set()
         self._wake.set()
-        self._thread.join(_CLOSE_SECONDS)
+        give_up, patience = time.monotonic() + _CLOSE_SECONDS, _READER_SECONDS if self._is_fifo else _CLOSE_SECONDS
+        while self._thread.is_alive() and time.monotonic() < give_up:
+            before = self._written
+            self._thread.join(patience)
+            if self._written == before:
+                break
         if self._thread.is_alive():
             log.error("%s takes nothing any more: the end of the recording is lost", self.path)
         if self.dropped and not self._has_failed:
@@ -69,11 +81,22 @@ class Writer:
 
     def _run(self) -> None:
         try:
+            if self._file is None:
+                self._file = self._awaited()
             with self._file:
                 while self._step():
                     pass
         except OSError as error:
             self._fail(error)
+
+    def _awaited(self) -> IO[bytes]:
+        """The FIFO, once somebody reads it. Raises OSError when that has not come before the end."""
+        while not self._closing.wait(_PAUSE):
+            if (file := _read_fifo(self.path)) is not None:
+                return file
+        if (file := _read_fifo(self.path)) is None:
+            raise OSError(errno.ENXIO, "nobody reads it")
+        return file
 
     def _step(self) -> bool:
         """One write; whether there may be more."""
@@ -86,9 +109,12 @@ class Writer:
 
     def _write_all(self, batch: bytes) -> None:
         """A disk that is nearly full takes a part; what comes behind half a block would make the file none."""
+        assert self._file is not None
         rest = memoryview(batch)
         while rest:
-            rest = rest[self._file.write(rest) :]
+            written = self._file.write(rest[:_PIECE] if self._is_fifo else rest)
+            self._written += written
+            rest = rest[written:]
 
     def _take(self) -> bytes:
         with self._lock:
@@ -118,6 +144,18 @@ def is_other_file(path: Path) -> bool:
     except OSError:
         return False
     return bool(start) and not is_capture(start)
+
+
+def _read_fifo(path: Path) -> IO[bytes] | None:
+    """The FIFO, when somebody reads it. Not opened to read as well: then it would never end with its reader."""
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+    os.set_blocking(number, True)
+    return os.fdopen(number, "wb", buffering=0)
 
 
 def _opened(path: Path) -> IO[bytes]:

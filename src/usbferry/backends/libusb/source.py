@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ...device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Unavailable, Watchers, Watching
-from ...selector import Selector, listed
+from ...selector import Selector, check_bus_id, listed
 from ...usb.info import DeviceInfo
 from .. import options
 from .contexts import Lent, borrow, give_back, hold
@@ -46,6 +46,8 @@ class LibusbSource(Source):
         text, _, query = address.partition(":")[2].partition("?")
         try:
             selector = Selector.parse(text)
+            if selector.name:
+                check_bus_id(selector.name)
             given = options.arguments("usb", _Options, dict(options.split(query)))
         except ValueError as error:
             raise ValueError(f"{address}: {error}") from None

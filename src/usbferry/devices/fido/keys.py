@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hmac
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 from hashlib import sha256
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _NEEDED: Final = ("cryptography", "cbor2")
+_PRIMITIVES: Final = "cryptography.hazmat.primitives"
+_MODULES: Final = (
+    "cbor2",
+    "cryptography.x509",
+    f"{_PRIMITIVES}.asymmetric.ec",
+    f"{_PRIMITIVES}.asymmetric.ed25519",
+    f"{_PRIMITIVES}.serialization",
+    f"{_PRIMITIVES}.ciphers.aead",
+)
 _NONCE: Final = 12
 _SCALAR: Final = 32  # bytes of a private key
 ID_BYTES: Final = _NONCE + 1 + _SCALAR + 16  # nonce; encrypted: algorithm, private key; tag
@@ -35,6 +46,18 @@ class Algorithm(IntEnum):
 
     ES256 = -7
     EDDSA = -8
+
+
+def load() -> None:
+    """Import all that a security key needs, which takes a tenth of a second. Raises ImportError."""
+    for name in _MODULES:
+        import_module(name)
+    Key.new(Algorithm.ES256).sign(b"")  # which imports more
+
+
+def is_loaded() -> bool:
+    """Whether that is done."""
+    return all(name in sys.modules for name in _MODULES)
 
 
 def remedy() -> str | None:
