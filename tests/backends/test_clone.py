@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.conformance.test_device import ADDRESSES
 from tests.devices.host import ask, opened
-from usbferry.backends import clone as module
-from usbferry.backends.clone import Portrait, clone, text
+from usbferry.backends import portrait as asking
+from usbferry.backends.clone import class_name, clone, text
+from usbferry.backends.portrait import Portrait, look
 from usbferry.backends.virtual import described
 from usbferry.device import DeviceError
 from usbferry.devices.virtual import VirtualDevice
@@ -67,7 +68,7 @@ async def says(device: VirtualDevice) -> dict[str, bytes | int]:
 async def test_a_clone_says_what_its_original_says(address: str) -> None:
     original = described(address)
     async with opened(original):
-        copy = made(text(await module.look(original), address))
+        copy = made(text(await look(original), address))
     ours_says, theirs_says = await says(copy), await says(original)
     if theirs_says["string 0"] == b"\x02\x03":  # of no language: a broken one
         del ours_says["string 0"], theirs_says["string 0"]
@@ -89,13 +90,13 @@ async def test_a_clone_is_a_device_that_can_be_used(address: str) -> None:
 
 async def looked(device: VirtualDevice) -> tuple[dict[int, str], Bos | None, dict[int, bytes]]:
     async with opened(device):
-        portrait = await module.look(device)
+        portrait = await look(device)
     return portrait.strings, portrait.bos, portrait.reports
 
 
 async def clone_of_clone(device: VirtualDevice) -> str:
     async with opened(device):
-        return text(await module.look(device), "again")
+        return text(await look(device), "again")
 
 
 def test_its_file_has_no_mistakes() -> None:
@@ -118,7 +119,7 @@ async def test_what_cannot_be_cloned_says_why() -> None:
 
 
 async def test_a_device_that_refuses_its_strings_or_is_slow_over_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_ASK_SECONDS", 0.01)
+    monkeypatch.setattr(asking, "_ASK_SECONDS", 0.01)
     late = described("virtual:zero?serial=1")
     late.faults.late(0, seconds=99, request=6, times=0)
     assert (await looked(late))[0] == {}
@@ -153,7 +154,7 @@ def test_whatever_a_device_says_its_file_is_python_and_the_same(
     made_of_it = text(Portrait(info, strings, bos, {0: junk}), f"'''\"\"\"{product}\n")
     names: dict[str, object] = {"__name__": "cloned"}
     exec(compile(made_of_it, "cloned.py", "exec"), names)
-    kind = names[module.class_name(info)]
+    kind = names[class_name(info)]
     assert isinstance(kind, type)
     assert (kind.product, kind.manufacturer, kind.bos) == (product, manufacturer, bos)
     assert build.configuration(kind.configurations(None)[0]) == build.configuration(configuration)

@@ -449,7 +449,7 @@ async def test_lines_of_a_pipe(tmp_path, monkeypatch, caplog):
     async with opened(device):
         await asyncio.wait_for(last.wait(), 20)
     assert seen == [False, True, False]
-    assert "'shake': there are insert and remove" in caplog.text
+    assert "'shake' is none of insert, remove" in caplog.text
 
 
 # -- anything ----------------------------------------------------------------------------------------------------------

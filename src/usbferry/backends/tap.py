@@ -30,7 +30,7 @@ from ..usb.types import Speed, Status, TransferType
 from .capture import pcapng, usbmon
 from .capture.events import Event, Packet
 from .capture.writer import Writer, is_other_file
-from .clone import string_indices
+from .portrait import ask, string_indices
 
 log: Final = logging.getLogger(__name__)
 PIECE: Final = 128 << 10  # bytes
@@ -43,7 +43,6 @@ _BITS: Final = {
     Speed.SUPER_PLUS: 10_000_000_000,
 }
 _SETTINGS: Final = (SET_CONFIGURATION, SET_INTERFACE)
-_ASK_SECONDS: Final = 2.0  # for a device to say what it is
 _OK: Final = Status.OK
 
 
@@ -124,13 +123,7 @@ class TapDevice(Through):
 
     async def _ask(self, kind: int, index: int = 0, *, language: int = 0, length: int = 255) -> bytes | None:
         setup = requests.get_descriptor(kind, index, language=language, length=length)
-        transfer = Transfer(0x80, length, b"", setup.pack())
-        answer = self.submit(transfer)
-        if isinstance(answer, asyncio.Future):
-            await asyncio.wait([answer], timeout=_ASK_SECONDS)
-            if not answer.done():
-                self.cancel(transfer)
-            answer = await answer
+        answer = await ask(self, setup)
         return bytes(answer.data) if answer.status == Status.OK else None
 
     def _learn(self) -> None:

@@ -84,7 +84,8 @@ def _alike(module: str, address: str) -> tuple[str, str]:
     """The texts of a device like that at an address, and of its test."""
     import asyncio
 
-    from ..backends.clone import portray, text
+    from ..backends.clone import text
+    from ..backends.portrait import portray
 
     address = whole_address(address)
     portrait = asyncio.run(portray(address))

@@ -23,7 +23,8 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
-from .hid.driven import StateHid, Verb
+from .driven import Verb
+from .hid.driven import StateHid
 from .hid.reports import INPUT, OUTPUT, Page, application, padding, variables
 
 log: Final = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from typing import ClassVar, Final
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
+from .driven import Verb, whole
 from .hid.device import BOOT
-from .hid.driven import DrivenHid, Verb, whole
+from .hid.driven import DrivenHid
 from .hid.reports import INPUT, Page, application, padding, physical, variables
 
 BUTTONS: Final = {"left": 0x01, "right": 0x02, "middle": 0x04, "back": 0x08, "forward": 0x10}

@@ -23,13 +23,14 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
+from .driven import Verb
 from .fido import keys, u2f
 from .fido import pin as pins
 from .fido.codes import Code, Refused
 from .fido.ctap2 import Authenticator
 from .fido.ctaphid import MAX_MESSAGE, PACKET, Channels, Command, Error, Message
 from .hid.device import OUT
-from .hid.driven import DrivenHid, Verb
+from .hid.driven import DrivenHid
 from .hid.reports import INPUT, OUTPUT, Page, application, data
 from .pipe import Answer
 from .virtual import done, endpoint, request

@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from ..usb.setup import Setup
 from ..usb.transfer import Completion, Transfer
 from ..usb.tree import DeviceDescriptor, Interface
 from ..usb.types import Speed, Status
-from .bridges.feed import Feed
 from .chapter9 import Stall
 from .clock import Clock
+from .driven import Driven, Verb
 from .pipe import Answer
 from .smartcards import ccid
 from .smartcards.card import Card, Files
 from .smartcards.slot import Slot
-from .virtual import VirtualDevice, data, done, endpoint, request
+from .virtual import data, done, endpoint, request
 
 log: Final = logging.getLogger(__name__)
 OUT: Final = 0x01
@@ -38,7 +38,7 @@ _NOTIFY_SLOT_CHANGE: Final = 0x50  # §6.3.1
 _MOST_ANSWERS: Final = 4  # that the host has not fetched, before it may send more
 
 
-class Smartcard(VirtualDevice):
+class Smartcard(Driven):
     """`files` is a folder: its files are the card's, see `smartcards.card`. Without it there is a small one.
 
     `pin` is what writing needs. `inserted` is whether the card is in the reader from the start, `busy` the seconds that
@@ -49,6 +49,7 @@ class Smartcard(VirtualDevice):
     # Drivers of readers go by lists of ids. This is a Gemalto that plainly follows CCID, as QEMU's reader says it is.
     descriptor = DeviceDescriptor(0x08E6, 0x4433)
     product = "Smart card reader"
+    verbs: ClassVar = {"insert": Verb(), "remove": Verb()}
 
     def __init__(
         self,
@@ -69,10 +70,9 @@ class Smartcard(VirtualDevice):
         card = Files(pin=pin) if files is None else Files.of(files, pin)
         self.slot = Slot(card, extended, busy, lambda: self.clock, self.later, lambda: self.kick(IN))
         self.slot.is_inserted = inserted
-        self._is_extended, self._pipe = extended, pipe
-        self._feed: Feed | None = None
+        self._is_extended = extended
         self._forget()
-        super().__init__(clock=clock)
+        super().__init__(pipe=pipe, clock=clock)
 
     def interfaces(self) -> tuple[Interface, ...]:
         endpoints = (self.bulk(OUT), self.bulk(IN), self.interrupt(INTERRUPT, 8, 8 if self.speed >= Speed.HIGH else 16))
@@ -179,29 +179,6 @@ class Smartcard(VirtualDevice):
 
     def was_reset(self) -> None:
         self._forget()
-
-    async def plugged(self) -> None:
-        self._feed = Feed(self._pipe) if self._pipe else None
-
-    async def unplugged(self) -> None:
-        if self._feed is not None:
-            self._feed.close()
-
-    async def opened(self) -> None:
-        if self._feed is not None:
-            self._feed.rewind()
-            self.later(self._follow(self._feed))
-
-    async def _follow(self, feed: Feed) -> None:
-        verbs = {"insert": self.insert, "remove": self.remove}
-        while (line := await feed.line()) is not None:
-            words = line.partition("#")[0].split()
-            if not words:
-                continue
-            if len(words) == 1 and words[0] in verbs:
-                verbs[words[0]]()
-            else:
-                log.warning("%s: %r: there are insert and remove", self.product, line)
 
 
 def _check(setup: Setup) -> None:

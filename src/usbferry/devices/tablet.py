@@ -23,7 +23,8 @@ from typing import ClassVar, Final
 from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .clock import Clock
-from .hid.driven import StateHid, Verb, whole
+from .driven import Verb, whole
+from .hid.driven import StateHid
 from .hid.reports import INPUT, Page, application, measured, padding, physical, variables
 
 _REPORT: Final = Struct("<BHHHbb")  # switches, x, y, pressure, tilt to the right, tilt towards the user

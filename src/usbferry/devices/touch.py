@@ -24,7 +24,8 @@ from ..usb.tree import DeviceDescriptor
 from ..usb.types import Speed
 from .chapter9 import Stall
 from .clock import Clock
-from .hid.driven import StateHid, Verb, whole
+from .driven import Verb, whole
+from .hid.driven import StateHid
 from .hid.reports import FEATURE, INPUT, Page, application, logical, measured, padding, report, variables
 
 _FINGER: Final = Struct("<BBHH")  # tip, finger, x, y

@@ -37,8 +37,7 @@ _RESET: Final = Setup(*requests.SET_PORT_FEATURE, requests.PORT_RESET).pack()
 _ZERO_PACKET: Final = int(Flags.ZERO_PACKET)
 _EVERY: Final = frozenset(number | way for number in range(1, 16) for way in (0x00, 0x80))
 
-Future = asyncio.Future[Completion]
-Answer = Completion | Future
+Answer = Completion | asyncio.Future[Completion]
 
 
 class LibusbDevice(Device):
@@ -65,10 +64,10 @@ class LibusbDevice(Device):
         self._endpoints: dict[int, Endpoint] = {}
         self._kinds: dict[int, TransferType] = {}  # the same ones' types
         self._flights: dict[Transfer, Flight] = {}
-        self._last: dict[int, Future] = {}  # endpoint -> the latest of its flights
+        self._last: dict[int, Promise] = {}  # endpoint -> the latest of its flights
         self._gate = DirectGate(self._send, self._gate_moved)
         self._gated: set[int] = set()
-        self._waiting: deque[tuple[Transfer, Future]] = deque()  # control, behind a request
+        self._waiting: deque[tuple[Transfer, Promise]] = deque()  # control, behind a request
         self._request: Transfer | None = None  # the one at work
         self._over: Status | None = None  # what submits are answered with from the end on
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -127,7 +126,7 @@ class LibusbDevice(Device):
     # One that had to wait has its answer already, which its flight ends: to hand a result on would take a turn of the
     # loop, in which a later transfer that did not wait could come before it.
 
-    def _send(self, transfer: Transfer, answer: Future | None = None) -> Answer:
+    def _send(self, transfer: Transfer, answer: Promise | None = None) -> Answer:
         """To libusb, if there is such an endpoint in the settings in force."""
         if self._over is not None:
             return self._behind(transfer.endpoint, Completion(self._over), answer)
@@ -143,7 +142,7 @@ class LibusbDevice(Device):
         flight.prepare(self._handle.context, self._handle.address, kind, flags)
         return self._launch(flight, transfer.endpoint, answer)
 
-    def _launch(self, flight: Flight, key: int, answer: Future | None) -> Answer:
+    def _launch(self, flight: Flight, key: int, answer: Promise | None) -> Answer:
         context, address = self._handle.context, flight.address
         context.flying[address] = lambda: self._landed(flight, key)
         self._flights[flight.transfer] = flight
@@ -158,7 +157,7 @@ class LibusbDevice(Device):
         self._last[key] = flight.future
         return flight.future
 
-    def _launch_in_two(self, flight: Flight, key: int, answer: Future | None) -> Answer:
+    def _launch_in_two(self, flight: Flight, key: int, answer: Promise | None) -> Answer:
         """Where libusb adds no empty packet, as outside Linux: it goes by itself, behind."""
         first = self._launch(flight, key, answer)
         size, length = self._endpoints[key].packet_size or 1, flight.transfer.length
@@ -167,7 +166,7 @@ class LibusbDevice(Device):
         empty = Transfer(key, 0)
         self._send(empty)
 
-        def ended(first: Future) -> None:
+        def ended(first: asyncio.Future[Completion]) -> None:
             if first.result().status != Status.OK:
                 self.cancel(empty)
 
@@ -180,25 +179,25 @@ class LibusbDevice(Device):
             del self._last[key]
         completion = flight.end()
         flight.free()
-        settle(flight.future, completion)
+        flight.future.fulfil(completion)
         if completion.status == Status.GONE:
             self.left("it was unplugged")
         if key == CONTROL and self._waiting:
             self._go_on()
 
-    def _behind(self, key: int, completion: Completion, answer: Future | None) -> Answer:
+    def _behind(self, key: int, completion: Completion, answer: Promise | None) -> Answer:
         """An answer that is known at once, when nothing earlier waits on its endpoint; behind that otherwise."""
         last = self._last.get(key)
         if last is None:
             if answer is not None:
-                settle(answer, completion)
+                answer.fulfil(completion)
             return completion
         self._last[key] = later = answer or Promise(loop=self._loop)
 
         def ended(_: object) -> None:
             if self._last.get(key) is later:
                 del self._last[key]
-            settle(later, completion)
+            later.fulfil(completion)
             if key == CONTROL:
                 self._go_on()
 
@@ -229,7 +228,7 @@ class LibusbDevice(Device):
         self._asking = self._handle.cancel([flight.ask() for flight in flights])
         self._asking.add_done_callback(asked)
 
-    def _silence(self, touched: frozenset[int], verdict: Status) -> list[Future]:
+    def _silence(self, touched: frozenset[int], verdict: Status) -> list[Promise]:
         """Everything in flight on these endpoints is to end; what must be waited for."""
         found = [f for f in self._flights.values() if f.transfer.endpoint in touched]
         for flight in found:
@@ -267,7 +266,7 @@ class LibusbDevice(Device):
         self._go_on()
         return answer
 
-    def _send_control(self, transfer: Transfer, answer: Future | None = None) -> Answer:
+    def _send_control(self, transfer: Transfer, answer: Promise | None = None) -> Answer:
         if not _is_whole(transfer):
             return self._behind(CONTROL, Completion(Status.INVALID), answer)
         flight = Flight(transfer, answer or Promise(loop=self._loop))
@@ -318,7 +317,7 @@ class LibusbDevice(Device):
             return frozenset((setup.index & 0x8F,))
         return frozenset() if kind == requests.SET_ADDRESS else None
 
-    async def _perform(self, transfer: Transfer, setup: Setup, touched: frozenset[int], answer: Future) -> None:
+    async def _perform(self, transfer: Transfer, setup: Setup, touched: frozenset[int], answer: Promise) -> None:
         status = Status.OK
         try:
             await self._call(setup, touched)
@@ -335,7 +334,7 @@ class LibusbDevice(Device):
             status = Status.FAILED
         self._request = None
         self._look_up()
-        settle(answer, Completion(status))
+        answer.fulfil(Completion(status))
         self._gate.ended(transfer)
         self._go_on()
 
@@ -385,7 +384,7 @@ class LibusbDevice(Device):
         for place, (other, answer) in enumerate(self._waiting):
             if other is transfer:
                 del self._waiting[place]
-                settle(answer, Completion(Status.CANCELLED))
+                answer.fulfil(Completion(Status.CANCELLED))
                 self._gate.ended(transfer)
                 self._go_on()
                 return
@@ -440,7 +439,7 @@ class LibusbDevice(Device):
         self._gate.flush(status)
         waiting, self._waiting = self._waiting, deque()
         for _, answer in waiting:
-            settle(answer, Completion(status))
+            answer.fulfil(Completion(status))
         self._silence(_EVERY | {0x00, 0x80}, status)
 
     async def _close(self) -> None:
@@ -469,14 +468,6 @@ class LibusbDevice(Device):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def settle(answer: Future, completion: Completion) -> None:
-    """End an answer, unless its caller has cancelled it, which nobody should."""
-    if isinstance(answer, Promise):
-        answer.fulfil(completion)
-    elif not answer.done():
-        answer.set_result(completion)
 
 
 def _is_whole(transfer: Transfer) -> bool:

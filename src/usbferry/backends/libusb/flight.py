@@ -6,11 +6,11 @@ an IN transfer brings is a view of the buffer that libusb filled.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 from struct import Struct, calcsize
 from typing import Any, Final
 
+from ...device import Promise
 from ...usb.transfer import Buffer, Completion, Flags, IsoPacket, Transfer
 from ...usb.types import Status
 from .library import STATUSES, Context, library, streams
@@ -59,7 +59,7 @@ class Flight:
         "verdict",
     )
 
-    def __init__(self, transfer: Transfer, future: asyncio.Future[Completion]) -> None:
+    def __init__(self, transfer: Transfer, future: Promise) -> None:
         self.transfer = transfer
         self.future = future
         self.verdict = Status.CANCELLED  # what a cancel means to who submitted it: that, or its endpoint went away

@@ -1,45 +1,21 @@
-"""HID devices that people drive: by lines of text from a FIFO, a file or standard input.
-
-    class Dial(DrivenHid[int]):
-        verbs = {"turn": Verb(whole)}
-
-        def turn(self, degrees: int) -> None: ...
-
-    echo "turn -5   # to the left" >fifo
-
-A line is a verb, which is a method, and its words; `#` begins a comment. Each line waits until the host has fetched
-what the one before did.
-"""
+"""HID devices that people drive by lines of text, see `devices.driven`; and those whose changes are whole states."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Final, TypeVar
+from typing import TypeVar
 
-from ..bridges.feed import Feed
 from ..clock import Clock
+from ..driven import Driven
 from .device import HidDevice
 
-log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Verb:
-    """What makes each word of a line what the method takes; words beyond the first `least` may be left out."""
-
-    def __init__(self, *kinds: Callable[[str], object], least: int | None = None) -> None:
-        self.kinds = kinds
-        self.least = len(kinds) if least is None else least
-
-
-class DrivenHid(HidDevice[T]):
+class DrivenHid(HidDevice[T], Driven):
     """`pipe` is a FIFO, a file, or `-` for standard input; `delay` the seconds before a host gets the first change.
 
     Raises ValueError for a delay that is none. A FIFO's lines wait for the next host; a file begins anew with each.
     """
-
-    verbs: ClassVar[Mapping[str, Verb]] = {}
 
     def __init__(self, *, pipe: str = "", delay: float = 1.0, clock: Clock | None = None) -> None:
         if not 0 <= delay < float("inf"):
@@ -47,43 +23,6 @@ class DrivenHid(HidDevice[T]):
         super().__init__(clock=clock)
         self.delay = delay
         self._pipe = pipe
-        self._feed: Feed | None = None
-
-    def obey(self, line: str) -> None:
-        """Do what a line of the pipe says. Raises ValueError for one that makes no sense."""
-        words = line.partition("#")[0].split()
-        if not words:
-            return
-        name, *values = words
-        verb = self.verbs.get(name)
-        if verb is None:
-            raise ValueError(f"{name!r} is none of {', '.join(self.verbs)}")
-        if not verb.least <= len(values) <= len(verb.kinds):
-            most = len(verb.kinds)
-            raise ValueError(f"{name} takes {most} word{'s' * (most != 1)}, not {len(values)}")
-        getattr(self, name)(*(kind(value) for kind, value in zip(verb.kinds, values, strict=False)))
-
-    async def follow(self, feed: Feed) -> None:
-        """Obey each line when the host has what the one before did."""
-        while (line := await feed.line()) is not None:
-            try:
-                self.obey(line)
-            except ValueError as error:
-                log.warning("%s: %r: %s", self.product, line, error)
-            else:
-                await self.flushed()
-
-    async def plugged(self) -> None:
-        self._feed = Feed(self._pipe) if self._pipe else None
-
-    async def unplugged(self) -> None:
-        if self._feed is not None:
-            self._feed.close()
-
-    async def opened(self) -> None:
-        if self._feed is not None:
-            self._feed.rewind()
-            self.later(self.follow(self._feed))
 
 
 class StateHid(DrivenHid[T]):
@@ -114,11 +53,3 @@ class StateHid(DrivenHid[T]):
     async def closed(self) -> None:
         await super().closed()
         self.told = self.now = self.at_rest
-
-
-def whole(text: str) -> int:
-    """A word that is a whole number. Raises ValueError."""
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
