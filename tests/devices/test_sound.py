@@ -1,6 +1,7 @@
 """Microphone, speaker and headset: their descriptors, what a host sets, and their packets by the device's clock."""
 
 import asyncio
+from struct import pack, unpack
 
 import pytest
 
@@ -295,6 +296,18 @@ async def test_what_is_played_arrives_whole_also_from_packets_apart_from_each_ot
         assert [packet.actual for packet in first.result().packets] == [40, 0, 80]
         assert (second.result().status, second.result().actual) == (OK, 80)
         assert (device.playing.sink.frames, device.playing.sink.gaps) == (50, 0)
+
+
+async def test_volume_and_mute_act_on_what_is_played(tmp_path):
+    device = Speaker(to=f"wav:{tmp_path / 'played.wav'}", clock=VirtualClock())
+    async with opened(device):
+        ask(device, set_interface(1, 1))
+        for request, data in ((0x0200, MINUS_20_DB), (0x0100, b"\1"), (0x0100, b"\0"), (0x0200, b"\0\0")):
+            play(device, [4], pack("<2h", 16000, -16000))
+            await run(device.clock, 0.002)
+            assert put(device, 0x21, request, 0x0200, data) == OK
+    played = (tmp_path / "played.wav").read_bytes()[44:]
+    assert unpack("<8h", played) == (16000, -16000, 1600, -1600, 0, 0, 1600, -1600)
 
 
 @pytest.mark.parametrize(("version", "speed"), CASES)

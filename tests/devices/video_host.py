@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 
-from PIL import Image
+from PIL import Image, ImageColor
 
 from usbferry.devices.video import test_card
 from usbferry.devices.video.uvc import Coding
@@ -58,3 +58,29 @@ def number_in(card: bytes, size: tuple[int, int], coding: Coding) -> int:
     luma = luma_of(card, size, coding)
     places = [[test_card.place_of(row, column, size[0]) for column in range(8)] for row in range(4)]
     return test_card.number_of([[luma(*place) for place in row] for row in places])
+
+
+BARS = ("white", "yellow", "cyan", "green", "magenta", "red", "blue", "black")
+
+
+def picture_of(card: bytes, size: tuple[int, int], coding: Coding) -> Image.Image:
+    """What somebody sees, in red, green and blue."""
+    if coding is Coding.MJPEG:
+        with Image.open(BytesIO(card)) as picture:
+            return picture.convert("RGB")
+    half = size[0] // 2, size[1]  # Y is there for each pixel, Cb and Cr for two
+    planes = [Image.frombytes("L", *plane) for plane in ((size, card[::2]), (half, card[1::4]), (half, card[3::4]))]
+    return Image.merge("YCbCr", [plane.resize(size) for plane in planes]).convert("RGB")
+
+
+def bars_in(card: bytes, size: tuple[int, int], coding: Coding) -> tuple[str, ...]:
+    """The names of the colours of a card's bars, from left to right."""
+    known = {ImageColor.getrgb(name if name != "green" else "lime"): name for name in BARS}
+    picture = picture_of(card, size, coding)
+    seen = (picture.getpixel(test_card.place_of(4, column, size[0])) for column in range(len(BARS)))
+    return tuple(known.get(tuple(_full(value) for value in colour), str(colour)) for colour in seen)
+
+
+def _full(value: int) -> int:
+    """All or nothing, as each of the colours has it; what is far from both stays as it is."""
+    return 0 if value < 8 else 255 if value > 247 else value
