@@ -10,7 +10,7 @@ import pytest
 
 from tests.kernel.guest import CHECKOUT
 from tests.kernel.redir import hostile
-from tests.kernel.redir.plugging import XHCI, device_with, plugged, wait_for
+from tests.kernel.redir.plugging import TAKEN_BACK, XHCI, device_with, plugged, wait_for
 from tests.kernel.steps import unexpected
 from usbferry.backends.virtual import described
 from usbferry.protocols.usbredir import filter as filters
@@ -43,8 +43,7 @@ LEAVING = (
     r"failed to set dtr/rts",
     r"urb \d+ failed submission with -19",
     r"usb \S+: device \S+ error -\d+",
-    # Of QEMU's xHCI, which tells of transfers that its guest has taken back: see test_machine.py on xhci_stop_ep.
-    r"xhci_hcd \S+: (ERROR Transfer event TRB DMA ptr not part of current TD|Looking for event-dma)",
+    TAKEN_BACK,
 )
 
 
