@@ -84,12 +84,31 @@ def exchange(guest: Guest, card: int, to: Path, rate: int, seconds: int) -> None
     playing = guest.start(play_command(card, "play.wav"), seconds + 60)
     recording = guest.start(record_command(card, "recorded.wav", rate, seconds), seconds + 60)
     assert (playing.wait().ok(), recording.wait().ok()) == ("", "")
-    recorded = frames_of(guest.shared / "recorded.wav")
-    assert len(recorded) == rate * seconds
-    assert is_counter(recorded, recorded[0]), "recorded"
-    got = played(to, count)
-    assert len(got) == count
-    assert is_counter(got, 1), "played"
+    check_recorded(guest.shared / "recorded.wav", rate * seconds)
+    check_played(to, count)
+
+
+def exchange_in_turn(guest: Guest, card: int, to: Path, rate: int, seconds: int) -> None:
+    """The same, one after the other: what carries them has one stream at a time."""
+    count = counter_file(guest.shared / "play.wav", rate, seconds)
+    assert guest.run(play_command(card, "play.wav"), seconds + 60).ok() == ""
+    check_played(to, count)
+    assert guest.run(record_command(card, "recorded.wav", rate, seconds), seconds + 60).ok() == ""
+    check_recorded(guest.shared / "recorded.wav", rate * seconds)
+
+
+def check_recorded(path: Path, count: int) -> None:
+    """So many frames of a counter, from any number on."""
+    frames = frames_of(path)
+    assert len(frames) == count
+    assert is_counter(frames, frames[0]), f"{lost(frames):.2%} of the recorded frames are missing"
+
+
+def check_played(path: Path, count: int) -> None:
+    """The counter of a file with so many frames."""
+    frames = played(path, count)
+    assert len(frames) == count
+    assert is_counter(frames, 1), "played"
 
 
 def video_of(guest: Guest, device: str) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -17,24 +18,26 @@ from struct import unpack
 
 import pytest
 
-from tests.devices.video_host import luma_of, number_in
+from tests.devices.video_host import BARS, bars_in, luma_of, number_in
+from tests.kernel import quick_speaker, slow_headset
 from tests.kernel.guest import Guest
 from tests.kernel.media import (
     STOPPED,
     V4L2,
     card_of,
+    check_played,
     counter_file,
     cut,
     exchange,
-    is_counter,
+    exchange_in_turn,
     play_command,
-    played,
     record_command,
     video_of,
 )
 from tests.kernel.steps import HOST, importing, once_it_says, unexpected
 from usbferry.devices.sound.pcm import Format
 from usbferry.devices.sound.wav import WavFile
+from usbferry.devices.video.test_card import card as test_card
 from usbferry.devices.video.uvc import Coding
 
 USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
@@ -68,13 +71,42 @@ def carded(guest: Guest, port: int, name: str):
 def test_each_frame_is_recorded_and_played_once_and_in_order(guest, serve, tmp_path, version, speed):
     """Both directions at once, first at 48 kHz and then at 44.1 kHz."""
     to = tmp_path / "played.wav"
-    server = serve(f"virtual:headset?source=counter&to=wav:{to}&version={version}&speed={speed}")
+    server = serve(f"virtual:headset?source=counter&to=wav:{to}&version={version}&speed={speed}", "-v")
     guest.mark()
     with carded(guest, server.port, "1-1") as card:
         for rate, seconds, file in ((48000, SECONDS[version], to), (44100, SECONDS_MORE, to.with_stem("played-2"))):
             exchange(guest, card, file, rate, seconds)
+        sets_its_volumes(guest, card, server.log)
     assert WavFile.read(to).format == STEREO
     assert WavFile.read(to.with_stem("played-2")).format == Format(44100)
+    assert unexpected(guest, *NOISE) == []
+
+
+def sets_its_volumes(guest: Guest, card: int, log: Callable[[], str]) -> None:
+    """What `amixer` sets, a headset has, in each direction."""
+    for control, way, words in (("PCM", "playing", "-20dB mute"), ("Headset", "recording", "-10dB nocap")):
+        guest.run(f"amixer -q -c {card} sset {control} -- {words}").ok()
+        decibels = words.partition("dB")[0]
+        assert re.findall(rf"Headset, {way}: (\S+ dB.*)", log())[-2:] == [f"{decibels} dB", f"{decibels} dB, muted"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_kernel_sends_what_the_feedback_asks_for(guest, serve, tmp_path, version):
+    """A device whose clock is 0.3 % ahead is sent 0.3 % more, and none of it is lost."""
+    to, ahead = tmp_path / "played.wav", quick_speaker.AHEAD
+    server = serve(f"virtual:{quick_speaker.__file__}?to=wav:{to}&version={version}", "-v")
+    guest.mark()
+    with carded(guest, server.port, "1-1") as card:
+        count = counter_file(guest.shared / "play.wav", 48000, 2)
+        playing = guest.start(play_command(card, "play.wav"), 60)
+        shown = f"/proc/asound/card{card}/stream0"
+        guest.run(f"until grep 'Momentary freq = {48000 * ahead:.0f} Hz' {shown}; do sleep 0.05; done", 30).ok()
+        assert playing.wait().ok() == ""
+        check_played(to, count)
+        shown = guest.run(f"cat {shown}").ok()
+    assert re.search(r"Sync Endpoint: 0x81", shown), shown
+    frames, packets = map(int, re.search(r"sent (\d+) frames in (\d+) packets", server.log()).groups())
+    assert 48 * (ahead - 0.0005) < frames / packets < 48 * (ahead + 0.0005)
     assert unexpected(guest, *NOISE) == []
 
 
@@ -132,20 +164,17 @@ def test_sound_comes_whole_through_all_that_may_lie_between(guest, serve, tmp_pa
 
 
 @pytest.mark.timeout(300)
-def test_sound_that_is_played_comes_whole_through_delays(guest, serve, tmp_path):
+def test_sound_comes_whole_through_delays(guest, serve, tmp_path):
     """Of up to 20 ms, which is more than the kernel asks for ahead: `buffer` does.
 
-    Played alone: a relay in an emulated machine is too slow for a microphone that does not wait for it.
+    A microphone does not wait for a buffered relay. That of an emulated machine, on a busy one, was a third slower than
+    sound is: here the device is slow, too.
     """
-    to, seconds = tmp_path / "played.wav", 10 if SOAK else 2
-    words = words_of("buffered", serve, f"virtual:speaker?to=wav:{to}")
+    to = tmp_path / "played.wav"
+    words = words_of("buffered", serve, f"virtual:{slow_headset.__file__}?to=wav:{to}")
     guest.mark()
     with delays(guest), attached_by_us(guest, words) as name:
-        count = counter_file(guest.shared / "play.wav", 48000, seconds)
-        assert guest.run(play_command(card_of(guest, name), "play.wav"), seconds + 60).ok() == "", "no xrun"
-        got = played(to, count)
-    assert is_counter(got, 1)
-    assert len(got) == count
+        exchange_in_turn(guest, card_of(guest, name), to, 48000, 10 if SOAK else 1)
     assert unexpected(guest, *NOISE) == []
 
 
@@ -202,13 +231,16 @@ def longest_pauses(captured: list[list[float]]) -> list[str]:
 
 @pytest.mark.parametrize(("options", "code", "size"), CAMERAS)
 def test_each_picture_is_captured_once_and_in_order(guest, serve, options, code, size):
-    server = serve(f"virtual:camera?{options}")
+    server = serve(f"virtual:camera?{options}", "-v")
     guest.mark()
+    other = (320, 240) if size != (320, 240) else (160, 120)
     with importing(guest, server.port, "1-1") as attached:
         video = video_of(guest, attached.device)
         shown = json.loads(guest.run(f"{V4L2} {video} list").ok())
         assert 30.0 in shown[code]["x".join(map(str, size))], shown
         capture(guest, video, code, size, PICTURES)
+        capture(guest, video, code, other, 4, rate=15)
+        assert f"{CODINGS[code].value} {other[0]}x{other[1]}, 15 per second" in server.log()
         becomes_dark(guest, video, code, size)
     assert unexpected(guest, *NOISE, STOPPED) == []
 
@@ -224,19 +256,22 @@ def becomes_dark(guest: Guest, video: str, code: str, size: tuple[int, int]) -> 
     assert max(luma(x, y) for x in range(0, size[0], 8) for y in range(0, size[1], 8)) < 4
 
 
-def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: int) -> None:
-    """Take pictures of the test card: each is there once, in order, and whole.
+def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: int, rate: int = 30) -> None:
+    """Take pictures of the test card: each is there once, in order, and to the last byte; one is looked at.
 
     The driver throws away what it has no buffer for. The program's 32 last a second: a machine, or a server, that
     stands still for two loses nothing, a program that does so for 1.1 s loses pictures.
     """
-    done = guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 {count} 0 $SHARED/pictures", 120).ok()
+    done = guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} {rate} {count} 0 $SHARED/pictures", 120).ok()
     captured = json.loads(done)
     got = [(sequence, flags & 0x40) for _, sequence, flags, _ in captured]
     assert got == [(n, 0) for n in range(count)], longest_pauses(captured)
     pictures = cut((guest.shared / "pictures").read_bytes(), code, size)
     assert [len(picture) for picture in pictures] == [used for used, *_ in captured]
-    assert [number_in(picture, size, CODINGS[code]) for picture in pictures] == list(range(count))
+    coding = CODINGS[code]
+    assert [number_in(picture, size, coding) for picture in pictures] == list(range(count))
+    assert [n for n in range(count) if pictures[n] != test_card(n, *size, coding)] == [], "not as they were sent"
+    assert bars_in(pictures[-1], size, coding) == BARS
 
 
 @pytest.mark.timeout(300)
