@@ -1,6 +1,8 @@
 """What is lost of sound on its way through a bad network, by path and by how much of it is buffered.
 
-    python bench/jitter.py [--seconds 20] [--json docs/jitter.json]      as root: it makes network namespaces
+    python bench/jitter.py [--seconds 20] [--json docs/jitter.json] [--path ferry+udp] [--weather loss] [--buffer 60]
+
+It needs root, for it makes network namespaces.
 
 A headset that does not wait (see `bus`) is served by one process and used by another, which has 20 ms of transfers
 under way in each direction, as Linux's drivers have. For each path, weather and buffer: the part of the device's
@@ -223,7 +225,8 @@ async def main(options: argparse.Namespace) -> None:
         os.sched_setscheduler(
             0, os.SCHED_RR, os.sched_param(1)
         )  # what is late because the machine is busy tells nothing of the network
-    cells = [(p, w, b) for p in PATHS for w in WEATHERS for b in BUFFERS_MS]
+    every = [(p, w, b) for p in PATHS for w in WEATHERS for b in BUFFERS_MS]
+    cells = [one for one in every if one[0] in options.path and one[1] in options.weather and one[2] in options.buffer]
     rows = []
     async for row in measure(cells, options.seconds, options.at_once):
         sys.stdout.write(
@@ -233,7 +236,10 @@ async def main(options: argparse.Namespace) -> None:
         sys.stdout.flush()
         rows.append(row)
     if options.json:
-        rows.sort(key=lambda row: cells.index(row[:3]))
+        if cells != every:
+            others = [Row(**row) for row in json.loads(options.json.read_text())]
+            rows += [row for row in others if row[:3] not in cells]
+        rows.sort(key=lambda row: every.index(row[:3]))
         lines = ",\n".join(f"  {json.dumps(row._asdict())}" for row in rows)
         options.json.write_text(f"[\n{lines}\n]\n")
 
@@ -247,5 +253,8 @@ if __name__ == "__main__":
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--seconds", type=float, default=20)
         parser.add_argument("--at-once", type=int, default=2, help="runs at the same time")
-        parser.add_argument("--json", type=Path, help="write the rows there")
+        parser.add_argument("--json", type=Path, help="write the rows there; of some paths alone, in place of theirs")
+        parser.add_argument("--path", nargs="+", choices=PATHS, default=PATHS)
+        parser.add_argument("--weather", nargs="+", choices=WEATHERS, default=WEATHERS)
+        parser.add_argument("--buffer", nargs="+", type=int, choices=BUFFERS_MS, default=BUFFERS_MS, help="ms")
         asyncio.run(main(parser.parse_args()))

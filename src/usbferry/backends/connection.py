@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from ..device import Busy, DeviceError, NotFound, Promise, Unavailable
 from ..protocols.errors import ProtocolError, Stranger
@@ -54,6 +54,12 @@ class Importer(Protocol):
     def events(self) -> Iterator[Event]: ...
     def deadline(self) -> float | None: ...
     def tick(self, now: float) -> None: ...
+
+
+class Resending(Importer, Protocol):
+    """An importer for links that lose what is sent."""
+
+    def leaves(self, now: float) -> None: ...
 
 
 @runtime_checkable
@@ -309,6 +315,8 @@ class Connection:
         if self._link is not None and importer.outgoing:
             pieces, size = importer.outgoing, importer.outgoing_bytes
             importer.outgoing, importer.outgoing_bytes = [], 0
+            if self._link.is_lossy:
+                cast(Resending, importer).leaves(self._loop.time())
             self._link.write(pieces, size)
         if importer.has_events and self._link is not None:
             self._link.process()  # what it answers by itself

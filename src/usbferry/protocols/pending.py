@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from ..usb.transfer import Completion, Transfer
@@ -96,6 +97,11 @@ class Pending:
             self._forget(entry)
             return [entry]
         return self._ready(queue)
+
+    def before(self, tag: int) -> Iterator[Entry]:
+        """The entries that hold `tag` back, oldest first; none where it has left."""
+        entry = self.entries.get(tag)
+        return takewhile(lambda one: one is not entry, entry.queue) if entry is not None else iter(())
 
     def release(self, entry: Entry) -> None:
         """Take one entry out of its order."""

@@ -195,7 +195,7 @@ class World(RuleBasedStateMachine):
         self.importer.set_way(self.way)
         self.importer.connected(self.now)
 
-    @rule(seconds=st.sampled_from([0.05, 0.3, 2.0, 6.0]))
+    @rule(seconds=st.sampled_from([0.001, 0.02, 0.05, 0.3, 2.0, 6.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         try:

@@ -511,12 +511,12 @@ def test_what_has_no_reply_is_sent_again_later_each_time():
     talk.importer.submit(Transfer(0x02, 1, b"x"))
     talk.says(bulk(1, 0x02, data=b"x"))
     again = []
-    for hundredth in range(1, 101):
-        talk.importer.tick((hundredth + 0.5) / 100)
+    for ms in range(1000):
+        talk.importer.tick(ms / 1000)
         said, talk.importer.outgoing, talk.importer.outgoing_bytes = b"".join(talk.importer.outgoing), [], 0
         if bulk(1, 0x02, data=b"x") in said:
-            again.append(hundredth)
-    assert [round(one, -1) for one in again] == [10, 30, 70]
+            again.append(ms)
+    assert again == pytest.approx([20, 60, 140, 300, 620], abs=5)
     talk.hears(reply(1), reply(1))
     assert talk.ends() == [(1, OK, b"", 1)]
 

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from tests.protocols.ferry.wire import INFO, T, Talk, bulk, call, claim, reply, version, version_reply
+from tests.protocols.ferry.wire import (
+    INFO,
+    T,
+    Talk,
+    bulk,
+    call,
+    claim,
+    claimed,
+    control,
+    interrupt,
+    parts,
+    reply,
+    u32,
+    version,
+    version_reply,
+)
 from usbferry.protocols.errors import ProtocolError
+from usbferry.protocols.events import Submit
+from usbferry.protocols.ferry.asking import word_of
 from usbferry.protocols.ferry.exporter import Exporter
 from usbferry.protocols.ferry.importer import Importer
 from usbferry.protocols.ferry.messages import Call
-from usbferry.protocols.ferry.outbox import FIRST_RESEND, Sent
+from usbferry.protocols.ferry.outbox import Sent
 from usbferry.protocols.ferry.pace import FIRST_WINDOW, LARGEST_WINDOW, LEAST_WINDOW, Pace
 from usbferry.usb.transfer import Completion
+from usbferry.usb.types import Status
 
 
 class Lossy:
@@ -28,12 +46,12 @@ class Lossy:
         return self.unsent >= 1 << 17
 
 
-def a_call(cost: int, number: Call = Call.BULK) -> Sent:
-    return Sent(number, 0, cost=cost)
+def a_call(cost: int, number: Call = Call.BULK, endpoint: int = 0x02) -> Sent:
+    return Sent(number, word_of(number, endpoint), cost=cost)
 
 
-def sent(pace: Pace, cost: int, number: Call = Call.BULK) -> Sent:
-    one = a_call(cost, number)
+def sent(pace: Pace, cost: int, number: Call = Call.BULK, endpoint: int = 0x02) -> Sent:
+    one = a_call(cost, number, endpoint)
     pace.sent(one)
     return one
 
@@ -61,7 +79,7 @@ def test_what_a_device_paces_is_not_held_back_and_holds_nothing_back(number: Cal
 def test_answers_make_it_grow_up_to_its_limit() -> None:
     pace = Pace()
     for _ in range(1000):
-        pace.answered(sent(pace, 1024), 0.0)
+        pace.answered(sent(pace, 1024))
     assert pace.window == LARGEST_WINDOW
 
 
@@ -69,27 +87,37 @@ def test_a_loss_halves_it_once_in_a_while_and_never_below_its_least() -> None:
     pace = Pace()
     for now, window in ((1.0, FIRST_WINDOW // 2), (1.05, FIRST_WINDOW // 2), (1.2, FIRST_WINDOW // 4)):
         lost = sent(pace, 1024)
-        assert lost.again(FIRST_RESEND)
-        pace.answered(lost, now)
-        assert pace.window == window
+        pace.lost(lost, now)
+        pace.answered(lost)
+        assert pace.window == window, "and its answer makes it no larger"
     for now in range(2, 20):
-        lost = sent(pace, 1024)
-        lost.again(FIRST_RESEND)
-        pace.answered(lost, float(now))
+        pace.lost(sent(pace, 1024), float(now))
     assert pace.window == LEAST_WINDOW
-    pace.answered(sent(pace, 1024), 20.0)
+    pace.answered(sent(pace, 1024))
     assert LEAST_WINDOW < pace.window < LEAST_WINDOW + 1024, "after a loss it grows slowly"
 
 
-def test_what_takes_long_at_the_target_is_neither_under_way_nor_lost() -> None:
+def test_what_was_written_is_not_under_way_once_it_is_at_the_target() -> None:
     pace = Pace()
     parked = sent(pace, FIRST_WINDOW)
     assert not pace.has_room(a_call(1))
-    parked.again(FIRST_RESEND)
     pace.in_progress(parked)
     assert pace.has_room(a_call(FIRST_WINDOW - 64))
-    pace.answered(parked, 1.0)
+    pace.answered(parked)
     assert pace.window > FIRST_WINDOW
+
+
+def test_what_is_read_is_under_way_until_it_has_waited_for_long() -> None:
+    """Its reply is long, and may come any time: many at once are more than the network takes."""
+    pace = Pace()
+    parked = sent(pace, FIRST_WINDOW, endpoint=0x81)
+    pace.in_progress(parked)
+    assert not pace.has_room(a_call(1))
+    pace.rests(parked)
+    assert pace.has_room(a_call(FIRST_WINDOW - 64))
+    pace.answered(parked)
+    pace.rests(parked)
+    assert pace.has_room(a_call(FIRST_WINDOW))
 
 
 def lossy_target() -> Talk:
@@ -219,7 +247,7 @@ def test_on_packets_what_is_long_goes_in_parts_that_fit() -> None:
     talk.says(claim(begins + 1)).asks("claim 1-1")
     talk.exporter.accept(INFO)
     talk.exporter.outgoing, talk.exporter.outgoing_bytes = [], 0
-    talk.says(bulk(1, 0x81, 3000)).asks("submit #1 in 81 3000")
+    talk.says(bulk(1, 0x81, 3000)).asks("submit #1 in 81 3000").hears(reply(1, 5))
     talk.exporter.complete(1, Completion(0, bytes(3000)))
     raw = b"".join(bytes(piece) for piece in talk.exporter.outgoing)
     sizes = []
@@ -229,3 +257,46 @@ def test_on_packets_what_is_long_goes_in_parts_that_fit() -> None:
         raw = raw[size:]
     assert len(sizes) == 3
     assert max(sizes) <= Lossy.packet_bytes
+
+
+def claimed_on_packets() -> Talk:
+    talk = lossy_target()
+    begins = first_identifier(talk)
+    talk.says(claim(begins)).asks("claim 1-1")
+    talk.exporter.accept(INFO)
+    talk.exporter.outgoing, talk.exporter.outgoing_bytes = [], 0
+    return talk
+
+
+def test_what_came_and_is_not_answered_at_once_is_said_to_be_there() -> None:
+    talk = claimed_on_packets()
+    talk.says(interrupt(1, 0x82, 8, 1), bulk(2, 0x81, 8)).asks("submit #1 in 82 8", "submit #2 in 81 8")
+    talk.hears(reply(1, 5), reply(2, 5))
+    talk.says(bulk(3, 0x02, data=b"x")).asks("submit #3 out 02 1").hears(reply(3, 5))
+    talk.does(3, Completion(Status.OK, b"", 1)).hears(reply(3))
+    talk.says(interrupt(1, 0x82, 8, 1)).hears(reply(1, 5))
+
+
+def test_what_is_answered_at_once_has_its_reply_alone() -> None:
+    talk = claimed_on_packets()
+    exporter = talk.exporter
+    exporter.receive(memoryview(bulk(1, 0x02, data=b"x") + control(2, "0009010000000000")), 0.0)
+    for event in exporter.events():
+        assert isinstance(event, Submit)
+        exporter.complete(event.tag, Completion(Status.OK, b"", event.transfer.length))
+    talk.hears(reply(1), reply(2))
+
+
+def test_what_came_early_is_said_to_be_there_and_what_is_incomplete_is_not() -> None:
+    """By the first the controller knows that the call before it was lost."""
+    talk = claimed_on_packets()
+    first, second = parts(1, bytes.fromhex("06020000"), u32(1000) + bytes(1000), [512, 496])
+    talk.says(first).asks().hears()
+    talk.says(bulk(2, 0x81, 8)).asks().hears(reply(2, 5))
+    talk.says(bulk(2, 0x81, 8)).asks().hears(reply(2, 5))
+    talk.says(second).asks("submit #1 out 02 1000", "submit #2 in 81 8").hears(reply(1, 5))
+
+
+def test_on_a_transport_that_loses_nothing_it_is_not_said() -> None:
+    talk = claimed()
+    talk.says(interrupt(1, 0x82, 8, 1), bulk(2, 0x81, 8)).asks("submit #1 in 82 8", "submit #2 in 81 8").hears()

@@ -66,6 +66,7 @@ class Desk(Lanes):
         self._watch: int | None = None
         self._changes = 0
         self._hold: int | None = None
+        self._unconfirmed: dict[int, None] = {}  # calls of the session that just came, where packets get lost
 
     # -- what the pump answers ----------------------------------------------------------------------------------------
 
@@ -154,7 +155,18 @@ class Desk(Lanes):
             return None
         assert self._session is not None
         self._claimed = b""
+        if self._way.is_lossy and not self._session.ledger.was_received(message.identifier):
+            self._unconfirmed[message.identifier] = None
         return self._session.take(message)
+
+    def _confirm(self) -> None:
+        """IN_PROGRESS for what waits here: a controller then knows it to be safe, and what is missing before it."""
+        if self._session is not None:
+            ledger = self._session.ledger
+            for identifier in self._unconfirmed:
+                if identifier in ledger.open or identifier in ledger.early:
+                    self._say(identifier, Code.IN_PROGRESS)
+        self._unconfirmed.clear()
 
     def _version(self, identifier: int, body: memoryview) -> None:
         call, limits = VersionCall.parse(body), self._limits

@@ -121,9 +121,14 @@ class Exporter(Desk):
         Raises ProtocolError when the controller breaks the protocol.
         """
         session = self._session
-        if session is not None and self._attached and session.is_simple:
-            return self._short_way(session, goes_on=True)
-        return self._calls()
+        is_short = session is not None and self._attached and session.is_simple
+        events = self._short_way(session, goes_on=True) if session is not None and is_short else self._calls()
+        return self._confirming(events) if self._way.is_lossy else events
+
+    def _confirming(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Where packets get lost: say of each call that came and has no reply yet that it came (§7.5)."""
+        yield from events
+        self._confirm()
 
     def _calls(self) -> Iterator[Event]:
         """Everything there is."""
@@ -227,6 +232,8 @@ class Exporter(Desk):
         (tag, transfer), self._current = self._current, None
         session.ledger.open[tag] = transfer.length
         session.pending.add(tag, transfer)
+        if self._way.is_lossy:
+            self._unconfirmed[tag] = None
 
     def _emit(self, event: Event) -> Iterator[Event]:
         if event.__class__ is Release:
@@ -329,6 +336,7 @@ class Exporter(Desk):
         self._linked = self._attached = self._is_direct = False
         self._short_room = 0
         self._clear()
+        self._unconfirmed.clear()
         if self.state is not Target.OVER:
             self._move("transport lost, token unproven" if self._claimed else "transport lost")
             self._lost_at = now

@@ -23,7 +23,7 @@ from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Pending
 from . import infos
 from .asking import Asking, word_of
-from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, Way, part_total, records
+from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, Way, part_total
 from .lanes import ENOUGH
 from .messages import (
     SILENT_HEARTBEATS,
@@ -38,6 +38,7 @@ from .outbox import NO_IDENTIFIER, Sent
 from .pace import Pace
 from .states import CONTROLLER, Controller
 from .transfers import decode_reply, encode
+from .trips import Trips
 
 _REPLY: Final = Struct(">III")  # marker, identifier, status
 _LEAST: Final = MARKER + HEADER
@@ -45,7 +46,6 @@ _BULK: Final = int(Call.BULK)
 _USING: Final = Controller.USING
 _LIST_BYTES: Final = 16 << 20  # of a list in parts
 _LOSSY_BYTES: Final = 64 << 10  # of a transfer where packets get lost: what is lost of it is sent again with all of it
-_PART: Final = Call.PART << 24
 _EMPTY: Final = memoryview(b"")
 
 
@@ -60,9 +60,8 @@ class Importer(Asking):
         self.consumed = 0
         self.needed = _LEAST
         self.releasing = False  # RELEASE has no answer yet
-        self._pace = Pace()  # of a transport that loses packets
         self._view: memoryview = _EMPTY
-        self._now = self._heard = self._beat = self._lost_at = 0.0
+        self._heard = self._beat = self._lost_at = 0.0
         self._linked = True  # there is a transport
         self._tags = 0
         self._flying: dict[int, Sent] = {}  # transfers that have not ended, by tag
@@ -199,10 +198,10 @@ class Importer(Asking):
         self._holds_back = False
         self._asked.clear()
         self._later.clear()
-        self._pace = Pace()
+        self._leaving.clear()
+        self._pace, self._trips = Pace(), Trips()
         for call in self._outbox.sent.values():
-            call.parts = None
-            call.in_progress = call.under_way = False
+            call.lose_transport()
         return self.state is Controller.LOST
 
     def set_way(self, way: Way) -> None:
@@ -224,6 +223,8 @@ class Importer(Asking):
             return self._lost_at + self._grace if self.state is Controller.LOST else None
         if not self._greeted:
             return None
+        if self._leaving:
+            return self._now
         times = [self._beat + self._heartbeat, self._heard + SILENT_HEARTBEATS * self._heartbeat]
         if self._resends:
             times += [call.due for call in self._unanswered()]
@@ -232,6 +233,7 @@ class Importer(Asking):
     def tick(self, now: float) -> None:
         """Let time pass. Raises ProtocolError when the target was silent for too long."""
         self._now = now
+        self.leaves(now)
         if not self._linked:
             if self.state is Controller.LOST and now >= self._lost_at + self._grace:
                 self.ended = f"no connection to the server for {self._grace:g} s"
@@ -244,8 +246,9 @@ class Importer(Asking):
         if now >= self._beat + self._heartbeat:
             self._acknowledge()
         if self._resends:
-            for call in [call for call in self._unanswered() if call.again(now)]:
-                self._transmit(call)
+            for call in [call for call in self._unanswered() if now >= call.due]:
+                self._send_again(call)
+            self._proceed()
 
     def _unanswered(self) -> list[Sent]:
         is_sending = self.state is Controller.USING or self.releasing
@@ -276,13 +279,13 @@ class Importer(Asking):
             return False
         return True
 
-    def _transmit(self, call: Sent) -> None:
-        if self._resends:
-            call.due = call.due or self._now + call.wait
-            if not call.identifier & TRANSPORT:
-                self._pace.sent(call)
-        packet = 0 if call.identifier & TRANSPORT else self._way.packet_bytes  # calls of the transport are never cut
-        self._say_records(records(call.identifier, call.word, call.head, call.payload, _PART, packet))
+    def _send_again(self, call: Sent) -> None:
+        if self._trips.rests(call, self._now):
+            self._pace.rests(call)
+            return
+        if self._trips.again(call, self._now) and not call.identifier & TRANSPORT:
+            self._pace.lost(call, self._now)
+        self._say_call(call)
 
     # -- from the target ----------------------------------------------------------------------------------------------
 
@@ -291,6 +294,8 @@ class Importer(Asking):
         self._view = view
         self._now = self._heard = now
         self.consumed = 0
+        if self._leaving:
+            self.leaves(now)
         self._measure()
         if self._holds_back:
             self._proceed()
@@ -329,12 +334,15 @@ class Importer(Asking):
         calls = self._asked if identifier & TRANSPORT else self._outbox.sent
         if code == Code.IN_PROGRESS:
             if self._resends and identifier in calls:
+                self._trips.is_at_target(calls[identifier], self._now)
                 self._pace.in_progress(calls[identifier])
                 self._proceed()
             return None
         in_parts = code == Code.PART
         if in_parts:
             call = calls.get(identifier)
+            if call is not None and self._resends:
+                self._trips.has_part(call, self._now)
             if call is None or not self._part(call, body):
                 return None
             assert call.parts is not None
@@ -342,6 +350,8 @@ class Importer(Asking):
             code, body = int.from_bytes(whole[:4], "big"), whole[4:]
         if identifier & TRANSPORT:
             call = self._asked.pop(identifier, None)
+            if call is not None and self._resends:
+                self._trips.heard(call, self._now)
             event = self._answered(call.number, code, body) if call is not None else None
             while self._later and all(one.number not in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
                 self._ask_now(self._later.pop(0))
@@ -350,7 +360,8 @@ class Importer(Asking):
         if self._outbox.wants_acknowledgement:
             self._acknowledge()
         if self._resends and call is not None:
-            self._pace.answered(call, self._now)
+            self._trips.heard(call, self._now)
+            self._pace.answered(call)
             self._proceed()
         return self._finished(call, code, body, is_lent=not in_parts) if call is not None else None
 
@@ -383,7 +394,9 @@ class Importer(Asking):
             self._stopped.add((transfer.endpoint, transfer.stream_id))
         if not self._resends:
             return Completed(call.tag, completion)
-        self._ready += [
-            Completed(one.tag, one.completion) for one in self._order.finish(call.tag, completion) if one.completion
-        ]
+        ended = self._order.finish(call.tag, completion)
+        self._ready += [Completed(one.tag, one.completion) for one in ended if one.completion]
+        for one in self._order.before(call.tag):  # the target gives answers in order
+            if one.completion is None:
+                self._trips.is_overtaken(self._flying[one.tag], self._now)
         return None

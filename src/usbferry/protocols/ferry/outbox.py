@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Final
 
 from ...usb.transfer import Buffer, Transfer
@@ -21,7 +22,7 @@ NO_IDENTIFIER: Final = -1
 RESERVE: Final = 16  # bulk leaves a sixteenth of the window to other transfers
 KEPT: Final = 64  # and all transfers a 64th of its calls, and one of 8 at least, to UNLINK and RELEASE
 ACKNOWLEDGE: Final = 4  # replies are acknowledged when they take a fourth of it
-FIRST_RESEND: Final = 0.1  # seconds, doubled each time
+FIRST_RESEND: Final = 0.1  # seconds, where no round trip was measured; doubled each time
 LAST_RESEND: Final = 2.0
 
 
@@ -32,9 +33,12 @@ class Sent:
     tag = 0
     transfer: Transfer | None = None  # whose end is waited for
     parts: Assembly | None = None  # of the reply
-    due = 0.0  # when to send it again, where the transport loses packets
+    since = 0.0  # sent last
+    due = inf  # to be sent again, where the transport loses packets: see `trips`
     wait = FIRST_RESEND
-    in_progress = under_way = False  # at the target; on its way there or back
+    is_again = in_progress = False  # sent more than once; at the target
+    is_resting = is_overtaken = False  # there for long; its reply has left before another that came
+    is_lost = under_way = False  # was, at least once; its bytes are, there or back
 
     def __init__(self, number: int, word: int, head: bytes = b"", payload: Buffer = b"", cost: int = 0) -> None:
         self.number = number
@@ -43,13 +47,15 @@ class Sent:
         self.payload = payload
         self.cost = cost  # bytes of the window
 
-    def again(self, now: float) -> bool:
-        """Whether it is to be sent again; then the next time is set, later each time."""
-        if now < self.due:
-            return False
-        self.wait = min(2 * self.wait, LAST_RESEND)
-        self.due = now + self.wait
-        return True
+    @property
+    def is_in(self) -> bool:
+        """Whether what a transfer reads comes with its reply."""
+        return bool(self.word & 1 << 23)
+
+    def lose_transport(self) -> None:
+        """What is known of its way is of no use on another one."""
+        self.parts, self.due = None, inf
+        self.is_again = self.in_progress = self.is_resting = self.is_overtaken = self.is_lost = self.under_way = False
 
 
 class Outbox:

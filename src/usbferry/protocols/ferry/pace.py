@@ -1,6 +1,7 @@
 """How much a controller has under way on a network that loses packets: more with each answer, half after a loss.
 
 Replies come only to calls, so this bounds both ways. What waits at the target is not under way: it says IN_PROGRESS.
+But what is read there may be answered any time, and its reply is long: it counts until it has waited for a while.
 Isochronous and interrupt transfers are not bounded: the device's own pace does that, and they come late or not at all.
 """
 
@@ -35,28 +36,32 @@ class Pace:
         return self._under_way + call.cost + _OVERHEAD <= self.window
 
     def sent(self, call: Sent) -> None:
-        if not call.under_way and not call.in_progress and call.number not in _PERIODIC:
+        if not call.under_way and call.number not in _PERIODIC:
             call.under_way = True
             self._under_way += call.cost + _OVERHEAD
 
     def in_progress(self, call: Sent) -> None:
-        """It is at the target, and takes its time there."""
-        self._arrived(call)
-        call.in_progress = True
+        """It is at the target."""
+        if not call.is_in:
+            self.rests(call)
 
-    def answered(self, call: Sent, now: float) -> None:
-        """One that had to be sent again, though the target was not at work on it, was lost on its way, or its reply."""
-        self._arrived(call)
-        if call.wait > FIRST_RESEND and not call.in_progress:
-            if now >= self._backed_off + BACK_OFF_SECONDS:
-                self._backed_off = now
-                self.window = self._steep = max(self.window // 2, LEAST_WINDOW)
-        elif self.window < LARGEST_WINDOW:
+    def lost(self, call: Sent, now: float) -> None:
+        """A call was lost on its way, or its reply."""
+        call.is_lost = True
+        if now >= self._backed_off + BACK_OFF_SECONDS:
+            self._backed_off = now
+            self.window = self._steep = max(self.window // 2, LEAST_WINDOW)
+
+    def answered(self, call: Sent) -> None:
+        """A call has its reply."""
+        self.rests(call)
+        if self.window < LARGEST_WINDOW and not call.is_lost:
             size = call.cost + _OVERHEAD
             grown = size if self.window < self._steep else size * 1024 // self.window
             self.window = min(self.window + grown, LARGEST_WINDOW)
 
-    def _arrived(self, call: Sent) -> None:
+    def rests(self, call: Sent) -> None:
+        """Nothing of it is on its way."""
         if call.under_way:
             call.under_way = False
             self._under_way -= call.cost + _OVERHEAD
