@@ -349,7 +349,8 @@ _NOTES: Final = {
         JPEGs are sent as they are. With Pillow (`pip install 'usbferry[pictures]'`) files may be of any kind, and are
         made to fit any size and format. Sizes and rates that the bus has no room for at its speed are not offered. In
         a live stream the newest picture counts; the sizes there have to be said. The test card has the controls of a
-        real camera's picture, brightness, contrast, hue and saturation, and they change it.
+        real camera's picture, brightness, contrast, hue and saturation, and of its lens, exposure, focus, zoom, pan
+        and tilt, and they change it.
 
         ```console
         $ usbferry serve virtual:camera

@@ -8,7 +8,7 @@ from tests.devices.host import ask, opened
 from tests.devices.video_host import luma_of, number_in
 from usbferry.devices.camera import Camera
 from usbferry.devices.clock import VirtualClock
-from usbferry.devices.video.looks import KINDS, Looks
+from usbferry.devices.video.looks import Looks
 from usbferry.devices.video.test_card import card
 from usbferry.devices.video.uvc import Coding, Error, Request
 from usbferry.usb.setup import Setup
@@ -16,7 +16,7 @@ from usbferry.usb.types import Status
 
 UNIT = 0x0300  # wIndex: unit 3 of interface 0
 SIZE = (160, 120)
-SELECTORS = {kind.name: kind.selector for kind in KINDS}
+SELECTORS = {control.numbers[0].name: control.selector for control in Looks.controls}
 EDGES = {"brightness": (-100, 100, 0), "contrast": (0, 200, 100), "hue": (-180, 180, 0), "saturation": (0, 200, 100)}
 
 

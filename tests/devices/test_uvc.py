@@ -21,7 +21,7 @@ def fields(raw: bytes, layout: str) -> tuple:
 @pytest.mark.parametrize(("version", "release"), [("1.1", 0x0110), ("1.5", 0x0150)])
 def test_the_control_interface(version, release, controls):
     """Table 3-3: bcdUVC, wTotalLength, dwClockFrequency, bInCollection, baInterfaceNr; and what it counts."""
-    head, *units = uvc.control(version, 1, controls)
+    head, *units = uvc.control(version, 1, 0x020A, controls)
     total = len(head) + sum(map(len, units))
     assert fields(head, "HHIBB") == (0x01, release, total, 1_000_000, 1, 1)
     assert [raw[2] for raw in units] == ([0x02, 0x05, 0x03] if controls else [0x02, 0x03])
@@ -30,8 +30,8 @@ def test_the_control_interface(version, release, controls):
 
 
 def test_a_lens():
-    """Table 3-6: it has three bytes of controls, and none of them."""
-    assert fields(uvc.camera(), "BHBBHHHB3s") == (0x02, 1, 0x0201, 0, 0, 0, 0, 0, 3, bytes(3))
+    """Table 3-6: it says nothing of its focal lengths, and has three bytes of controls."""
+    assert fields(uvc.camera(0x02020A), "BHBBHHHB3s") == (0x02, 1, 0x0201, 0, 0, 0, 0, 0, 3, b"\x0a\x02\x02")
 
 
 @pytest.mark.parametrize(("version", "size"), [("1.1", 2), ("1.5", 3)])

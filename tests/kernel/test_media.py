@@ -18,7 +18,7 @@ from struct import unpack
 
 import pytest
 
-from tests.devices.video_host import BARS, bars_in, luma_of, number_in
+from tests.devices.video_host import BARS, bars_in, number_in
 from tests.kernel import quick_speaker, slow_headset
 from tests.kernel.guest import Guest
 from tests.kernel.media import (
@@ -37,6 +37,8 @@ from tests.kernel.media import (
 from tests.kernel.steps import HOST, importing, once_it_says, unexpected
 from usbferry.devices.sound.pcm import Format
 from usbferry.devices.sound.wav import WavFile
+from usbferry.devices.video.lens import Lens
+from usbferry.devices.video.looks import Looks
 from usbferry.devices.video.test_card import card as test_card
 from usbferry.devices.video.uvc import Coding
 
@@ -241,19 +243,40 @@ def test_each_picture_is_captured_once_and_in_order(guest, serve, options, code,
         capture(guest, video, code, size, PICTURES)
         capture(guest, video, code, other, 4, rate=15)
         assert f"{CODINGS[code].value} {other[0]}x{other[1]}, 15 per second" in server.log()
-        becomes_dark(guest, video, code, size)
+        heeds_its_controls(guest, video, code, size)
     assert unexpected(guest, *NOISE, STOPPED) == []
 
 
-def becomes_dark(guest: Guest, video: str, code: str, size: tuple[int, int]) -> None:
+# What there is and what is set: least, most, usual and new value, as V4L2 has them; its exposure modes are a menu.
+LOOKS = {
+    "brightness": [-100, 100, 0, -20],
+    "contrast": [0, 200, 100, 120],
+    "saturation": [0, 200, 100, 50],
+    "hue": [-180, 180, 0, 90],
+}
+LENS = {
+    "exposure_mode": [0, 3, 3, 1],
+    "exposure": [1, 10000, 333, 250],
+    "focus_auto": [0, 1, 1, 0],
+    "focus": [100, 10000, 1000, 2000],
+    "zoom": [100, 400, 100, 200],
+    "pan": [-36000, 36000, 0, 3600],
+    "tilt": [-36000, 36000, 0, -7200],
+}
+
+
+def heeds_its_controls(guest: Guest, video: str, code: str, size: tuple[int, int]) -> None:
     """The kernel knows the controls, and what they do is seen."""
-    there = {"brightness": [-100, 100, 0, 0], "contrast": [0, 200, 100, 100], "saturation": [0, 200, 100, 100]}
-    assert json.loads(guest.run(f"{V4L2} {video} controls").ok()) == there | {"hue": [-180, 180, 0, 0]}
-    now = json.loads(guest.run(f"{V4L2} {video} controls brightness -100").ok())
-    assert now["brightness"] == [-100, 100, 0, -100]
-    guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 1 0 $SHARED/dark").ok()
-    luma = luma_of((guest.shared / "dark").read_bytes(), size, CODINGS[code])
-    assert max(luma(x, y) for x in range(0, size[0], 8) for y in range(0, size[1], 8)) < 4
+    there = LOOKS | LENS
+    told = json.loads(guest.run(f"{V4L2} {video} controls").ok())
+    assert told == {name: [least, most, usual, usual] for name, (least, most, usual, _) in there.items()}
+    words = " ".join(f"{name} {new}" for name, (*_, new) in there.items())
+    assert json.loads(guest.run(f"{V4L2} {video} controls {words}").ok()) == there
+    guest.run(f"{V4L2} {video} {code} {size[0]} {size[1]} 30 1 0 $SHARED/heeding").ok()
+    looks, lens = Looks(), Lens()
+    looks.values.update({name: new for name, (*_, new) in LOOKS.items()})
+    lens.values.update({name: new for name, (*_, new) in LENS.items()})
+    assert (guest.shared / "heeding").read_bytes() == test_card(0, *size, CODINGS[code], looks, lens)
 
 
 def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: int, rate: int = 30) -> None:

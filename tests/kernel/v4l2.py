@@ -1,7 +1,7 @@
 """Pictures from a video device by mmap, as programs take them. In the guest, with the system's Python alone:
 
     v4l2.py DEVICE list                                   formats, sizes and rates
-    v4l2.py DEVICE controls [NAME VALUE]                  what there is of these, once NAME is set
+    v4l2.py DEVICE controls [NAME VALUE ...]              what there is of these, once each NAME is set
     v4l2.py DEVICE CODE WIDTH HEIGHT RATE COUNT KEEP FILE COUNT pictures, of each the first KEEP bytes in FILE (0: all)
 
 Prints a line of JSON: what there is; or for each picture its bytes, sequence number, flags and time of arrival.
@@ -22,7 +22,19 @@ REQBUFS, QUERYBUF, QBUF, DQBUF = 0xC0145608, 0xC0585609, 0xC058560F, 0xC0585611
 STREAMON, STREAMOFF = 0x40045612, 0x40045613
 ENUM_SIZES, ENUM_INTERVALS = 0xC02C564A, 0xC034564B
 QUERYCTRL, G_CTRL, S_CTRL = 0xC0445624, 0xC008561B, 0xC008561C
-CONTROLS = {"brightness": 0x980900, "contrast": 0x980901, "saturation": 0x980902, "hue": 0x980903}
+CONTROLS = {  # include/uapi/linux/v4l2-controls.h
+    "brightness": 0x980900,
+    "contrast": 0x980901,
+    "saturation": 0x980902,
+    "hue": 0x980903,
+    "exposure_mode": 0x9A0901,
+    "exposure": 0x9A0902,
+    "pan": 0x9A0908,
+    "tilt": 0x9A0909,
+    "focus": 0x9A090A,
+    "focus_auto": 0x9A090C,
+    "zoom": 0x9A090D,
+}
 CAPTURE, MMAP = 1, 1
 BUFFER = struct.Struct("<IIIII4x16s16sIIQIII4x")  # index, type, used, flags, field, time, code, sequence, memory, ...
 BUFFERS = 32  # the most there can be: a program in an emulated machine may be late
@@ -112,8 +124,8 @@ def main() -> None:
     if what == "list":
         said = json.dumps(listed(fd))
     elif what == "controls":
-        if rest:
-            ask(fd, S_CTRL, 8, "<Ii", CONTROLS[rest[0]], int(rest[1]))
+        for name, value in zip(rest[::2], rest[1::2], strict=True):
+            ask(fd, S_CTRL, 8, "<Ii", CONTROLS[name], int(value))
         said = json.dumps(controls(fd))
     else:
         *numbers, file = rest

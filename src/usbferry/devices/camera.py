@@ -4,8 +4,9 @@ camera = Camera(source="card")
 camera.mode                  # what a host has chosen, or None: format, size, pictures per second
 camera.payloads.sent         # pictures of this stream so far
 camera.looks.values          # brightness and the like, as the host has set them
+camera.lens.values           # exposure, focus, zoom, pan and tilt
 
-interface 0    control: a lens, a test card's brightness and the like, and a way out
+interface 0    control: a lens, what makes pictures brighter and the like, and a way out; a test card heeds both
 interface 1    pictures: isochronous (alternate settings 1 and up, by bandwidth), or with `bulk` in setting 0
 """
 
@@ -22,11 +23,13 @@ from ..usb.tree import Association, Companion, Configuration, DeviceDescriptor, 
 from ..usb.types import Speed, Status
 from .chapter9 import Stall
 from .clock import Clock, Timer
-from .video import looks, pictures, uvc
+from .video import pictures, uvc
+from .video.lens import Lens
 from .video.looks import Looks
 from .video.payloads import Payloads
 from .video.pictures import Pictures, Size
 from .video.probe import Mode, Negotiation, seconds
+from .video.units import Refused, Unit
 from .video.uvc import HEADER_BYTES, Coding, Error, Format, Frame, Request
 from .virtual import VirtualDevice, endpoint, request
 
@@ -35,7 +38,6 @@ log: Final = logging.getLogger(__name__)
 IN: Final = 0x81
 _CONTROL_INTERFACE: Final = 0
 _STREAMING_INTERFACE: Final = 1
-_PROCESSING: Final = uvc.PROCESSING_UNIT << 8 | _CONTROL_INTERFACE  # wIndex of requests to it
 _SIZES: Final = ((640, 480), (320, 240), (160, 120), (1280, 720))
 _ASYNCHRONOUS: Final = 0x04
 
@@ -89,7 +91,8 @@ class Camera(VirtualDevice):
         self.serial = serial
         self.pictures: Pictures = pictures.make(source)
         self.pictures.arrived = lambda: self.kick(IN)
-        self.looks = self.pictures.looks = Looks(self._looks_set)
+        self.lens = self.pictures.lens = Lens(self._number_set)
+        self.looks = self.pictures.looks = Looks(self._number_set)
         self.changed: Callable[[], None] | None = None
         self.mode: Chosen | None = None
         self._bulk, self._version = bulk, version
@@ -143,7 +146,8 @@ class Camera(VirtualDevice):
 
     def interfaces(self) -> tuple[Interface, ...]:
         protocol = uvc.PROTOCOLS[self._version]
-        units = uvc.control(self._version, _STREAMING_INTERFACE, looks.BITS if self.pictures.has_looks else 0)
+        bits = (Lens.bits, Looks.bits) if self.pictures.heeds else (0, 0)
+        units = uvc.control(self._version, _STREAMING_INTERFACE, *bits)
         control = Interface(_CONTROL_INTERFACE, 0, uvc.VIDEO, uvc.CONTROL, protocol, extra=units)
         idle = Interface(
             _STREAMING_INTERFACE,
@@ -227,8 +231,8 @@ class Camera(VirtualDevice):
     @request(0x21, Request.SET_CUR)
     def _set(self, setup: Setup, data: bytes) -> None:
         try:
-            if setup.index == _PROCESSING:
-                self.looks.set(self._look(setup), data)
+            if (unit := self._unit_of(setup)) is not None:
+                unit.set(setup.value >> 8, data)
             elif self._streaming_control(setup) == uvc.PROBE:
                 self._negotiation.probe(data)
             else:
@@ -236,7 +240,7 @@ class Camera(VirtualDevice):
                 self._committed()
         except ValueError as error:
             log.info("%s: %s", self.product, error)
-            raise self._refused(Error.OUT_OF_RANGE) from None
+            raise self._refused(error.error if isinstance(error, Refused) else Error.OUT_OF_RANGE) from None
 
     def _committed(self) -> None:
         if self._bulk:
@@ -253,8 +257,11 @@ class Camera(VirtualDevice):
     def _get(self, setup: Setup, data: bytes) -> bytes:
         if setup.index == _CONTROL_INTERFACE:
             return self._last_error(setup)
-        if setup.index == _PROCESSING:
-            return self.looks.get(setup.request, self._look(setup))
+        if (unit := self._unit_of(setup)) is not None:
+            try:
+                return unit.get(setup.request, setup.value >> 8)
+            except Refused as error:
+                raise self._refused(error.error) from None
         selector = self._streaming_control(setup)
         if setup.request == Request.GET_RES:
             raise self._refused(Error.INVALID_REQUEST)  # numbers of a mode have no steps
@@ -282,15 +289,19 @@ class Camera(VirtualDevice):
         self._error = Error.NONE
         return selector
 
-    def _look(self, setup: Setup) -> int:
-        """The selector of a control of the processing unit that there is."""
-        selector = setup.value >> 8
-        if not self.pictures.has_looks or not self.looks.has(selector) or setup.value & 0xFF:
+    def _unit_of(self, setup: Setup) -> Unit | None:
+        """The unit that a request is for, which has the control that it names; None for an interface's own."""
+        entity, number = setup.index >> 8, setup.index & 0xFF
+        if not entity or number != _CONTROL_INTERFACE:
+            return None
+        units: dict[int, Unit] = {uvc.CAMERA_UNIT: self.lens, uvc.PROCESSING_UNIT: self.looks}
+        unit = units.get(entity) if self.pictures.heeds else None
+        if unit is None or not unit.has(setup.value >> 8) or setup.value & 0xFF:
             raise self._refused(Error.INVALID_CONTROL)
         self._error = Error.NONE
-        return selector
+        return unit
 
-    def _looks_set(self, name: str, value: int) -> None:
+    def _number_set(self, name: str, value: int) -> None:
         log.info("%s: %s %d", self.product, name, value)
         self._say_changed()
 
@@ -331,6 +342,7 @@ class Camera(VirtualDevice):
     def was_reset(self) -> None:
         self._stop()
         self._negotiation.restart()
+        self.lens.restore()
         self.looks.restore()
         self._error = Error.NONE
 

@@ -6,84 +6,31 @@ Units are those that people know: per cent, and degrees on the wheel of colours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple
+from struct import Struct
+from typing import Final
 
 from .jpeg import Colour, Row
-from .uvc import Request
+from .units import Control, Number, Unit
 
-
-class Kind(NamedTuple):
-    """One control: its selector (UVC §A.9.5), its bit in bmControls (§3.7.2.5), and the values it takes."""
-
-    name: str
-    selector: int
-    bit: int
-    least: int
-    most: int
-    neutral: int
-
-
-KINDS: Final = (
-    Kind("brightness", 0x02, 0, -100, 100, 0),
-    Kind("contrast", 0x03, 1, 0, 200, 100),
-    Kind("hue", 0x06, 2, -180, 180, 0),
-    Kind("saturation", 0x07, 3, 0, 200, 100),
-)
-BITS: Final = sum(1 << kind.bit for kind in KINDS)
-_SIZE: Final = 2  # bytes of each value
+_SIGNED: Final = Struct("<h")
 _MIDDLE: Final = 128  # grey, and no colour
-_GET_AND_SET: Final = b"\x03"
 
 
-class Looks:
-    """What a host has set. `changed` hears the name and the new value."""
+class Looks(Unit):
+    """Selectors: UVC §A.9.5; bits: §3.7.2.5."""
 
-    def __init__(self, changed: Callable[[str, int], None] = lambda name, value: None) -> None:
-        self._kinds = {kind.selector: kind for kind in KINDS}
-        self._changed = changed
-        self.restore()
-
-    def restore(self) -> None:
-        """What it was before there was a host."""
-        self.values = {kind.name: kind.neutral for kind in KINDS}
-
-    @property
-    def is_neutral(self) -> bool:
-        return all(self.values[kind.name] == kind.neutral for kind in KINDS)
-
-    def has(self, selector: int) -> bool:
-        return selector in self._kinds
-
-    def get(self, request: int, selector: int) -> bytes:
-        """The data stage of a request that reads one of them."""
-        kind = self._kinds[selector]
-        if request == Request.GET_INFO:
-            return _GET_AND_SET
-        numbers = {
-            Request.GET_CUR: self.values[kind.name],
-            Request.GET_MIN: kind.least,
-            Request.GET_MAX: kind.most,
-            Request.GET_RES: 1,
-            Request.GET_DEF: kind.neutral,
-            Request.GET_LEN: _SIZE,
-        }
-        return numbers[Request(request)].to_bytes(_SIZE, "little", signed=True)
-
-    def set(self, selector: int, data: bytes) -> None:
-        """The host sets one. Raises ValueError for what it cannot be."""
-        kind = self._kinds[selector]
-        value = int.from_bytes(data, "little", signed=True)
-        if len(data) != _SIZE or not kind.least <= value <= kind.most:
-            raise ValueError(f"{kind.name} is {kind.least} to {kind.most}, not {value}")
-        if value != self.values[kind.name]:
-            self.values[kind.name] = value
-            self._changed(kind.name, value)
+    controls = (
+        Control(0x02, 0, _SIGNED, (Number("brightness", -100, 100, 0),)),
+        Control(0x03, 1, _SIGNED, (Number("contrast", 0, 200, 100),)),
+        Control(0x06, 2, _SIGNED, (Number("hue", -180, 180, 0),)),
+        Control(0x07, 3, _SIGNED, (Number("saturation", 0, 200, 100),)),
+    )
 
     def row(self, row: Row) -> Row:
         """The same colours, as they look now."""
-        return _row(row, *self.values.values())
+        now = self.values
+        return _row(row, now["brightness"], now["contrast"], now["hue"], now["saturation"])
 
 
 @lru_cache(maxsize=1024)

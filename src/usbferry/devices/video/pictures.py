@@ -27,6 +27,7 @@ from ..bridges.bridge import make as make_bridge
 from ..bridges.fifo import FifoReader
 from ..bridges.stream import ByteQueue
 from . import converting, jpeg, test_card
+from .lens import Lens
 from .looks import Looks
 from .uvc import Coding, most_bytes
 
@@ -47,8 +48,9 @@ class Pictures:
     sizes: tuple[Size, ...] | None = None
     own_size: Size | None = None  # what is shown when nobody asks for another
     arrived: Callable[[], None] = staticmethod(lambda: None)  # the camera's: there is a first picture
-    has_looks: bool = False  # whether it heeds `looks`
-    looks: Looks | None = None  # the camera's: how pictures are to look
+    heeds: bool = False  # whether it heeds `lens` and `looks`
+    lens: Lens | None = None  # the camera's: how pictures are to be taken
+    looks: Looks | None = None  # and how they are to look
 
     def check(self, size: Size) -> None:
         """Raises ValueError for a size that it cannot have."""
@@ -70,7 +72,7 @@ class Pictures:
 class Card(Pictures):
     """Counts from 0 for each host that begins."""
 
-    has_looks = True
+    heeds = True
 
     def check(self, size: Size) -> None:
         test_card.check(*size)
@@ -81,8 +83,9 @@ class Card(Pictures):
 
     def next(self) -> bytes:
         number, self._number = self._number, self._number + 1
+        lens = self.lens if self.lens is not None and not self.lens.is_neutral else None
         looks = self.looks if self.looks is not None and not self.looks.is_neutral else None
-        return test_card.card(number, *self._size, self._coding, looks)
+        return test_card.card(number, *self._size, self._coding, looks, lens)
 
 
 class Files(Pictures):

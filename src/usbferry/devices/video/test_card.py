@@ -14,6 +14,7 @@ from typing import Final
 
 from . import jpeg
 from .jpeg import SQUARE, Colour, Row
+from .lens import Lens
 from .looks import Looks
 from .uvc import Coding
 
@@ -55,9 +56,13 @@ def check(width: int, height: int) -> None:
         raise ValueError(f"a test card is at least {_SMALLEST}x{(_BIT_ROWS + 2) * SQUARE}, not {width}x{height}")
 
 
-def card(number: int, width: int, height: int, coding: Coding, looks: Looks | None = None) -> bytes:
-    """Picture `number`, encoded, as it looks to who has controls for that."""
+def card(
+    number: int, width: int, height: int, coding: Coding, looks: Looks | None = None, lens: Lens | None = None
+) -> bytes:
+    """Picture `number`, encoded, as it looks to who has controls for that, through a lens."""
     rows = _mosaic(number, -(-width // SQUARE), -(-height // SQUARE))
+    if lens is not None:
+        rows = lens.seen(rows)
     if looks is not None:
         rows = [looks.row(row) for row in rows]
     if coding is Coding.MJPEG:

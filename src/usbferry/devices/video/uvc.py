@@ -51,6 +51,7 @@ class Error(IntEnum):
     """Why the last request was refused, UVC §4.2.1.2."""
 
     NONE = 0x00
+    WRONG_STATE = 0x02
     OUT_OF_RANGE = 0x04
     INVALID_CONTROL = 0x06
     INVALID_REQUEST = 0x07
@@ -113,22 +114,23 @@ BUS_UNIT: Final = 2
 PROCESSING_UNIT: Final = 3
 
 
-def control(version: str, streaming: int, controls: int) -> tuple[bytes, ...]:
+def control(version: str, streaming: int, lens: int, looks: int) -> tuple[bytes, ...]:
     """What the control interface has: its header, UVC §3.7.2, and the units that pictures go through.
 
-    `controls` are the bits of the processing unit; without any there is none.
+    `lens` and `looks` are bits of the camera terminal and of the processing unit, which is there if it has any.
     """
-    units = [camera()]
-    if controls:
-        units.append(processing(version, controls))
-    units.append(bus(PROCESSING_UNIT if controls else CAMERA_UNIT))
+    units = [camera(lens)]
+    if looks:
+        units.append(processing(version, looks))
+    units.append(bus(PROCESSING_UNIT if looks else CAMERA_UNIT))
     total = 13 + sum(map(len, units))
     return _interface(0x01, pack("<HHIBB", _RELEASES[version], total, CLOCK_HZ, 1, streaming)), *units
 
 
-def camera() -> bytes:
-    """A lens without controls, UVC §3.7.2.3."""
-    return _interface(0x02, pack("<BHBBHHHB3s", CAMERA_UNIT, _CAMERA, 0, 0, 0, 0, 0, 3, bytes(3)))
+def camera(controls: int) -> bytes:
+    """A lens, which does not say how its zoom is made, UVC §3.7.2.3."""
+    fields = (CAMERA_UNIT, _CAMERA, 0, 0, 0, 0, 0, 3)
+    return _interface(0x02, pack("<BHBBHHHB", *fields) + controls.to_bytes(3, "little"))
 
 
 def processing(version: str, controls: int) -> bytes:
