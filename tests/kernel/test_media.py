@@ -30,6 +30,7 @@ from tests.kernel.media import (
     cut,
     exchange,
     exchange_in_turn,
+    frames_of,
     play_command,
     record_command,
     video_of,
@@ -178,6 +179,40 @@ def test_sound_comes_whole_through_delays(guest, serve, tmp_path):
     with delays(guest), attached_by_us(guest, words) as name:
         exchange_in_turn(guest, card_of(guest, name), to, 48000, 10 if SOAK else 1)
     assert unexpected(guest, *NOISE) == []
+
+
+if SOAK:
+
+    def test_a_file_is_recorded_as_it_is(guest, serve, tmp_path):
+        """Its samples, from its start, again and again: a second of it in two seconds."""
+        path = tmp_path / "source.wav"
+        count = counter_file(path, 32000, 1)
+        server = serve(f"virtual:microphone?source=wav:{path}")
+        guest.mark()
+        with carded(guest, server.port, "1-1") as card:
+            guest.run(record_command(card, "recorded.wav", 32000, 2), 60).ok()
+        file, recorded = frames_of(path), frames_of(guest.shared / "recorded.wav")
+        assert len(file) == count + 8000
+        assert recorded == (file + file)[:64000]
+        assert unexpected(guest, *NOISE) == []
+
+    @pytest.mark.parametrize("kind", ["file", "directory", "mjpeg"])
+    def test_pictures_of_files_are_captured_as_they_are(guest, serve, tmp_path, kind):
+        """One again and again, those of a folder by name, and those of a film, to the last byte."""
+        size, count = (320, 240), 1 if kind == "file" else 7
+        there = [test_card(100 + number, *size, Coding.MJPEG) for number in range(count)]
+        for number, picture in enumerate(there):
+            (tmp_path / f"{number}.jpg").write_bytes(picture)
+        (tmp_path / "film").write_bytes(b"".join(there))
+        where = {"file": tmp_path / "0.jpg", "directory": tmp_path, "mjpeg": tmp_path / "film"}[kind]
+        server = serve(f"virtual:camera?source={kind}:{where}")
+        guest.mark()
+        with importing(guest, server.port, "1-1") as attached:
+            video = video_of(guest, attached.device)
+            guest.run(f"{V4L2} {video} MJPG {size[0]} {size[1]} 30 30 0 $SHARED/pictures", 120).ok()
+        captured = cut((guest.shared / "pictures").read_bytes(), "MJPG", size)
+        assert captured == [there[number % count] for number in range(30)]
+        assert unexpected(guest, *NOISE, STOPPED) == []
 
 
 # -- its controls -----------------------------------------------------------------------------------------------------
