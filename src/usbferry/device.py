@@ -63,20 +63,33 @@ class Claimant:
 class Promise(asyncio.Future[Completion]):
     """A device's answer to come, whose `listener` hears of it before `fulfil` returns, not a turn of the loop later.
 
-    That saves each transfer of a gateway most of what a future costs. Everybody else waits as for any future.
+    That saves each transfer of a gateway most of what a future costs. Everybody else waits as for any future. Slots
+    without a default, for no more is done at its making than for any future.
     """
 
-    listener: Callable[[Completion], object] | None = None  # set at once by who got it from `submit`, or never
+    __slots__ = ("listener", "tag", "transfer")
+
+    listener: Callable[[int, Completion], object]  # set by `hear`, or never
+    tag: int  # the listener's name for it
+    transfer: Transfer  # what it answers, where its device notes that
+
+    def hear(self, listener: Callable[[int, Completion], object], tag: int = 0) -> None:
+        """Have `listener(tag, completion)` called by `fulfil`. For who got it from `submit`, at once or never."""
+        self.listener = listener
+        self.tag = tag
 
     def fulfil(self, completion: Completion) -> None:
         """End it."""
         if not self.done():
             self.set_result(completion)
-            if self.listener is not None:
-                try:
-                    self.listener(completion)
-                except Exception:  # the listener's affair: who fulfils has others to tell
-                    log.exception("a completion was not taken: %s", completion)
+            try:
+                listener = self.listener
+            except AttributeError:  # nobody
+                return
+            try:
+                listener(self.tag, completion)
+            except Exception:  # the listener's affair: who fulfils has others to tell
+                log.exception("a completion was not taken: %s", completion)
 
 
 class Device(ABC):

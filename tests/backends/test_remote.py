@@ -1163,7 +1163,7 @@ async def test_many_cancelled_at_once() -> None:
         for transfer in reversed(transfers):
             device.cancel(transfer)
         assert {(await answer).status for answer in answers} == {Status.CANCELLED}
-        assert device._connection._tags == {}
+        assert device._connection._flying == {}
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -1597,7 +1597,7 @@ async def test_who_fails_over_a_completion_fails_alone(ends: str, caplog: pytest
     async with hand_server() as owner, in_hand(owner) as (device, hand):
         first, second = (pending(device.submit(Transfer(0x81, 8))) for _ in range(2))
         assert isinstance(first, Promise)
-        first.listener = fail
+        first.hear(lambda _, completion: fail(completion))
         tags = [(await hand.submit()).tag for _ in range(2)]
         if ends == "answers":
             for tag in tags:

@@ -84,8 +84,7 @@ class Connection:
         self._error: ProtocolError | None = None
         self._answer: asyncio.Future[Listed | Claimed] | None = None
         self._about = server  # what was asked for, for messages
-        self._flying: dict[int, tuple[Transfer, Promise]] = {}
-        self._tags: dict[Transfer, int] = {}
+        self._flying: dict[int, Promise] = {}  # by the importer's tags
         self._behind: dict[int, list[tuple[Promise, Completion]]] = {}  # what was refused, by the tag
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None  # the importer's
@@ -144,8 +143,9 @@ class Connection:
             transfer.data = bytes(transfer.data)  # it was lent, and is sent at the end of this turn
         tag = self.importer.submit(transfer)
         future = answer if answer is not None else Promise(loop=self._loop)
-        self._flying[tag] = (transfer, future)
-        self._tags[transfer] = tag
+        self._flying[tag] = future
+        future.transfer = transfer
+        transfer.number = tag
         if not self._flush_due:
             self._flush_due = True
             turn.defer(self._flush)
@@ -157,7 +157,7 @@ class Connection:
         """End a transfer that is not sent with `status`, behind those that were sent to its endpoint before."""
         completion = Completion(status if self.over is None else self.over)
         queue = _queue(transfer)
-        before = [tag for tag, (other, _) in self._flying.items() if _queue(other) == queue]
+        before = [tag for tag, other in self._flying.items() if _queue(other.transfer) == queue]
         if not before:
             return completion
         future = answer if answer is not None else Promise(loop=self._loop)
@@ -165,8 +165,9 @@ class Connection:
         return future
 
     def cancel(self, transfer: Transfer) -> None:
-        tag = self._tags.get(transfer)
-        if tag is not None:
+        tag = getattr(transfer, "number", 0)
+        flying = self._flying.get(tag)
+        if flying is not None and flying.transfer is transfer:
             completion = self.importer.cancel(tag)
             if completion is not None:  # it never left
                 self._completed(tag, completion)
@@ -181,7 +182,8 @@ class Connection:
             return Completion(Status.INVALID)
         tag = importer.alloc_streams(endpoints, count) if count else importer.free_streams(endpoints)
         future = Promise(loop=self._loop)
-        self._flying[tag] = (Transfer(0, 0), future)
+        self._flying[tag] = future
+        future.transfer = Transfer(0, 0)
         self._flush_soon()
         return future
 
@@ -221,7 +223,7 @@ class Connection:
         link.reads_while_blocked = True
 
     def received(self, view: memoryview) -> int:
-        importer = self.importer
+        importer, flying = self.importer, self._flying
         importer.receive(view, self._loop.time())
         try:
             if not self._is_known:
@@ -230,7 +232,10 @@ class Connection:
                 self._is_known = len(view) >= len(importer.opening)
             for event in importer.events():
                 if event.__class__ is Completed:
-                    self._completed(event.tag, event.completion)
+                    if event.tag in flying:
+                        flying.pop(event.tag).fulfil(event.completion)
+                        if self._behind and event.tag in self._behind:
+                            self._end_behind(event.tag)
                 elif isinstance(event, Left):
                     self._leave("the device was unplugged")
                 else:
@@ -271,10 +276,8 @@ class Connection:
         return text or "the connection was closed"
 
     def _completed(self, tag: int, completion: Completion) -> None:
-        found = self._flying.pop(tag, None)
-        if found is not None:
-            transfer, future = found
-            self._tags.pop(transfer, None)
+        future = self._flying.pop(tag, None)
+        if future is not None:
             future.fulfil(completion)
             if self._behind and tag in self._behind:
                 self._end_behind(tag)

@@ -13,7 +13,7 @@ The rules, the same for every protocol:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -25,13 +25,15 @@ class Entry:
 
     __slots__ = ("asked", "cancels", "completion", "queue", "tag", "transfer")
 
+    cancels: Sequence[int]
+
     def __init__(self, tag: int, transfer: Transfer, queue: deque[Entry], asked: Any) -> None:
         self.tag = tag
         self.transfer = transfer
         self.queue = queue  # of its endpoint and stream
         self.asked = asked  # what the protocol needs for the answer
         self.completion: Completion | None = None
-        self.cancels: list[int] = []
+        self.cancels = ()
 
 
 class Pending:
@@ -77,7 +79,7 @@ class Pending:
         """
         entry = self.entries.get(tag)
         if entry is not None:
-            entry.cancels.append(cancel_tag)
+            entry.cancels = (*entry.cancels, cancel_tag)
         return entry
 
     def finish(self, tag: int, completion: Completion) -> list[Entry]:

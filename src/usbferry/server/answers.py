@@ -72,6 +72,7 @@ class Answers:
         self.closing = False  # what comes is not looked at any more: the connection is being closed
         self.trace = False  # whether answers are logged: asking the logger each time would cost as much as an answer
         self._exporter = exporter
+        self._listener = self._kept  # of promises: bound once
         self._end = end  # the pump's: nothing more comes for it
         self._loop = asyncio.get_running_loop()
         self._flush_due = self._turn_due = False
@@ -88,7 +89,7 @@ class Answers:
             if answer.done():  # it tells no listener any more, and what came before it has been said
                 self._later(tag, answer)
                 return
-            answer.listener = partial(self._kept, tag)
+            answer.listener, answer.tag = self._listener, tag
         elif isinstance(answer, Completion):
             self._say(tag, answer)
         else:

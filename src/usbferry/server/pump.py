@@ -143,7 +143,7 @@ class Pump:
         submit = device.submit if device is not None else _absent
         trace = out.trace = log.isEnabledFor(logging.DEBUG)
         for event in exporter.events():
-            if isinstance(event, Submit):
+            if event.__class__ is Submit:
                 if trace:
                     log.debug("> %s #%d %s", out.name, event.tag, event.transfer)
                 try:
@@ -151,7 +151,7 @@ class Pump:
                 except Exception:
                     out.fail_transfer(event.tag)
                     continue
-                if isinstance(answer, Completion) and not trace:
+                if answer.__class__ is Completion and not trace:
                     exporter.complete(event.tag, answer)
                 else:
                     out.give(event.tag, answer)

@@ -61,7 +61,11 @@ class Transfer:
     packets, their offsets relative to `data` or to the answer's full-length buffer.
     """
 
-    __slots__ = ("data", "endpoint", "flags", "interval", "length", "packets", "setup", "start_frame", "stream_id")
+    __slots__ = (
+        *("data", "endpoint", "flags", "interval", "length", "packets", "setup", "start_frame", "stream_id"),
+        "number",  # unset, until who carries it out notes its own name for it here, as in Linux's urb->hcpriv
+    )
+    number: int
 
     def __init__(
         self,

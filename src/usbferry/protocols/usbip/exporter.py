@@ -17,7 +17,7 @@ UNLINK strategy. Exactly one terminal answer per seqnum, decided in one place (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from typing import Final
 
@@ -376,7 +376,7 @@ class Exporter:
             self._say_unlinked(seqnum, 0)
         return None
 
-    def _bound(self, target: int, cancels: list[int]) -> None:
+    def _bound(self, target: int, cancels: Sequence[int]) -> None:
         if len(cancels) > self._limits.cancels:
             raise ProtocolError(f"{len(cancels)} unlinks of #{target}, the limit is {self._limits.cancels}")
 
@@ -404,7 +404,8 @@ class Exporter:
         assert completion is not None
         _, start_frame, packets, _ = entry.asked
         if cancels and completion.status == Status.CANCELLED and not completion.actual:
-            self._say_unlinked(cancels.pop(0), ECONNRESET)
+            self._say_unlinked(cancels[0], ECONNRESET)
+            cancels = cancels[1:]
         else:
             self._reply(entry.tag, start_frame, packets, entry.transfer, completion)
         for seqnum in cancels:

@@ -45,6 +45,7 @@ _LONGEST: Final = 0x7FFFFFFF  # bytes of a transfer: the field has a sign
 _COUNT: Final = 4  # bytes of the number of devices in OP_REP_DEVLIST
 _UNANSWERED: Final = 65536  # unlinks kept for a server that may yet answer them
 _LATE: Final = 1024  # transfers kept that ended with their unlink, and that an old server answers once more
+_HEADER: Final = CmdSubmit.SIZE
 _CMD_SUBMIT: Final = int(Command.CMD_SUBMIT)
 _RET_SUBMIT: Final = int(Command.RET_SUBMIT)
 _RET_UNLINK: Final = int(Command.RET_UNLINK)
@@ -87,6 +88,7 @@ class Importer:
         self._busid = b""
         self._devid = 0
         self._seqnum = 0
+        self._unused = MAX_SEQNUM  # up to here no number was ever given
         self._flying: dict[int, Transfer] = {}
         self._unlinks: dict[int, int] = {}  # seqnum of a CMD_UNLINK without answer -> its target
         self._unlinking: set[int] = set()  # those targets
@@ -132,7 +134,11 @@ class Importer:
             direction = 0  # whatever bmRequestType says: a control transfer without data is OUT to Linux
         if packets:
             transfer = without_gaps(transfer, packets)
-        tag = self._next()
+        tag = self._seqnum + 1
+        if tag <= self._unused:
+            self._seqnum = tag
+        else:
+            tag = self._next()
         header = _pack_submit(
             _CMD_SUBMIT,
             tag,
@@ -148,9 +154,11 @@ class Importer:
         )
         self._flying[tag] = transfer
         self.outgoing.append(header)
-        self.outgoing_bytes += CmdSubmit.SIZE
-        if not direction and transfer.length:
-            self._say(transfer.data)
+        if direction or not transfer.length:
+            self.outgoing_bytes += _HEADER
+        else:
+            self.outgoing.append(transfer.data)
+            self.outgoing_bytes += _HEADER + transfer.length
         if packets:
             self._say(descriptors(packets))
         return tag
@@ -277,21 +285,22 @@ class Importer:
                 transfer = flying.get(seqnum) or self._late.get(seqnum)
                 if transfer is None:
                     raise ProtocolError(f"a reply to #{seqnum}, which is not in flight")
-                size = _payload(transfer, actual, packets)
-                if end - at < head + size:
+                is_plain = 0 <= actual <= transfer.length and not transfer.packets
+                size = (actual if transfer.endpoint >= 0x80 else 0) if is_plain else _payload(transfer, actual, packets)
+                body = at + head
+                after = body + size
+                if after > end:
                     self.needed = head + size
                     return
-                at += head
+                at = self.consumed = after
                 if flying.pop(seqnum, None) is None:
                     del self._late[seqnum]  # usbipd-win before 3.2, see `_unlinked`
-                    at = self.consumed = at + size
-                    continue
-                if transfer.packets:
-                    completion = completion_of(transfer, status, actual, start_frame, view[at : at + size])
+                elif is_plain:
+                    data = bytes(view[body:after]) if size else b""
+                    yield Completed(seqnum, Completion(status_of(status) if status else _OK, data, actual))
                 else:
-                    completion = Completion(status_of(status) if status else _OK, bytes(view[at : at + size]), actual)
-                at = self.consumed = at + size
-                yield Completed(seqnum, completion)
+                    given = view[body:after]
+                    yield Completed(seqnum, completion_of(transfer, status, actual, start_frame, given))
             elif command == _RET_UNLINK:
                 at = self.consumed = at + head
                 event = self._unlinked(seqnum, status)
@@ -332,6 +341,8 @@ class Importer:
 
     def _next(self) -> int:
         """The next number that is free: a parked read may be older than the last turn of the counter."""
+        if self._seqnum == MAX_SEQNUM:
+            self._unused = 0
         seqnum = self._seqnum % MAX_SEQNUM + 1
         while seqnum in self._flying or seqnum in self._unlinks or seqnum in self._late:
             seqnum = seqnum % MAX_SEQNUM + 1

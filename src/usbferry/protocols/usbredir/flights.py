@@ -68,11 +68,17 @@ class Flights:
         self._own = own
         self._others = others  # tags that are taken, of transfers that are none of these
         self._tag = 0
-        self._flying: dict[int, Flight] = {}  # by id
+        self._unused = MAX_ID  # up to here no number was ever given
+        self._flying: dict[int, Flight | Transfer] = {}  # by id; a bulk packet that is all of a transfer stands bare
         self._split: dict[int, tuple[Flight, list[int]]] = {}  # by tag: those of several packets, and their ids
 
     def next(self) -> int:
         """The next number that is free: a parked read may be older than the last turn of the counter."""
+        tag = self._tag + 1
+        if tag <= self._unused:
+            self._tag = tag
+            return tag
+        self._unused = 0
         tag = self._tag % MAX_ID + 1
         while tag in self._flying or tag in self._split or tag in self._others:
             tag = tag % MAX_ID + 1
@@ -84,6 +90,15 @@ class Flights:
         flight = self._flying[tag] = Flight(tag, kind, transfer)
         return flight
 
+    def fly_bulk(self, tag: int, transfer: Transfer) -> None:
+        """A bulk packet was sent, with its tag for an id."""
+        self._flying[tag] = transfer
+
+    def _of(self, id: int) -> Flight | None:
+        """What is in flight there."""
+        flight = self._flying.get(id)
+        return self.fly(id, _BULK, flight) if isinstance(flight, Transfer) else flight
+
     def another(self, flight: Flight) -> int:
         """One more packet for the same transfer; its id."""
         id = self.next()
@@ -94,7 +109,7 @@ class Flights:
 
     def cancel(self, tag: int) -> list[int]:
         """Note that a transfer is to end; the ids of its packets that are to be cancelled, none for a second time."""
-        flight, ids = self._split.get(tag) or (self._flying.get(tag), [tag])
+        flight, ids = self._split.get(tag) or (self._of(tag), [tag])
         if flight is None or flight.tag != tag or flight.is_cancelled or flight.kind < Type.CONTROL_PACKET:
             return []
         flight.is_cancelled = True
@@ -102,7 +117,7 @@ class Flights:
 
     def clear(self, status: Status) -> None:
         """The device is gone, and everything ends."""
-        ended = {flight.tag for flight in self._flying.values()}
+        ended = {flight.tag for id in self._flying if (flight := self._of(id)) is not None}
         self._flying.clear()
         self._split.clear()
         self._own.extend(Completed(tag, Completion(status)) for tag in sorted(ended) if tag != self.claiming)
@@ -112,7 +127,7 @@ class Flights:
         if kind < Type.CONTROL_PACKET:
             return
         length = length_of(body)
-        flight = self._flying.get(id) if kind in ANSWERED else None
+        flight = self._of(id) if kind in ANSWERED else None
         if flight is not None and flight.kind == kind and length > flight.transfer.length:
             raise ProtocolError(f"{length} bytes in the answer to #{id}, a transfer of {flight.transfer.length}")
         if length > self._limits.transfer_bytes and flight is None:
@@ -126,12 +141,12 @@ class Flights:
         self._codec.needed = _HEADER
         while at + _SIZE <= end:
             kind, rest, id, endpoint, status, length, _, high = unpack(view, at)
-            flight = flying.get(id)
-            if kind != _BULK or status or flight is None or flight.is_cancelled or flight.kind != _BULK:
+            transfer = flying.get(id)
+            if kind != _BULK or status or transfer.__class__ is not Transfer or endpoint != transfer.endpoint:
                 return
             body, length = at + _SIZE, high << 16 | length
             after = body + length if endpoint >= 0x80 else body
-            if endpoint != flight.transfer.endpoint or length > flight.transfer.length or rest != after - at - _HEADER:
+            if length > transfer.length or rest != after - at - _HEADER:
                 return
             if after > end:
                 self._codec.needed = after - at
@@ -142,7 +157,7 @@ class Flights:
 
     def answered(self, packet: Packet) -> Completed | None:
         """The answer to a packet of ours; one that we know nothing of came too late, and says nothing."""
-        flight = self._flying.get(packet.id)
+        flight = self._of(packet.id)
         if flight is None or flight.kind != packet.kind:
             return None
         body: Any = packet.body

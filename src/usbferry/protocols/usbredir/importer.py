@@ -284,7 +284,7 @@ class Importer:
         self.outgoing_bytes += len(head) + size
         if size:
             self.outgoing.append(data)
-        self._flights.fly(tag, _BULK, transfer)
+        self._flights.fly_bulk(tag, transfer)
 
     def _is_interrupt(self, transfer: Transfer) -> bool:
         pipe = self._intake.pipes.get(transfer.endpoint)
