@@ -80,16 +80,15 @@ class Promise(asyncio.Future[Completion]):
 
     def fulfil(self, completion: Completion) -> None:
         """End it."""
-        if not self.done():
+        try:
             self.set_result(completion)
-            try:
-                listener = self.listener
-            except AttributeError:  # nobody
-                return
-            try:
-                listener(self.tag, completion)
-            except Exception:  # the listener's affair: who fulfils has others to tell
-                log.exception("a completion was not taken: %s", completion)
+            listener = self.listener
+        except (asyncio.InvalidStateError, AttributeError):  # it has ended, or nobody listens
+            return
+        try:
+            listener(self.tag, completion)
+        except Exception:  # the listener's affair: who fulfils has others to tell
+            log.exception("a completion was not taken: %s", completion)
 
 
 class Device(ABC):

@@ -40,7 +40,7 @@ print(event().info.product)
 importer.submit(Transfer(0x02, 5, b"child"))
 event()
 importer.submit(Transfer(0x82, 64))
-print(bytes(event().completion.data).decode())
+print(bytes(event().data).decode())
 importer.release()
 sock.sendall(b"".join(importer.outgoing))
 """

@@ -143,7 +143,7 @@ class Pair:
             for event in self.importer.hear(piece):
                 if isinstance(event, Completed):
                     assert event.tag not in self.ended, "ended twice"
-                    self.ended[event.tag] = event.completion
+                    self.ended[event.tag] = event
                     self.endings.append(event.tag)
                 else:
                     others.append(event)

@@ -233,7 +233,7 @@ class Connection:
             for event in importer.events():
                 if event.__class__ is Completed:
                     if event.tag in flying:
-                        flying.pop(event.tag).fulfil(event.completion)
+                        flying.pop(event.tag).fulfil(event)
                         if self._behind and event.tag in self._behind:
                             self._end_behind(event.tag)
                 elif isinstance(event, Left):

@@ -116,7 +116,7 @@ async def _speed(connected: socket.socket, importer: Importer, about: str) -> Sp
     event = await _answer(connected, importer)
     assert isinstance(event, Completed)
     try:
-        device = parse_device(bytes(event.completion.data))
+        device = parse_device(bytes(event.data))
     except DescriptorError as error:
         raise DeviceError(f"{about} has broken descriptors: {error}") from error
     if device.usb < 0x0300:

@@ -50,6 +50,7 @@ class RemoteDevice(Device):
         self._piece = min(PIECE, connection.importer.largest)
         self._whole = min(WHOLE_BYTES, connection.importer.limit)
         self._pipes: dict[int, _Pipe] = {}
+        self._plain: dict[int, int] = {}  # endpoint -> interval, of those whose transfers need no second look now
         self._gate = DirectGate(self._go_on, self._gate_moved)
         self._gated: set[int] = set()
         self._touching: dict[Transfer, frozenset[int]] = {}  # barriers that wait at the gate, and what they will touch
@@ -59,10 +60,11 @@ class RemoteDevice(Device):
 
     def submit(self, transfer: Transfer) -> Answer:
         address = transfer.endpoint
+        if address in self._plain and transfer.length <= self._piece and transfer.packets is None:
+            transfer.interval = self._plain[address]
+            return self._connection.submit(transfer)  # as it goes nearly always
         if not address & 0x0F:
             return self._control(transfer)
-        if not (self._gated or self._in_pieces or transfer.length > self._piece):
-            return self._send(transfer)  # as it goes nearly always
         key = (address, transfer.stream_id)
         pieces = self._in_pieces.get(key) if self._in_pieces else None
         if pieces is None:
@@ -74,6 +76,7 @@ class RemoteDevice(Device):
             pieces = self._start_pieces(key)
         _check(transfer)
         self._in_pieces[key] = pieces
+        self._renew_plain()
         return pieces.submit(transfer)
 
     def cancel(self, transfer: Transfer) -> None:
@@ -110,6 +113,7 @@ class RemoteDevice(Device):
     def _start_pieces(self, key: tuple[int, int]) -> Pieces:
         def ended() -> None:
             del self._in_pieces[key]
+            self._renew_plain()
 
         packet = self._pipes[key[0]].packet
         return Pieces(self._pass, self._withdraw, ended, self._piece // packet * packet)
@@ -199,6 +203,12 @@ class RemoteDevice(Device):
 
     def _gate_moved(self) -> None:
         self._gated = self._gate.addresses().union(*self._touching.values())
+        self._renew_plain()
+
+    def _renew_plain(self) -> None:
+        may_wait = {address for address, _ in self._in_pieces} | self._gated
+        pipes = self._pipes.items()
+        self._plain = {address: p.interval for address, p in pipes if p.iso is None and address not in may_wait}
 
     def _outcome(self, completion: Completion) -> ResetOutcome:
         if completion.status == Status.STALL:  # usbipd-win: the request went to the device, which knows no ports
@@ -210,6 +220,7 @@ class RemoteDevice(Device):
         """Look up the endpoints of the settings in force."""
         speed = self.info.speed
         self._pipes = {e.address: _pipe(e, speed) for i in self.info.interfaces for e in i.endpoints}
+        self._renew_plain()
 
 
 def _check(transfer: Transfer) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from enum import Enum
 
 from ..usb.info import DeviceInfo
-from ..usb.transfer import Completion, Transfer
+from ..usb.transfer import Buffer, Completion, IsoPacket, Transfer
+from ..usb.types import Status
 
 
 class Event:
@@ -176,14 +177,32 @@ class Refused(Event):
         self.text = text
 
 
-class Completed(Event):
-    """A transfer ended."""
+class Completed(Completion, Event):
+    """A transfer ended: its completion, and which it was. One object, for there is one of these for each transfer."""
 
-    __slots__ = ("completion", "tag")
+    __slots__ = ("tag",)
 
-    def __init__(self, tag: int, completion: Completion) -> None:
+    def __init__(
+        self,
+        tag: int,
+        status: int = Status.OK,
+        data: Buffer = b"",
+        actual: int = -1,
+        packets: list[IsoPacket] | None = None,
+        start_frame: int = 0,
+    ) -> None:
         self.tag = tag
-        self.completion = completion
+        self.status = status
+        self.data = data
+        self.actual = len(data) if actual < 0 else actual
+        self.packets = packets
+        self.start_frame = start_frame
+
+    @classmethod
+    def of(cls, tag: int, completion: Completion) -> Completed:
+        """That a transfer ended so."""
+        one = completion
+        return cls(tag, one.status, one.data, one.actual, one.packets, one.start_frame)
 
 
 class Changed(Event):

@@ -96,7 +96,11 @@ class Pending:
             return []
         if len(queue) == 1 or queue[1].completion is None:  # as it goes nearly always
             queue.popleft()
-            self._forget(entry)
+            transfer = entry.transfer
+            del self.entries[tag]
+            self.bytes -= transfer.length
+            if not queue:
+                del self._queues[transfer.endpoint, transfer.stream_id]
             return [entry]
         return self._ready(queue)
 

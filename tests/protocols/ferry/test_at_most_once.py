@@ -257,7 +257,7 @@ class World(RuleBasedStateMachine):
         self.importer.receive(memoryview(buffer), self.now)
         for event in self.importer.events():
             if isinstance(event, Completed):
-                self.end(event.tag, event.completion)
+                self.end(event.tag, event)
             elif isinstance(event, Left):
                 assert self.importer.done
                 assert self.holder is None, "the target still has it"

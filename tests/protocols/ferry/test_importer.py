@@ -72,7 +72,7 @@ class Talk:
     def ends(self) -> list[tuple[int, int, bytes, int]]:
         """Tag, status, data and bytes done of what has ended since."""
         told, self.told = self.told, []
-        return [(e.tag, e.completion.status, bytes(e.completion.data), e.completion.actual) for e in told if is_end(e)]
+        return [(e.tag, e.status, bytes(e.data), e.actual) for e in told if is_end(e)]
 
     def event(self) -> Event:
         [event] = self.told
@@ -193,7 +193,7 @@ def test_each_kind_of_transfer_and_its_end():
         (5, OK, b"", 2),
         (6, SHORT, b"x", 1),
     ]
-    done = told[4].completion  # type: ignore[attr-defined]
+    done = told[4]  # type: ignore[attr-defined]
     assert (done.packets, done.start_frame) == ([IsoPacket(0, 2, 2), IsoPacket(4, 2, 0, Status.CRC)], 9)
 
 

@@ -99,7 +99,7 @@ class ControllerSide:
 
     def hears(self, raw: bytes) -> None:
         self.importer.receive(memoryview(bytearray(raw)), 0.0)
-        self.completions += [e.completion for e in self.importer.events() if isinstance(e, Completed)]
+        self.completions += [e for e in self.importer.events() if isinstance(e, Completed)]
         assert self.importer.consumed == len(raw)
 
 

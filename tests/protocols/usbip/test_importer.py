@@ -102,7 +102,7 @@ class Talk:
     def completions(self, data: bytes) -> list[tuple[int, Completion]]:
         events = self.hear(data)
         assert all(isinstance(event, Completed) for event in events)
-        return [(event.tag, event.completion) for event in events if isinstance(event, Completed)]
+        return [(event.tag, event) for event in events if isinstance(event, Completed)]
 
     def one(self, data: bytes) -> Completion:
         [(_, completion)] = self.completions(data)

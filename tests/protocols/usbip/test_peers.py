@@ -134,7 +134,7 @@ class Server:
         return events
 
     def completes(self, count: int = 1) -> list[tuple[int, Completion]]:
-        return [(event.tag, event.completion) for event in self.answers(count) if isinstance(event, Completed)]
+        return [(event.tag, event) for event in self.answers(count) if isinstance(event, Completed)]
 
 
 @STEPS

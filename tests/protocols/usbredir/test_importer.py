@@ -79,7 +79,7 @@ class Talk:
         self.says()
         events, self.events = self.events, []
         assert all(isinstance(event, Completed) for event in events), events
-        return {e.tag: (Status(e.completion.status), bytes(e.completion.data), e.completion.actual) for e in events}
+        return {e.tag: (Status(e.status), bytes(e.data), e.actual) for e in events}
 
     def event(self) -> object:
         self.says()
@@ -630,7 +630,7 @@ def test_a_device_that_leaves_ends_everything_and_another_may_come(caps):
     *ends, left = talk.events
     talk.events = []
     assert isinstance(left, Left)
-    assert {event.tag: event.completion.status for event in ends} == dict.fromkeys(tags, Status.GONE)
+    assert {event.tag: event.status for event in ends} == dict.fromkeys(tags, Status.GONE)
     assert b"".join(talk.importer.outgoing) == (packet(24, 0) if caps & ACK else b"")
     talk.hears()
     gone = talk.importer.submit(Transfer(0x81, 8))

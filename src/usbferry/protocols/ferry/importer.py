@@ -317,7 +317,7 @@ class Importer(Asking):
             if call is not None and call.transfer is not None:  # as it goes nearly always
                 outbox.answered(identifier)
                 del self._flying[call.tag]
-                yield Completed(call.tag, decode_reply(call.transfer, 0, body))
+                yield Completed.of(call.tag, decode_reply(call.transfer, 0, body))
                 if outbox.wants_acknowledgement:
                     self._acknowledge()
                 if self._unlinking:
@@ -393,9 +393,9 @@ class Importer(Asking):
         if completion.status == Status.SHORT and transfer.flags & Flags.SHORT_NOT_OK:
             self._stopped.add((transfer.endpoint, transfer.stream_id))
         if not self._resends:
-            return Completed(call.tag, completion)
+            return Completed.of(call.tag, completion)
         ended = self._order.finish(call.tag, completion)
-        self._ready += [Completed(one.tag, one.completion) for one in ended if one.completion]
+        self._ready += [Completed.of(one.tag, one.completion) for one in ended if one.completion]
         for one in self._order.before(call.tag):  # the target gives answers in order
             if one.completion is None:
                 self._trips.is_overtaken(self._flying[one.tag], self._now)

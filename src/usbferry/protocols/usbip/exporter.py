@@ -181,7 +181,11 @@ class Exporter:
                 return
             self._park(current)
         for entry in self._pending.finish(tag, completion):
-            self._answer(entry)
+            if entry.cancels:
+                self._answer(entry)
+            else:
+                _, start_frame, packets, transfer = entry.asked
+                self._reply(entry.tag, start_frame, packets, transfer, entry.completion or completion)
 
     def reset_done(self, tag: int, ok: bool) -> None:
         """Answer Reset: the request was a control transfer to the importer."""

@@ -297,10 +297,10 @@ class Importer:
                     del self._late[seqnum]  # usbipd-win before 3.2, see `_unlinked`
                 elif is_plain:
                     data = bytes(view[body:after]) if size else b""
-                    yield Completed(seqnum, Completion(status_of(status) if status else _OK, data, actual))
+                    yield Completed(seqnum, status_of(status) if status else _OK, data, actual)
                 else:
                     given = view[body:after]
-                    yield Completed(seqnum, completion_of(transfer, status, actual, start_frame, given))
+                    yield Completed.of(seqnum, completion_of(transfer, status, actual, start_frame, given))
             elif command == _RET_UNLINK:
                 at = self.consumed = at + head
                 event = self._unlinked(seqnum, status)
@@ -328,11 +328,11 @@ class Importer:
         if len(self._late) > _LATE:
             del self._late[next(iter(self._late))]
         if status:
-            return Completed(target, Completion(status_of(status)))
+            return Completed(target, status_of(status))
         if transfer.is_in:
-            return Completed(target, Completion(Status.CANCELLED))
+            return Completed(target, Status.CANCELLED)
         done = transfer.packets and [IsoPacket(p.offset, p.length, p.length) for p in transfer.packets]
-        return Completed(target, Completion(_OK, b"", transfer.length, done))
+        return Completed(target, _OK, b"", transfer.length, done)
 
     def _forget_unlink(self, seqnum: int) -> int:
         target = self._unlinks.pop(seqnum)

@@ -202,10 +202,9 @@ class Exporter:
 
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
-        current = self._transfers.current
-        if (current is not None and current[0] == tag) or tag in self._transfers.pending.entries:
-            self._transfers.complete(tag, completion)
-        elif tag in self._runner.flying:
+        if self._transfers.complete(tag, completion):
+            return
+        if tag in self._runner.flying:
             self._runner.ended(tag, completion)
         elif tag in self._stream_requests:
             self._say_status(*self._stream_requests.pop(tag), wire_status(completion.status))

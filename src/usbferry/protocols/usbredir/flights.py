@@ -120,7 +120,7 @@ class Flights:
         ended = {flight.tag for id in self._flying if (flight := self._of(id)) is not None}
         self._flying.clear()
         self._split.clear()
-        self._own.extend(Completed(tag, Completion(status)) for tag in sorted(ended) if tag != self.claiming)
+        self._own.extend(Completed(tag, status) for tag in sorted(ended) if tag != self.claiming)
 
     def admit(self, kind: int, id: int, body: Any) -> None:
         """Refuse from the headers alone what no transfer asked for."""
@@ -153,7 +153,7 @@ class Flights:
                 return
             at = host.consumed = after
             del flying[id]
-            yield Completed(id, Completion(_OK, bytes(view[body:after]), length))
+            yield Completed(id, _OK, bytes(view[body:after]), length)
 
     def answered(self, packet: Packet) -> Completed | None:
         """The answer to a packet of ours; one that we know nothing of came too late, and says nothing."""
@@ -172,7 +172,7 @@ class Flights:
         if flight.left:
             return None
         self._split.pop(flight.tag, None)
-        return Completed(flight.tag, _completion(flight, packet))
+        return Completed.of(flight.tag, _completion(flight, packet))
 
 
 def _completion(flight: Flight, packet: Packet) -> Completion:

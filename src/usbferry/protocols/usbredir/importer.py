@@ -135,7 +135,7 @@ class Importer:
         if endpoint in self._intake.asked and transfer.packets is None:
             self._bulk(tag, transfer)  # as it goes nearly always
         elif self._info is None:
-            self._own.append(Completed(tag, Completion(Status.GONE)))
+            self._own.append(Completed(tag, Status.GONE))
         elif not transfer.endpoint & 0x0F:
             self._control(tag, transfer)
         elif transfer.packets is not None:
@@ -309,7 +309,7 @@ class Importer:
             self._say(Type.INTERRUPT_PACKET, id, PeriodicPacket(transfer.endpoint, 0, len(piece)), piece)
 
     def _end_now(self, tag: int, completion: Completion) -> int:
-        self._own.append(Completed(tag, completion))
+        self._own.append(Completed.of(tag, completion))
         return tag
 
     # -- packets ------------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ class Importer:
             self._own.append(ended)
         elif self._info is not None:
             self._flights.claiming = 0
-            self._info.configuration = ended.completion.data[0] if ended.completion.data else 0
+            self._info.configuration = ended.data[0] if ended.data else 0
             self._own.append(Claimed(replace(self._info, alternates={})))  # one for each who claims it
 
     def _say(self, kind: int, id: int = 0, body: Record = _NO_BODY, data: Buffer = b"") -> None:

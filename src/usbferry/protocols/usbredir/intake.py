@@ -72,7 +72,7 @@ class Intake:
                 largest = max((p.length for p in transfer.packets or ()), default=0)
                 pipe = Pipe(kind, largest, max(1, transfer.interval.bit_length()), 0)
             if pipe is None or pipe.type is not kind:
-                self._own.append(Completed(tag, Completion(Status.INVALID)))
+                self._own.append(Completed(tag, Status.INVALID))
                 return
             inbox = self._inboxes[endpoint] = self._new(endpoint, pipe)
         self.inbox_of[tag] = inbox
@@ -138,7 +138,7 @@ class Intake:
 
     def _ended(self, tag: int, completion: Completion) -> None:
         del self.inbox_of[tag]
-        self._own.append(Completed(tag, completion))
+        self._own.append(Completed.of(tag, completion))
 
     def _tell(self, kind: int, body: Record) -> Callable[[], None]:
         return lambda: self._say(kind, 0, body, b"")

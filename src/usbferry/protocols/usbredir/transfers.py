@@ -77,21 +77,24 @@ class Transfers:
         if self.current is not None:
             self._park(self.current)
 
-    def complete(self, tag: int, completion: Completion) -> None:
-        """Answer a transfer, when those before it on its endpoint are answered."""
-        current = self.current
+    def complete(self, tag: int, completion: Completion) -> bool:
+        """Answer a transfer, when those before it on its endpoint are answered; whether it was one of these."""
+        current, pending = self.current, self.pending
         if current is not None and current[0] == tag:
-            if not self.pending.entries or not self.pending.waits_on(current[4]):
+            if not pending.entries or not pending.waits_on(current[4]):
                 self.current = None
                 self._answer(current, completion)
-                return
+                return True
             self._park(current)
-        for entry in self.pending.finish(tag, completion):
+        elif tag not in pending.entries:
+            return False
+        for entry in pending.finish(tag, completion):
             asked, done = entry.asked, entry.completion
             if self._tag_of.get(asked[2]) == entry.tag:
                 del self._tag_of[asked[2]]
             assert done is not None
             self._answer(asked, done)
+        return True
 
     # -- packets ------------------------------------------------------------------------------------------------------
 
