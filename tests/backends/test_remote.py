@@ -504,6 +504,7 @@ async def test_a_list_that_fails(case: str) -> None:
 async def test_a_server_that_speaks_before_it_is_asked(hung_up: bool) -> None:
     class FakeLink:
         is_lossy = False
+        is_prompt = False
 
         def abort(self) -> None:
             asyncio.get_running_loop().call_soon(made.lost, None)

@@ -225,7 +225,7 @@ class Life(RuleBasedStateMachine):
         assert all(tag in self.pending for tag in self.model)
         assert not any(tag in self.pending for tag in self.answered)
         assert self.pending.bytes == sum(entry.transfer.length for entry in self.pending)
-        assert {key for key, _, _ in self.model.values()} == set(self.pending._queues)
+        assert {key if key[1] else key[0] for key, _, _ in self.model.values()} == set(self.pending._queues)
 
 
 TestLife = Life.TestCase

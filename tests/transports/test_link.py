@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from usbferry.cli.serve import loop_factory
-from usbferry.transports import link, tcp
+from usbferry.transports import link, tcp, turn
 from usbferry.transports.link import HIGH_WATER, LARGE_BUFFER, SMALL_BUFFER, Link
 from usbferry.usb.transfer import Buffer
 
@@ -185,6 +185,40 @@ def test_a_message_larger_than_the_buffer_is_offered_whole(run: Run) -> None:
             await user.until(lambda: len(user.taken) == 2 * size)
             assert user.taken == message * 2
             assert user.most_offered >= size
+
+    run(scene())
+
+
+class Forwarder(Taker):
+    """Looks at what it was offered at the end of the turn only, as who hands it on does."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.views: list[memoryview] = []
+
+    def received(self, view: memoryview) -> int:
+        whole = len(view) - len(view) % self.needed
+        self.views.append(view[:whole])
+        if not turn.defer(self.flush):
+            self.flush()  # it was offered once more, outside of a turn
+        return whole
+
+    def flush(self) -> None:
+        self.taken += b"".join(self.views)
+        self.views.clear()
+        self.changed.set()
+
+
+def test_what_is_lent_is_there_to_the_end_of_its_turn(run: Run) -> None:
+    """What is not whole is moved to the front of a full buffer, over what has not been written yet."""
+
+    async def scene() -> None:
+        message = b"".join(pieces_of(*(300_000,) * 40))
+        user = Forwarder(300_000)
+        async with Pair(user) as pair:
+            await pair.send(message)
+            await user.until(lambda: len(user.taken) == len(message))
+            assert user.taken == message
 
     run(scene())
 

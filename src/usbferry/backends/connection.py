@@ -35,6 +35,7 @@ class Importer(Protocol):
     """What a connection wants of its protocol's importer; `protocols.usbip.importer` says what each part means."""
 
     protocol: str
+    is_prompt: bool  # a transfer that has no packets is in `outgoing` when `submit` returns, and nowhere else
     opening: bytes
     limit: int
     consumed: int
@@ -87,6 +88,8 @@ class Connection:
         self._flying: dict[int, Promise] = {}  # by the importer's tags
         self._behind: dict[int, list[tuple[Promise, Completion]]] = {}  # what was refused, by the tag
         self._flush_due = False
+        self._may_lend = False  # what is to be flushed will be before its lender uses it again
+        self._is_prompt = False  # whether link and importer allow that
         self._timer: asyncio.TimerHandle | None = None  # the importer's
         self._lost = asyncio.Event()
         self._heard = False  # the server has said something
@@ -139,16 +142,20 @@ class Connection:
         """
         if self.over is not None:
             return Completion(self.over)
-        if transfer.data.__class__ is not bytes:
-            transfer.data = bytes(transfer.data)  # it was lent, and is sent at the end of this turn
+        if not self._flush_due:
+            self._flush_due = True
+            self._may_lend = turn.defer(self._flush) and self._is_prompt
+        is_lent = transfer.data.__class__ is not bytes
+        if is_lent and (not self._may_lend or transfer.packets is not None):
+            transfer.data = bytes(transfer.data)
+            is_lent = False
         tag = self.importer.submit(transfer)
+        if is_lent:
+            transfer.data = b""  # it is sent at the end of this turn; a view that is kept would keep a whole buffer
         future = answer if answer is not None else Promise(loop=self._loop)
         self._flying[tag] = future
         future.transfer = transfer
         transfer.number = tag
-        if not self._flush_due:
-            self._flush_due = True
-            turn.defer(self._flush)
         return future
 
     def refuse(
@@ -207,6 +214,7 @@ class Connection:
         other._heard, other._is_known = self._heard, self._is_known
         if self._link is not None:
             other._link, self._link = self._link, None
+            other._is_prompt = self._is_prompt
             other._link.user = other
         self._lost.set()
         other._flush_soon()
@@ -220,6 +228,7 @@ class Connection:
 
     def opened(self, link: Link) -> None:
         self._link = link
+        self._is_prompt = link.is_prompt and self.importer.is_prompt
         link.reads_while_blocked = True
 
     def received(self, view: memoryview) -> int:
@@ -232,8 +241,9 @@ class Connection:
                 self._is_known = len(view) >= len(importer.opening)
             for event in importer.events():
                 if event.__class__ is Completed:
-                    if event.tag in flying:
-                        flying.pop(event.tag).fulfil(event)
+                    future = flying.pop(event.tag, None)
+                    if future is not None:
+                        future.fulfil(event)
                         if self._behind and event.tag in self._behind:
                             self._end_behind(event.tag)
                 elif isinstance(event, Left):
@@ -309,7 +319,7 @@ class Connection:
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
-            self._flush_due = True
+            self._flush_due, self._may_lend = True, False
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:

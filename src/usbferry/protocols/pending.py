@@ -43,7 +43,7 @@ class Pending:
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}  # by tag
-        self._queues: dict[tuple[int, int], deque[Entry]] = {}  # none of them empty
+        self._queues: dict[int | tuple[int, int], deque[Entry]] = {}  # by `_key`, none of them empty
         self.bytes = 0  # sum of the transfers' lengths
 
     def __len__(self) -> int:
@@ -57,13 +57,13 @@ class Pending:
 
     def waits_on(self, transfer: Transfer) -> bool:
         """Whether an earlier transfer on the same (endpoint, stream) has no answer yet."""
-        return (transfer.endpoint, transfer.stream_id) in self._queues
+        return _key(transfer) in self._queues
 
     def add(self, tag: int, transfer: Transfer, asked: Any = None) -> Entry:
         """Note a transfer. Raises ValueError when its tag is in flight already."""
         if tag in self.entries:
             raise ValueError(f"tag {tag} is in flight already")
-        key = (transfer.endpoint, transfer.stream_id)
+        key = _key(transfer) if transfer.stream_id else transfer.endpoint
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = deque()
@@ -100,7 +100,7 @@ class Pending:
             del self.entries[tag]
             self.bytes -= transfer.length
             if not queue:
-                del self._queues[transfer.endpoint, transfer.stream_id]
+                del self._queues[_key(transfer)]
             return [entry]
         return self._ready(queue)
 
@@ -128,4 +128,8 @@ class Pending:
         transfer = entry.transfer
         self.bytes -= transfer.length
         if not entry.queue:
-            del self._queues[transfer.endpoint, transfer.stream_id]
+            del self._queues[_key(transfer)]
+
+
+def _key(transfer: Transfer) -> int | tuple[int, int]:
+    return (transfer.endpoint, transfer.stream_id) if transfer.stream_id else transfer.endpoint

@@ -1,8 +1,9 @@
 """A link: one connected peer. Here that of a byte stream: its receive buffer, its writes, and its back-pressure.
 
 Received bytes stay in one buffer until the user of the link has consumed them; it gets a view of all of them after each
-read. Views are lent until `received` returns, then the buffer is used again. Reading stops while written bytes pile up,
-and while the user has what it asked for but takes nothing (an import that is still being decided).
+read. Views are lent until `received` returns, or to the end of its turn where there is one, then the buffer is used
+again. Reading stops while written bytes pile up, and while the user has what it asked for but takes nothing (an import
+that is still being decided).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Link(ABC):
 
     packet_bytes = 0  # of the largest packet; 0 on a stream
     is_lossy = False  # what is sent may be lost, come twice, or be overtaken
+    is_prompt = False  # what is written may change as soon as `write` has returned
 
     def __init__(self, user: User) -> None:
         self.blocked = False  # too many bytes unsent: write no more than what answers what was read
@@ -59,7 +61,7 @@ class Link(ABC):
 
     @abstractmethod
     def write(self, pieces: Sequence[Buffer], size: int) -> None:
-        """Send `pieces`, `size` bytes in all, in one go. They must not change until they are sent."""
+        """Send `pieces`, `size` bytes in all, in one go. They must not change until they are sent, see `is_prompt`."""
 
     @property
     @abstractmethod
@@ -150,6 +152,7 @@ class StreamLink(Link, asyncio.BufferedProtocol):
         plain = transport.get_extra_info("sslcontext") is None and type(transport).__module__.startswith("asyncio")
         if plain and hasattr(os, "writev"):
             self._fd = transport.get_extra_info("socket").fileno()
+            self.is_prompt = True  # what the system does not take, asyncio gets as a copy
         self.user.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -212,14 +215,18 @@ class StreamLink(Link, asyncio.BufferedProtocol):
 
         A message larger than the buffer makes it grow as its bytes arrive, not as its header promises.
         """
-        size, held = len(self._buffer), self._end - self._start
+        size = len(self._buffer)
         limit = max(LARGE_BUFFER, needed)
         if size < limit:
             self._replace(min(2 * size, limit))
             self._watch_idleness()
         else:
-            self._buffer[:held] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, held
+            turn.at_the_end(self._move_down)
+
+    def _move_down(self) -> None:
+        held = self._end - self._start
+        self._buffer[:held] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, held
 
     def _replace(self, size: int) -> None:
         held = self._end - self._start

@@ -20,13 +20,25 @@ class _Turn(threading.local):
 _turn = _Turn()
 
 
-def defer(flush: Callable[[], object]) -> None:
-    """Call `flush` at the end of the turn; outside of one, soon."""
+def defer(flush: Callable[[], object]) -> bool:
+    """Call `flush` at the end of the turn, and be True; outside of one, call it soon.
+
+    At the end of a turn, what a link lent is still there: its buffer is put in order behind those who were first.
+    """
     waiting = _turn.waiting
     if waiting is None:
         asyncio.get_running_loop().call_soon(flush)
+        return False
+    waiting.append(flush)
+    return True
+
+
+def at_the_end(tidy: Callable[[], object]) -> None:
+    """Call `tidy` at the end of the turn; outside of one, at once."""
+    if _turn.waiting is None:
+        tidy()
     else:
-        waiting.append(flush)
+        _turn.waiting.append(tidy)
 
 
 def take(read: Callable[[], object]) -> None:

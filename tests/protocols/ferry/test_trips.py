@@ -122,7 +122,7 @@ class Net:
         self.importer.receive(memoryview(raw), self.now)
         for event in self.importer.events():
             if isinstance(event, Completed):
-                assert event.completion.status == Status.OK
+                assert event.status == Status.OK
                 self.ended[event.tag] = self.now
         self._held[False] = raw[self.importer.consumed :]
 

@@ -53,6 +53,7 @@ class Importer(Asking):
     """A controller, from its first transport to its last."""
 
     protocol = "ferry"
+    is_prompt = False  # what may have to be sent again is kept
     opening = b"\0"  # what all that a target says begins with: no record is longer than 16 MiB
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, resends: bool = False) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from ...usb.descriptors import DeviceDescriptor
 from ...usb.info import DeviceInfo
-from ...usb.transfer import Buffer, Completion, IsoPacket, Transfer
+from ...usb.transfer import Buffer, IsoPacket, Transfer
 from ...usb.types import Speed, Status
 from ..errors import ProtocolError
 from ..events import Claimed, Completed, Event, Listed, Refusal, Refused
@@ -73,6 +73,7 @@ class Importer:
     """One USB/IP connection, seen from the side that uses the device."""
 
     protocol = "usbip"
+    is_prompt = True
     opening = VERSION.to_bytes(2, "big")[:1]  # what all that a server says begins with; older versions are told apart
     largest = limit = 0x7FFFFFFF  # bytes of a transfer in one message
     has_events = False  # only what is read makes any

@@ -63,6 +63,7 @@ class Importer:
     """One usbredir connection, seen from the side that uses the device."""
 
     protocol = "usbredir"
+    is_prompt = True
     opening = Type.HELLO.to_bytes(4, "little")  # what all that an exporter says begins with
 
     def __init__(
