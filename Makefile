@@ -11,8 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest
-ALONE := slow or umockdev or alone# tests that measure time, or need the machine to themselves
-QUICK := not (kernel or $(ALONE))
+ALONE := umockdev or alone# tests that measure time, or need the machine to themselves
+
+# Tests start Python a thousand times, with modules that are compiled once, wherever an environment says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo check test bench soak docs clean venv
 .DELETE_ON_ERROR:
@@ -24,23 +26,24 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict src
-	$(PYTEST) -q -n auto -m "$(QUICK)"
+	$(PYTEST) -q -n auto -m "not (kernel or slow or $(ALONE))"
 
 # Without root or apt the kernel tests are skipped, and say what would install them; USBFERRY_REQUIRE_KERNEL=1 makes
-# that a failure. Quick tests and guests run on every core. An emulated machine's clocks and races are not those of a real
-# one: a test that fails in a guest is run once more by itself. What one part finds, the others run all the same.
+# that a failure. What needs no guest, and then the guests, run on every core; the kernel's tests are all in one folder, so
+# that no other is collected for them. An emulated machine's clocks and races are not those of a real one: a test that fails
+# in a guest is run once more by itself. What one part finds, the others run all the same.
 AGAIN := { [ $$? = 1 ] && $(PYTEST) --last-failed -m kernel; }
 test: $(VENV)/dev
 	$(BIN)/python tests/kernel/rig.py setup
-	@$(PYTEST) -n auto -m "$(QUICK)"; quick=$$?; \
-	$(PYTEST) -n auto --dist loadscope -m "kernel and not ($(ALONE))" || $(AGAIN); guests=$$?; \
+	@$(PYTEST) -n auto -m "not (kernel or $(ALONE))"; quick=$$?; \
+	$(PYTEST) tests/kernel -n auto --dist loadscope -m "not ($(ALONE))" || $(AGAIN); guests=$$?; \
 	$(PYTEST) -m "$(ALONE)" || $(AGAIN) || exit; \
 	[ $$quick = 0 ] || { echo "quick tests failed: see their summary above" >&2; exit $$quick; }; \
 	[ $$guests = 0 ] || { echo "tests in guests failed: see their summary above" >&2; exit $$guests; }
 
 soak: $(VENV)/dev
 	$(BIN)/python tests/kernel/rig.py setup
-	USBFERRY_SOAK=1 $(PYTEST) -m "kernel or $(ALONE)"
+	USBFERRY_SOAK=1 $(PYTEST) -m "kernel or slow or $(ALONE)"
 
 bench: $(VENV)/base
 	@command -v $${CC:-cc} >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { \

@@ -350,7 +350,7 @@ def test_what_the_relay_s_kernel_is_answered_wrongly_ends_the_benchmark() -> Non
         run.measure([sys.executable, str(run.HERE / "relay.py"), str(port), run.ZERO, "64", "1"], 0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_every_case_is_measured(tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     words = ("--rounds", "1", "--seconds", "0.02", "--loop", "asyncio", "--idle", "20", "--json", str(result))

@@ -45,7 +45,7 @@ def root() -> None:
         pytest.skip(f"no network namespaces: {error}")
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 async def test_a_run(root):
     """What is lost depends on the machine too: that most is not, and that it is late by the buffer, does not."""
     rows = [row async for row in jitter.measure(CELLS, 1, 1)]

@@ -12,7 +12,7 @@ SECONDS = 3600 if SOAK else 2
 HEADSET = "virtual:headset?source=tone:440&rates=48000"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 

@@ -51,7 +51,7 @@ def test_a_closed_connection_is_noticed_within_a_second() -> None:
     raise AssertionError(late(found, CLOSED_SECONDS))
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_silent_server_is_noticed_within_fifteen_seconds() -> None:
     """By keepalive where nothing is under way, by what is not acknowledged where something is."""
     with laid() as network:

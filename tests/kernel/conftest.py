@@ -1,5 +1,6 @@
 """Guests and servers for the tests in this folder, all of which need the rig (rig.py) and are marked `kernel`."""
 
+import compileall
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.kernel import rig
-from tests.kernel.guest import Guest
+from tests.kernel.guest import CHECKOUT, Guest
 from tests.kernel.recorder import Recorder
 from tests.kernel.server import Server
 
@@ -43,6 +44,8 @@ def kernel_rig() -> None:
     """Skips where there is no rig. Where there is one, a guest that does not boot is a failure."""
     if reason := rig.missing():
         pytest.skip(f"kernel tests: {reason}")
+    for folder in ("src", "tests/kernel"):  # which emulated takes thirty times as long, in each guest anew
+        compileall.compile_dir(CHECKOUT / folder, quiet=2)
 
 
 @contextmanager

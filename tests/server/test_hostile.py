@@ -77,7 +77,7 @@ async def steady(port: int, stop: asyncio.Event) -> list[float]:
     raise AssertionError
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 async def test_ten_thousand_random_connections() -> None:
     """Memory stays flat, the server alive, and another importer undisturbed throughout."""
     pool = [data for _, data in engine.corpus("exporter")] + harness.seeds()
@@ -105,7 +105,7 @@ async def test_ten_thousand_random_connections() -> None:
         assert server.files() <= files + 2, "and no connection is left"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 async def test_clients_that_ask_and_do_not_read() -> None:
     """Of each kind one: what they asked for is not made before they take it, and the others go on."""
     with Process(*["virtual:zero"] * (1 + len(flooding.FLOODS))) as server:

@@ -80,7 +80,7 @@ async def latency(device: Device) -> float:
     return statistics.median(took)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["in", "out"])
 async def test_a_bulk_flood_does_not_hold_up_interrupts(way: str) -> None:
     payload = bytes(LENGTH)
@@ -100,7 +100,7 @@ async def test_a_bulk_flood_does_not_hold_up_interrupts(way: str) -> None:
         assert min(medians) < MOST, medians
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 async def test_a_fast_controller_of_a_slow_device_costs_no_memory() -> None:
     """More than the device does in a second waits for it, again and again."""
     async with served() as (server, device):
@@ -117,7 +117,7 @@ async def test_a_fast_controller_of_a_slow_device_costs_no_memory() -> None:
         assert server.memory() < before + (8 << 20)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(150)
 async def test_sound_is_whole_beside_a_bulk_flood_on_one_connection() -> None:
     """On a bus that does not wait no millisecond is lost, neither recorded nor played, and all are in order."""

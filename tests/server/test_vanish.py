@@ -21,7 +21,7 @@ def network() -> Iterator[Network]:
         yield made
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_vanished_client_frees_its_devices(network: Network) -> None:
     """All three ways at the same time: by keepalive, by data unacknowledged, and by a window that stays shut."""
     serve = ("usbferry", "serve", "--listen", f"{SERVER}:3240", *["virtual:zero"] * 3)

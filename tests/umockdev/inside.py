@@ -1,7 +1,7 @@
 """Tests marked `umockdev` run in a process of their own, in which umockdev stands between libusb and the kernel.
 
-One such process runs all of them that were selected, when the first is due; what it reports is reported here, test by
-test. Its preloaded library does nothing until a test sets up a testbed.
+One such process runs all of them that were selected, when the first is due, and shares many of them out over two more;
+what it reports is reported here, test by test. Its preloaded library does nothing until a test sets up a testbed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.umockdev.testbed import WRAPPER, missing
 
 REPORT = "USBFERRY_UMOCKDEV_REPORT"  # in the environment of the inner process: the file that it reports to
 LIMIT = 240  # seconds for the inner process
+MANY = 20  # tests, from which on it is two: they wait more than they work
 
 _results: dict[str, list[pytest.TestReport]] = {}
 
@@ -57,8 +58,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """In the inner process: tell the outer one."""
     where = os.environ.get(REPORT)
-    if where and _config is not None:
+    if where and _config is not None and not hasattr(_config, "workerinput"):  # where there are two, a third one tells
         data = _config.hook.pytest_report_to_serializable(config=_config, report=report)
+        data.pop("node", None)  # xdist's, which is no JSON
         with Path(where).open("a") as file:
             file.write(json.dumps(data) + "\n")
 
@@ -82,7 +84,8 @@ def _run(items: list[pytest.Item]) -> None:
     with tempfile.TemporaryDirectory(prefix="usbferry-") as folder:
         reports = Path(folder, "reports")
         reports.touch()
-        command = [WRAPPER, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        command = [WRAPPER, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += ["-n", "2"] if len(items) >= MANY else []
         with Path(folder, "output").open("w+") as output:
             inner = subprocess.Popen(
                 [*command, *(item.nodeid for item in items)],
