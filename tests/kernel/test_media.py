@@ -101,10 +101,15 @@ def test_the_kernel_sends_what_the_feedback_asks_for(guest, serve, tmp_path, ver
     guest.mark()
     with carded(guest, server.port, "1-1") as card:
         count = counter_file(guest.shared / "play.wav", 48000, 2)
-        playing = guest.start(play_command(card, "play.wav"), 60)
         shown = f"/proc/asound/card{card}/stream0"
-        guest.run(f"until grep 'Momentary freq = {48000 * ahead:.0f} Hz' {shown}; do sleep 0.05; done", 30).ok()
-        assert playing.wait().ok() == ""
+        script = f"""
+            {play_command(card, "play.wav")} & playing=$!
+            until grep -q 'Momentary freq = {48000 * ahead:.0f} Hz' {shown}; do
+                kill -0 $playing && sleep 0.02 || exit
+            done
+            wait $playing
+        """
+        assert guest.run(script, 60).ok() == "", "the frequency is seen while it plays, and there is no xrun"
         check_played(to, count)
         shown = guest.run(f"cat {shown}").ok()
     assert re.search(r"Sync Endpoint: 0x81", shown), shown
