@@ -159,7 +159,7 @@ def of(events: Iterable[Event], speed: Speed = Speed.UNKNOWN) -> Tape | None:
         serial=strings.get(device.serial, ""),
     )
     tape = Tape(info, bos, strings, answers)
-    _fill(tape, pairs)
+    _Filling(tape, pairs)
     return tape
 
 
@@ -248,55 +248,63 @@ def is_own(setup: bytes) -> bool:
     return setup[0] & 0x60 in (RequestType.CLASS, RequestType.VENDOR)
 
 
-def _fill(tape: Tape, pairs: list[_Pair]) -> None:
-    """Go through the conversation once, in its order."""
-    packet_sizes = _packet_sizes(tape.info.configurations)
-    reels, packets = defaultdict[int, list[Chunk]](list), defaultdict[int, list[Packet]](list)
-    sent: dict[int, list[Buffer]] = defaultdict(list)
-    lost: set[int] = set()  # OUT endpoints of which some bytes were not kept
-    totals: dict[int, int] = defaultdict(int)
-    came: dict[int, float] = {}  # endpoint -> when its last chunk did
-    acted, request = pairs[0].event.seconds if pairs else 0.0, b""  # when the host last did something, and what
-    for event, other in pairs:
+class _Filling:
+    """Goes through the conversation once, in its order, and fills the tape."""
+
+    def __init__(self, tape: Tape, pairs: list[_Pair]) -> None:
+        self._tape = tape
+        self._packet_sizes = _packet_sizes(tape.info.configurations)
+        self._reels, self._packets = defaultdict[int, list[Chunk]](list), defaultdict[int, list[Packet]](list)
+        self._sent: dict[int, list[Buffer]] = defaultdict(list)
+        self._lost: set[int] = set()  # OUT endpoints of which some bytes were not kept
+        self._totals: dict[int, int] = defaultdict(int)
+        self._came: dict[int, float] = {}  # endpoint -> when its last chunk did
+        self._acted = pairs[0].event.seconds if pairs else 0.0  # when the host last did something
+        self._request = b""  # and what, where it was a request
+        for event, other in pairs:
+            self._heed(event, other)
+        tape.reels, tape.packets = dict(self._reels), dict(self._packets)
+        tape.sent = {endpoint: b"".join(parts) for endpoint, parts in self._sent.items()}
+
+    def _heed(self, event: Event, other: Event | None) -> None:
         is_in = bool(event.endpoint & 0x80)
         if event.type is TransferType.CONTROL:
             if not event.is_end and len(event.setup) == 8 and is_own(event.setup):
-                acted, request = event.seconds, bytes(event.setup[:_KEY])
+                self._acted, self._request = event.seconds, bytes(event.setup[:_KEY])
         elif event.type is TransferType.ISOCHRONOUS:
             if is_in and event.is_end:
-                packets[event.endpoint] += event.packets
+                self._packets[event.endpoint] += event.packets
         elif not is_in and not event.is_end:
-            end = other.status if other is not None else Status.OK
-            size = event.length if end is Status.OK or other is None else min(event.length, other.length)
-            start = totals[event.endpoint]
-            totals[event.endpoint] += size
-            tape.host.append(Act(event.endpoint, totals[event.endpoint]))
-            if end not in {Status.OK, *_NOT_THE_DEVICES}:
-                tape.refusals.setdefault(event.endpoint, []).append(Refusal(start, start + size, end))
-            tape.cut += not event.is_whole
-            if event.endpoint not in lost:
-                sent[event.endpoint].append(event.data[:size])
-            if not event.is_whole:
-                lost.add(event.endpoint)
-            acted, request = event.seconds, b""
+            self._go_out(event, other)
         elif is_in and event.is_end and (event.length or event.status not in _NOT_THE_DEVICES):
-            since = max(acted, came.get(event.endpoint, 0.0))
-            status = Status.OK if event.status in {Status.SHORT, *_NOT_THE_DEVICES} else event.status
-            size = packet_sizes.get(event.endpoint, 0)
-            tape.cut += not event.is_whole
-            chunk = Chunk(
-                event.data,
-                event.length,
-                status,
-                _is_short(event, other, size),
-                len(tape.host),
-                request,
-                max(0.0, event.seconds - since),
-            )
-            reels[event.endpoint].append(chunk)
-            came[event.endpoint], request = event.seconds, b""
-    tape.reels, tape.packets = dict(reels), dict(packets)
-    tape.sent = {endpoint: b"".join(parts) for endpoint, parts in sent.items()}
+            self._come_in(event, other)
+
+    def _go_out(self, event: Event, end: Event | None) -> None:
+        tape, endpoint = self._tape, event.endpoint
+        status = end.status if end is not None else Status.OK
+        size = event.length if status is Status.OK or end is None else min(event.length, end.length)
+        start = self._totals[endpoint]
+        self._totals[endpoint] += size
+        tape.host.append(Act(endpoint, self._totals[endpoint]))
+        if status not in {Status.OK, *_NOT_THE_DEVICES}:
+            tape.refusals.setdefault(endpoint, []).append(Refusal(start, start + size, status))
+        tape.cut += not event.is_whole
+        if endpoint not in self._lost:
+            self._sent[endpoint].append(event.data[:size])
+        if not event.is_whole:
+            self._lost.add(endpoint)
+        self._acted, self._request = event.seconds, b""
+
+    def _come_in(self, event: Event, begun: Event | None) -> None:
+        since = max(self._acted, self._came.get(event.endpoint, 0.0))
+        status = Status.OK if event.status in {Status.SHORT, *_NOT_THE_DEVICES} else event.status
+        is_short = _is_short(event, begun, self._packet_sizes.get(event.endpoint, 0))
+        after, delay = len(self._tape.host), max(0.0, event.seconds - since)
+        self._tape.cut += not event.is_whole
+        self._reels[event.endpoint].append(
+            Chunk(event.data, event.length, status, is_short, after, self._request, delay)
+        )
+        self._came[event.endpoint], self._request = event.seconds, b""
 
 
 def _is_short(event: Event, begun: Event | None, packet_size: int) -> bool:

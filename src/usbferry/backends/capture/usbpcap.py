@@ -48,11 +48,10 @@ def event(record: Record) -> Event | None:
         raise CaptureError(f"it is broken: a USBPcap header of {size} bytes in a record of {len(record.data)}")
     if transfer >= len(_TYPES):
         return None  # what Windows tells its own drivers
-    is_end, data = bool(info & 1), record.data[size:]
-    kind = _TYPES[transfer]
-    setup, packets = b"", tuple[Packet, ...]()
+    is_end, own, data = bool(info & 1), record.data[_HEAD.size : size], record.data[size:]
+    kind, setup, packets = _TYPES[transfer], b"", tuple[Packet, ...]()
     if kind is TransferType.CONTROL:
-        stage = record.data[_HEAD.size] if size > _HEAD.size else _STAGE_COMPLETE
+        stage = own[0] if own else _STAGE_COMPLETE
         is_end = is_end or stage == _STAGE_COMPLETE
         if not is_end:
             if stage != _STAGE_SETUP or len(data) < _SETUP:
@@ -60,21 +59,13 @@ def event(record: Record) -> Event | None:
             setup, data, length = bytes(data[:_SETUP]), data[_SETUP:], max(0, length - _SETUP)
             endpoint = endpoint & 0x0F | setup[0] & 0x80
     elif kind is TransferType.ISOCHRONOUS:
-        packets = _packets(record.data[_HEAD.size : size], data, has_data=is_end == bool(endpoint & 0x80))
+        packets = _packets(own, data, has_data=is_end == bool(endpoint & 0x80))
     carries = is_end == bool(endpoint & 0x80) and not packets
+    ended = _STATUS.get(status, Status.FAILED) if is_end else Status.OK
+    content, is_whole = data[:length] if carries else b"", not carries or len(data) >= length
+    place = (bus, device & 0xFF)
     return Event(
-        record.seconds,
-        (bus, device & 0xFF),
-        number,
-        is_end,
-        kind,
-        endpoint,
-        _STATUS.get(status, Status.FAILED) if is_end else Status.OK,
-        length,
-        data[:length] if carries else b"",
-        setup,
-        packets,
-        not carries or len(data) >= length,
+        record.seconds, place, number, is_end, kind, endpoint, ended, length, content, setup, packets, is_whole
     )
 
 
