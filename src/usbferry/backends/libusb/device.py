@@ -24,6 +24,7 @@ from ...usb.transfer import Completion, Flags, Transfer
 from ...usb.tree import Endpoint
 from ...usb.types import Status, TransferType
 from . import reasons
+from .ends import Ends
 from .flight import ADD_ZERO_PACKET, Flight, refused
 from .handle import Handle
 from .library import IO, NO_DEVICE, NO_MEM, NOT_SUPPORTED, STATUSES, LibraryError, library
@@ -75,8 +76,7 @@ class LibusbDevice(Device):
         self._told: set[int] = set()  # the errors whose remedy was logged
         self._is_resetting = False
         self._is_another = False  # something else is at its port since a reset
-        self._unwanted: list[Flight] = []  # that libusb is to be asked to end
-        self._asking: asyncio.Future[None] | None = None  # while its thread does so
+        self._ends = Ends(handle)
         self._limit: asyncio.TimerHandle | None = None  # of the control transfers' time
         self.is_stuck = False  # some transfers never end: its handle, and what libusb keeps it in, stay for good
         self._look_up()
@@ -95,7 +95,7 @@ class LibusbDevice(Device):
     def cancel(self, transfer: Transfer) -> None:
         flight = self._flights.get(transfer)
         if flight is not None:
-            self._withdraw([flight])
+            self._ends.ask_for([flight])
         elif not self._gate.cancel(transfer):
             self._withdraw_control(transfer)
 
@@ -204,37 +204,13 @@ class LibusbDevice(Device):
         last.add_done_callback(ended)
         return later
 
-    def _withdraw(self, flights: list[Flight]) -> None:
-        """Ask for their end. One may have ended this moment; then libusb says so, and its answer is on its way."""
-        for flight in flights:
-            if not flight.is_cancelled:
-                flight.is_cancelled = True
-                self._unwanted.append(flight)
-        if self._asking is None:
-            self._ask()
-
-    def _ask(self) -> None:
-        """One turn of the thread that cancels for all that came together since its last."""
-        flights, self._unwanted = [flight for flight in self._unwanted if not flight.is_over], []
-        if not flights:
-            return
-
-        def asked(_: object) -> None:
-            self._asking = None
-            for flight in flights:
-                flight.asked()
-            self._ask()
-
-        self._asking = self._handle.cancel([flight.ask() for flight in flights])
-        self._asking.add_done_callback(asked)
-
     def _silence(self, touched: frozenset[int], verdict: Status) -> list[Promise]:
         """Everything in flight on these endpoints is to end; what must be waited for."""
         found = [f for f in self._flights.values() if f.transfer.endpoint in touched]
         for flight in found:
             if not flight.is_cancelled:
                 flight.verdict = verdict
-        self._withdraw(found)
+        self._ends.ask_for(found)
         return [flight.future for flight in found]
 
     def _explain(self, code: int) -> None:
@@ -286,7 +262,7 @@ class LibusbDevice(Device):
             if flight.due and not flight.is_cancelled:
                 flight.verdict = Status.TIMEOUT
                 late.append(flight)
-        self._withdraw(late)
+        self._ends.ask_for(late)
 
     def _go_on(self) -> None:
         """The control transfers that wait, as far as they may go: a request waits for all before it, all behind it."""
@@ -457,8 +433,7 @@ class LibusbDevice(Device):
             self.is_stuck = True
             log.error("%s stays open: %d transfers do not end", self.info.name, len(late))
         else:
-            while self._asking is not None:
-                await asyncio.wait([self._asking])
+            await self._ends.asked()
             await self._handle.call(self._handle.end, self._found, is_here)
         self._handle.stop()
         await self._closed(self)
