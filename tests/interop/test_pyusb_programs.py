@@ -11,25 +11,15 @@ import socket
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.served import served
-from tests.interop.user import User, ordinary_user, python
 from usbferry.devices.oscilloscope import Oscilloscope
 
 pytestmark = pytest.mark.slow
 FIRMWARE = hashlib.sha256(b"firmware").digest() * 300
-
-
-@pytest.fixture
-def user() -> Iterator[User]:
-    if not python():
-        pytest.skip("nobody may run no Python here: root's is in root's home")
-    with ordinary_user() as one:
-        yield one
 
 
 def program(text: str) -> tuple[str, str]:

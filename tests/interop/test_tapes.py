@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.test_pyusb_programs import ESCPOS, FTDI, USBTMC, far_side, program
-from tests.interop.user import User, ordinary_user, python
+from tests.interop.user import User
 
 pytestmark = pytest.mark.slow
 
@@ -49,14 +49,6 @@ def far(port: list[str]) -> Iterator[None]:
         yield
         thread.join(30)
     assert bytes(got) == bytes(range(256)) * 64
-
-
-@pytest.fixture
-def user() -> Iterator[User]:
-    if not python():
-        pytest.skip("nobody may run no Python here: root's is in root's home")
-    with ordinary_user() as one:
-        yield one
 
 
 CASES = {
