@@ -141,7 +141,7 @@ class Handle(Described):
             return own
         if isinstance(answer, Promise) and not answer.done():
             # In this very turn of the loop, or a later transfer that is answered at once would be heard of first.
-            answer.hear(lambda _, completion: None if own.done() else own.set_result(completion))
+            answer.hear(lambda completion: None if own.done() else own.set_result(completion))
         else:
             own = asyncio.shield(answer)
         own.add_done_callback(lambda done: self.device.cancel(transfer) if done.cancelled() else None)

@@ -5,6 +5,7 @@ A Device is opened for one claimant and belongs to one event loop. Its rules, wh
 - `submit` answers with a Completion at once, or with a future that ends with exactly one Completion. At once only when
   nothing earlier waits on that endpoint, so that completions of one (endpoint, stream) come in the order of submission.
 - The payload of an OUT transfer is lent until `submit` returns. Who answers with a future copies what it needs.
+- The data of a completion is its taker's, but where a promise's listener borrows it: then to the end of the turn.
 - `cancel` asks. The future still ends, with CANCELLED and the bytes done, or with the real result. Nobody calls
   `Future.cancel()` on it.
 - SET_CONFIGURATION, SET_INTERFACE, CLEAR_FEATURE(HALT) and reset are barriers: the Device holds later transfers of the
@@ -27,9 +28,10 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakSet
 
 from .usb.info import DeviceInfo
@@ -60,6 +62,31 @@ class Claimant:
     since: float = field(default_factory=time.time)  # seconds since the epoch
 
 
+class Listener(Protocol):
+    """Who hears of promises."""
+
+    def heard(self, tag: int, completion: Completion) -> None:
+        """The promise of `tag` was kept."""
+
+    def borrows(self) -> bool:
+        """Whether it is through with a completion's data at the end of this turn: see `transports.turn`."""
+
+
+class _Hearing:
+    """A function that hears of one promise, and may keep what it hears."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[Completion], object]) -> None:
+        self._call = call
+
+    def heard(self, tag: int, completion: Completion) -> None:
+        self._call(completion)
+
+    def borrows(self) -> bool:
+        return False
+
+
 class Promise(asyncio.Future[Completion]):
     """A device's answer to come, whose `listener` hears of it before `fulfil` returns, not a turn of the loop later.
 
@@ -67,16 +94,26 @@ class Promise(asyncio.Future[Completion]):
     without a default, for no more is done at its making than for any future.
     """
 
-    __slots__ = ("listener", "tag", "transfer")
+    __slots__ = ("is_awaited", "listener", "tag", "transfer")
 
-    listener: Callable[[int, Completion], object]  # set by `hear`, or never
-    tag: int  # the listener's name for it
+    is_awaited: bool  # somebody looks at it later; set then, or never
+    listener: Listener  # set by who got it from `submit`, at once or never
+    tag: int  # the listener's name for it, set with it
     transfer: Transfer  # what it answers, where its device notes that
 
-    def hear(self, listener: Callable[[int, Completion], object], tag: int = 0) -> None:
-        """Have `listener(tag, completion)` called by `fulfil`. For who got it from `submit`, at once or never."""
-        self.listener = listener
-        self.tag = tag
+    def hear(self, listener: Callable[[Completion], object]) -> None:
+        """Have `listener(completion)` called by `fulfil`. For who got it from `submit`, at once or never."""
+        self.listener, self.tag = _Hearing(listener), 0
+
+    @property
+    def may_borrow(self) -> bool:
+        """Whether the data of its completion has to last for this turn only."""
+        listener = getattr(self, "listener", None)
+        return listener is not None and not getattr(self, "is_awaited", False) and listener.borrows()
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
+        self.is_awaited = True
+        super().add_done_callback(fn, context=context)
 
     def fulfil(self, completion: Completion) -> None:
         """End it."""
@@ -86,7 +123,7 @@ class Promise(asyncio.Future[Completion]):
         except (asyncio.InvalidStateError, AttributeError):  # it has ended, or nobody listens
             return
         try:
-            listener(self.tag, completion)
+            listener.heard(self.tag, completion)
         except Exception:  # the listener's affair: who fulfils has others to tell
             log.exception("a completion was not taken: %s", completion)
 

@@ -127,7 +127,7 @@ class Desk:
         if isinstance(answer, asyncio.Future):
             if not answer.done():
                 assert isinstance(answer, Promise)
-                answer.hear(lambda _, completion: self._took(completion))
+                answer.hear(self._took)
                 return
             answer = answer.result()
         self._took(answer)

@@ -1598,7 +1598,7 @@ async def test_who_fails_over_a_completion_fails_alone(ends: str, caplog: pytest
     async with hand_server() as owner, in_hand(owner) as (device, hand):
         first, second = (pending(device.submit(Transfer(0x81, 8))) for _ in range(2))
         assert isinstance(first, Promise)
-        first.hear(lambda _, completion: fail(completion))
+        first.hear(fail)
         tags = [(await hand.submit()).tag for _ in range(2)]
         if ends == "answers":
             for tag in tags:

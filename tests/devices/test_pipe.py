@@ -123,7 +123,7 @@ async def test_what_waited_is_heard_of_before_what_is_answered_at_once(how):
     handler = Handler()
     pipe = bulk(handler)
     waits = read()
-    pipe.submit(waits).hear(lambda _, completion: heard.append((completion.status, completion.data)))
+    pipe.submit(waits).hear(lambda completion: heard.append((completion.status, completion.data)))
     if how == "kicked":
         handler.tape += [Completion(OK, b"1"), Completion(OK, b"2")]
         pipe.kick()

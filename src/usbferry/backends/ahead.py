@@ -331,7 +331,7 @@ class AheadOut:
 def when_ended(answer: asyncio.Future[Completion], call: Callable[[Completion], object]) -> None:
     """Have a device's answer given to `call`: at once where that can be, else in a turn of the loop."""
     if isinstance(answer, Promise) and not answer.done():
-        answer.hear(lambda _, completion: call(completion))
+        answer.hear(call)
     else:
         answer.add_done_callback(lambda done: call(result_of(done)))
 

@@ -243,6 +243,8 @@ class Connection:
                 if event.__class__ is Completed:
                     future = flying.pop(event.tag, None)
                     if future is not None:
+                        if event.data.__class__ is memoryview and not future.may_borrow:
+                            event.data = bytes(event.data)
                         future.fulfil(event)
                         if self._behind and event.tag in self._behind:
                             self._end_behind(event.tag)

@@ -153,6 +153,6 @@ def _forward(source: Completion | asyncio.Future[Completion], answer: Promise) -
     if isinstance(source, Completion):
         answer.fulfil(source)
     elif isinstance(source, Promise) and not source.done():
-        source.hear(lambda _, completion: answer.fulfil(completion))
+        source.hear(answer.fulfil)
     else:
         source.add_done_callback(lambda done: answer.fulfil(done.result()))

@@ -9,10 +9,13 @@ taken into work, before the next message is parsed, for what the next bytes mean
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Buffer, Completion, IsoPacket, Transfer
 from ..usb.types import Status
+
+LENT_FROM: Final = 4096  # bytes of an IN transfer's data from which an importer lends them: less is copied as fast
 
 
 class Event:
@@ -178,7 +181,10 @@ class Refused(Event):
 
 
 class Completed(Completion, Event):
-    """A transfer ended: its completion, and which it was. One object, for there is one of these for each transfer."""
+    """A transfer ended: its completion, and which it was. One object, for there is one of these for each transfer.
+
+    Data that is a view is lent, as what it was read from is.
+    """
 
     __slots__ = ("tag",)
 

@@ -93,6 +93,8 @@ class Pending:
             self.release(entry)
             return [entry, *self._ready(queue)]
         if queue[0] is not entry:
+            if completion.data.__class__ is memoryview:  # it may be lent
+                completion.data = bytes(completion.data)
             return []
         if len(queue) == 1 or queue[1].completion is None:  # as it goes nearly always
             queue.popleft()

@@ -32,6 +32,7 @@ class Exporter(Protocol):
     """What the pump wants of a protocol's exporter; `protocols.usbip.exporter` says what each part means."""
 
     protocol: str
+    is_prompt: bool  # a completion's data is in `outgoing` when `complete` returns, and nowhere else
     consumed: int
     needed: int
     session: bytes  # names the claim to a later transport; empty while there is none, and always in USB/IP
@@ -72,10 +73,10 @@ class Answers:
         self.closing = False  # what comes is not looked at any more: the connection is being closed
         self.trace = False  # whether answers are logged: asking the logger each time would cost as much as an answer
         self._exporter = exporter
-        self._listener = self._kept  # of promises: bound once
         self._end = end  # the pump's: nothing more comes for it
         self._loop = asyncio.get_running_loop()
         self._flush_due = self._turn_due = False
+        self._may_borrow = False  # the next flush comes before what is lent now is used again
         self._awaited = 0  # futures that have not ended
         self._settled: asyncio.Event | None = None  # set when they have
         self._timer: asyncio.TimerHandle | None = None
@@ -89,7 +90,7 @@ class Answers:
             if answer.done():  # it tells no listener any more, and what came before it has been said
                 self._later(tag, answer)
                 return
-            answer.listener, answer.tag = self._listener, tag
+            answer.listener, answer.tag = self, tag
         elif isinstance(answer, Completion):
             self._say(tag, answer)
         else:
@@ -116,7 +117,14 @@ class Answers:
             if self._awaited:
                 log.error("%s owes %d answers", self.name, self._awaited)
 
-    def _kept(self, tag: int, completion: Completion) -> None:
+    def borrows(self) -> bool:
+        """Whether a promise's data is written in this turn, and copied nowhere."""
+        if not self._flush_due:
+            self.flush_soon()
+        return self._may_borrow and self._exporter.is_prompt
+
+    def heard(self, tag: int, completion: Completion) -> None:
+        """Take a promise that was kept."""
         if self.trace:
             log.debug("< %s #%d %s", self.name, tag, completion)
         try:
@@ -173,7 +181,7 @@ class Answers:
         """Write once for all the completions of this turn."""
         if not self._flush_due:
             self._flush_due = True
-            turn.defer(self.flush)
+            self._may_borrow = turn.defer(self.flush) and self.link is not None and self.link.is_prompt
 
     def flush(self) -> None:
         """Write what the exporter has to say, and close the connection when that was the last."""

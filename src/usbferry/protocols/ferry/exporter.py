@@ -61,6 +61,7 @@ class Exporter(Desk):
     """One transport seen from the side that has the devices, and the session on it, which may have others later."""
 
     protocol = "ferry"
+    is_prompt = False  # what may have to be sent again is kept
 
     def __init__(
         self,

@@ -80,6 +80,7 @@ class Exporter:
     """One USB/IP connection, seen from the side that has the devices."""
 
     protocol = "usbip"
+    is_prompt = True
     has_events = False  # only what is read makes any
     session = b""  # its claims end with their connection
 

@@ -19,7 +19,7 @@ from ...usb.info import DeviceInfo
 from ...usb.transfer import Buffer, IsoPacket, Transfer
 from ...usb.types import Speed, Status
 from ..errors import ProtocolError
-from ..events import Claimed, Completed, Event, Listed, Refusal, Refused
+from ..events import LENT_FROM, Claimed, Completed, Event, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
 from .isochronous import completion_of, descriptors, without_gaps
 from .messages import (
@@ -297,7 +297,7 @@ class Importer:
                 if flying.pop(seqnum, None) is None:
                     del self._late[seqnum]  # usbipd-win before 3.2, see `_unlinked`
                 elif is_plain:
-                    data = bytes(view[body:after]) if size else b""
+                    data = view[body:after] if size >= LENT_FROM else bytes(view[body:after]) if size else b""
                     yield Completed(seqnum, status_of(status) if status else _OK, data, actual)
                 else:
                     given = view[body:after]

@@ -63,6 +63,7 @@ class Exporter:
     """One usbredir connection, seen from the side that has the device `name`; "" is the only one there is."""
 
     protocol = "usbredir"
+    is_prompt = True
     session = b""  # the claim ends with its connection
 
     def __init__(
