@@ -35,6 +35,7 @@ PACKAGES = {
     "gir1.2-umockdev-1.0": "its bindings",
     "python3-gi": "Python's side of them",
     "alsa-utils": "aplay: sound through the kernel's own driver",
+    "v4l-utils": "v4l2-compliance, which judges cameras by what their driver makes of them",
     "dfu-util": "what bootloaders are to be written with",
     "pcscd": "the driver of card readers, with libccid",
     "libccid": "the same",
