@@ -18,10 +18,11 @@ Event = tuple[float, int, bytes, list[int]]  # when, endpoint, data, and what ea
 
 
 class Host:
-    """Keeps transfers under way on endpoints of a device, and writes down how each ended."""
+    """Keeps transfers under way on endpoints of a device, and writes down how each ended. `has_seen`: sixty of them."""
 
     def __init__(self, device: VirtualDevice, *kinds: tuple[int, int, int], count: int = 3) -> None:
         self.seen: list[Event] = []
+        self.has_seen = asyncio.Event()
         self._device = device
         for endpoint, size, packets in kinds:
             for _ in range(count):
@@ -39,6 +40,8 @@ class Host:
 
     def _ended(self, transfer: Transfer, answer: Completion) -> None:
         actual = [packet.actual for packet in answer.packets or ()]
+        if len(self.seen) == 60:
+            self.has_seen.set()
         self.seen.append((self._device.clock.now(), transfer.endpoint, bytes(answer.data), actual))
 
 
@@ -96,8 +99,7 @@ async def test_a_stream_takes_few_turns_of_the_loop(monkeypatch):
     async with opened(headset()) as device:
         begin(device)
         turns, host = Turns(monkeypatch), Host(device, *SOUND)
-        while len(host.seen) < 60:
-            await asyncio.sleep(0.1)
+        await host.has_seen.wait()
         assert turns.count < 3 * len(host.seen) + 10
 
 
