@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 from ..device import Busy, Device, ResetOutcome
 from ..usb.info import DeviceInfo
@@ -47,6 +47,7 @@ from .chapter9 import Stall, strings_of
 from .clock import Clock, LoopClock
 from .endpoints import Endpoints
 from .faults import Faults
+from .handlers import Reply, data, done, endpoint, reply_with, request
 from .pipe import ISO_LAG, Answer, Handler
 
 # What a device of one's own is written with, from one place.
@@ -71,51 +72,8 @@ __all__ = [
     "request",
 ]
 
-Reply = bytes | None | asyncio.Future[bytes | None]
-F = TypeVar("F", bound=Callable[..., Any])
-
 _CONTROL_PACKET: Final = {Speed.LOW: 8, Speed.SUPER: 9, Speed.SUPER_PLUS: 9}  # bMaxPacketSize0, 64 for the others
 _SUPER_BOS: Final = Bos((UsbExtension(0x02), SuperSpeedCapability(0, 0x0E, 1, 10, 2047)))
-_OK: Final = Status.OK  # found sooner than by attribute, for every transfer
-
-
-def endpoint(address: int) -> Callable[[F], F]:
-    """Mark a method as the handler of an endpoint's transfers, in every setting that has the endpoint.
-
-    `method(transfer) -> Completion | Future[Completion] | None`.
-    """
-
-    def mark(method: F) -> F:
-        method._endpoint = address  # type: ignore[attr-defined]
-        return method
-
-    return mark
-
-
-def request(request_type: int, code: int, *, interface_at: int = 0) -> Callable[[F], F]:
-    """Mark a method as the handler of a control request, standard ones included; of several when written several times.
-
-    `method(setup, data) -> bytes | None | Future[bytes | None]` gives the data stage of an IN request, cut here to
-    its length, and nothing for OUT; it raises Stall to refuse. `data` is what an OUT request brought. `interface_at` is
-    the bit of wIndex from which on the interface's number stands there, where that is not 0.
-    """
-
-    def mark(method: F) -> F:
-        kind = (request_type, code, interface_at)
-        method._requests = (*getattr(method, "_requests", ()), kind)  # type: ignore[attr-defined]
-        return method
-
-    return mark
-
-
-def done(transfer: Transfer) -> Completion:
-    """An OUT transfer taken whole."""
-    return Completion(_OK, b"", transfer.length)
-
-
-def data(payload: bytes | bytearray | memoryview) -> Completion:
-    """An IN transfer's bytes."""
-    return Completion(_OK, payload)
 
 
 class VirtualDevice(Endpoints, Device):
@@ -412,16 +370,10 @@ class VirtualDevice(Endpoints, Device):
             return Completion(Status.STALL)
         if isinstance(reply, asyncio.Future):
             return self.later(self._reply_later(transfer, reply))
-        return _reply(transfer, reply)
+        return reply_with(transfer, reply)
 
     async def _reply_later(self, transfer: Transfer, reply: asyncio.Future[bytes | None]) -> Completion:
         try:
-            return _reply(transfer, await reply)
+            return reply_with(transfer, await reply)
         except Stall:
             return Completion(Status.STALL)
-
-
-def _reply(transfer: Transfer, payload: bytes | None) -> Completion:
-    if transfer.endpoint & 0x80:
-        return Completion(Status.OK, (payload or b"")[: transfer.length])
-    return Completion(Status.OK, b"", transfer.length)
