@@ -25,6 +25,7 @@ from usbferry.usb.types import Status
 
 FLOOD, INTERRUPTS = 0x81, 0x84
 DEPTH, LENGTH = 16, 64 * 1024  # of the flood, as a disk is read
+LARGE = 1024 * 1024  # as it is read by what looks far ahead
 INTERVAL = 0.001  # seconds
 SECONDS = 0.25  # of one measurement
 TRIES = 12  # on a busy machine: one of them has both CPUs
@@ -81,23 +82,28 @@ async def latency(device: Device) -> float:
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("length", [LENGTH, LARGE])
 @pytest.mark.parametrize("way", ["in", "out"])
-async def test_a_bulk_flood_does_not_hold_up_interrupts(way: str) -> None:
-    payload = bytes(LENGTH)
+async def test_a_bulk_flood_does_not_hold_up_interrupts(way: str, length: int) -> None:
+    """Beside large transfers too, unless the machine is so busy that three of them take longer."""
+    payload = bytes(length)
     async with served() as (_, device):
 
         def flood() -> Awaitable[Completion]:
             is_in = way == "in"
-            return end(device.submit(Transfer(FLOOD if is_in else 0x01, LENGTH, b"" if is_in else payload)))
+            return end(device.submit(Transfer(FLOOD if is_in else 0x01, length, b"" if is_in else payload)))
 
-        medians = []
+        medians, mosts = [], []
         async with flooded(flood) as done:
             for _ in range(TRIES):
+                before, began = done[0], time.perf_counter()
                 medians.append(await latency(device))
-                if medians[-1] < MOST:
+                each = (time.perf_counter() - began) / max(done[0] - before, 1)
+                mosts.append(max(MOST, 3 * each) if length == LARGE else MOST)
+                if medians[-1] < mosts[-1]:
                     break
-        assert done[0] > 100, "that was no flood"
-        assert min(medians) < MOST, medians
+        assert done[0] > (30 if length == LARGE else 100), "that was no flood"
+        assert medians[-1] < mosts[-1], (medians, mosts)
 
 
 @pytest.mark.alone

@@ -451,9 +451,32 @@ def test_other_calls_pass_between_parts():
 
 def test_a_long_read_goes_in_parts():
     data = bytes(range(256)) * 512
-    talk = claimed().says(bulk(1, 0x81, len(data))).does(1, Completion(OK, data))
+    talk = claimed().says(bulk(1, 0x81, len(data))).hears(reply(1, 5)).does(1, Completion(OK, data))
     talk.hears(*parts(1, u32(0), data, (65536, 65536, 4), is_reply=True))
     talk.says(bulk(2, 0x81, 65536)).does(2, Completion(OK, data[:65536])).hears(reply(2, 0, data[:65536]))
+
+
+@pytest.mark.parametrize("way", [0x81, 0x02])
+def test_of_long_bulk_that_waits_at_the_device_it_is_said_once(way):
+    """By it a controller knows what waits there and what is on its way."""
+    length = 65537
+    call_ = (
+        [bulk(1, 0x81, length)]
+        if way & 0x80
+        else parts(1, bytes.fromhex("06020000"), u32(length) + bytes(length), [65536, 9])
+    )
+    talk = claimed().says(*call_).hears(reply(1, 5))
+    talk.says(bulk(2, 0x81, 65536), interrupt(3, 0x82, 8, 1), control(4, "c000000000000800")).hears()
+    talk.does(2, Completion(OK, b"")).hears(*([] if way & 0x80 else [reply(2)]))
+
+
+def test_of_long_bulk_that_is_answered_at_once_it_is_not_said():
+    talk = claimed()
+    exporter = talk.exporter
+    exporter.receive(memoryview(bulk(1, 0x81, 65537)), 0.0)
+    for event in exporter.events():
+        exporter.complete(event.tag, Completion(OK, b"short"))
+    talk.hears(reply(1, 0, b"short"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
-"""The window of a controller whose network loses packets, and the challenge that shows whose address it is."""
+"""How much a controller has under way, where packets get lost and on a stream; and the challenge that shows whose
+address it is.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.protocols.ferry.wire import (
+    FAILED,
     INFO,
+    TOKEN,
     T,
     Talk,
     bulk,
@@ -13,6 +17,7 @@ from tests.protocols.ferry.wire import (
     claim,
     claimed,
     control,
+    device,
     interrupt,
     parts,
     reply,
@@ -28,7 +33,7 @@ from usbferry.protocols.ferry.importer import Importer
 from usbferry.protocols.ferry.messages import Call
 from usbferry.protocols.ferry.outbox import Sent
 from usbferry.protocols.ferry.pace import FIRST_WINDOW, LARGEST_WINDOW, LEAST_WINDOW, Pace
-from usbferry.usb.transfer import Completion
+from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status
 
 
@@ -300,3 +305,125 @@ def test_what_came_early_is_said_to_be_there_and_what_is_incomplete_is_not() -> 
 def test_on_a_transport_that_loses_nothing_it_is_not_said() -> None:
     talk = claimed()
     talk.says(interrupt(1, 0x82, 8, 1), bulk(2, 0x81, 8)).asks("submit #1 in 82 8", "submit #2 in 81 8").hears()
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+PIECE = 1 << 20
+
+
+def a_piece(endpoint: int = 0x81) -> Transfer:
+    return Transfer(endpoint, PIECE, b"" if endpoint & 0x80 else bytes(PIECE))
+
+
+class OnStream:
+    """A controller whose target answers VERSION after some seconds; the test plays that target."""
+
+    def __init__(self, far: float = 0.001) -> None:
+        self.now = 0.0
+        self.importer = Importer()
+        self.importer.connected(0.0)
+        self.importer.claim("1-1")
+        self.now = far
+        self.hears(version_reply(), reply(T + 1, 0, TOKEN + device()))
+        self.leave()
+
+    def hears(self, *messages: bytes) -> None:
+        self.importer.receive(memoryview(b"".join(messages)), self.now)
+        self.events = list(self.importer.events())
+
+    def leave(self) -> list[int]:
+        """The calls of the session that leave; what is in parts counts once."""
+        raw, found = b"".join(self.importer.outgoing), dict[int, None]()
+        self.importer.outgoing, self.importer.outgoing_bytes = [], 0
+        while raw:
+            size = 4 + int.from_bytes(raw[:4], "big")
+            if raw[4] < 0x80:
+                found[int.from_bytes(raw[4:8], "big")] = None
+            raw = raw[size:]
+        self.importer.receive(memoryview(b""), self.now)  # as a transport that took it all
+        return list(found)
+
+
+def submitted(net: OnStream, number: int, endpoint: int = 0x81) -> list[int]:
+    """What leaves of some long transfers."""
+    left = []
+    for _ in range(number):
+        net.importer.submit(a_piece(endpoint))
+        left += net.leave()
+    return left
+
+
+@pytest.mark.parametrize("endpoint", [0x81, 0x02])
+def test_on_a_near_stream_two_long_transfers_are_under_way(endpoint: int) -> None:
+    """16 MiB were, and an interrupt transfer waited behind all that the systems of both ends held of them."""
+    net = OnStream()
+    assert submitted(net, 16, endpoint) == [1, 2]
+    net.importer.submit(Transfer(0x83, 8, interval=1))
+    assert net.leave() == [3]
+    net.hears(reply(1, FAILED + Status.STALL))
+    assert net.leave() == [4]
+    net.hears(reply(2, FAILED + Status.STALL), reply(4, FAILED + Status.STALL))
+    assert net.leave() + net.leave() == [5, 6]
+
+
+def test_on_a_far_stream_more_is_under_way() -> None:
+    assert len(submitted(OnStream(0.02), 30)) == 10
+
+
+def test_the_fastest_answer_counts() -> None:
+    net = OnStream(1.0)
+    net.now = 6.0
+    net.importer.tick(6.0)
+    net.now = 6.002
+    net.hears(reply(T + 3))
+    assert len(submitted(net, 16)) == 2
+
+
+def test_what_waits_at_the_device_is_not_under_way() -> None:
+    """Reads of a device that says something now and then: they must not hold up what is written to it."""
+    net = OnStream()
+    for number in range(1, 31):
+        net.importer.submit(a_piece())
+        assert net.leave() == [number]
+        net.hears(reply(number, 5))
+    assert submitted(net, 2, 0x02) == [31, 32]
+
+
+def test_short_transfers_are_not_counted() -> None:
+    net = OnStream()
+    assert len(submitted(net, 3)) == 2
+    net = OnStream()
+    for _ in range(100):
+        net.importer.submit(Transfer(0x81, 65536))
+    assert len(net.leave()) == 100
+
+
+def test_a_target_that_says_nothing_holds_nothing_up_for_long() -> None:
+    net = OnStream()
+    assert submitted(net, 16) == [1, 2]
+    began = net.now = 3.0  # nothing was heard for a while, and then this was submitted: how much later, nobody knows
+    last = net.importer.deadline()
+    assert last is not None
+    assert last < began, "it counts from an old time"
+    net.importer.tick(net.now)
+    assert net.leave() == []
+    net.now = began + 0.09
+    net.importer.tick(net.now)
+    assert net.leave() == []
+    deadline = net.importer.deadline()
+    assert deadline == pytest.approx(began + 0.1)
+    net.now = deadline
+    net.importer.tick(net.now)
+    assert net.leave() == [3, 4]
+
+
+def test_another_transport_begins_anew() -> None:
+    net = OnStream()
+    submitted(net, 3)
+    net.importer.disconnected(1.0)
+    net.importer.connected(1.0)
+    net.now = 1.001
+    net.hears(version_reply(T + 3), reply(T + 4, 0, u32(2)))
+    assert net.leave() == [2, 3]
+    assert net.leave() == []

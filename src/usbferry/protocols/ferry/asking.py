@@ -16,7 +16,7 @@ from ..errors import ProtocolError
 from ..events import Changed, Claimed, Event, Left, Listed, Refusal, Refused
 from ..limits import Limits
 from . import infos
-from .framing import HEADER, RECORD_BYTES, records
+from .framing import HEADER, RECORD_BYTES
 from .lanes import Lanes
 from .messages import (
     CAPABILITIES,
@@ -32,12 +32,9 @@ from .messages import (
     words,
 )
 from .outbox import Outbox, Sent
-from .pace import Pace
 from .states import CONTROLLER, Controller
-from .trips import Trips
 
 LEAST_TRANSFER: Final = 1024  # bytes that a target takes in one: the largest bulk packet, USB 3.2 §9.6.6
-_PART: Final = Call.PART << 24
 _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
     Code.UNKNOWN_DEVICE: (Refusal.NOT_FOUND, "the server has no such device"),
     Code.BUSY: (Refusal.BUSY, "somebody else uses it"),
@@ -60,9 +57,6 @@ class Asking(Lanes):
         self.ended = ""  # why the claim is over, for people
         self._limits = limits
         self._resends = resends
-        self._pace, self._trips = Pace(), Trips()  # of a transport that loses packets
-        self._leaving: list[Sent] = []  # of what is in `outgoing` there: they are waited for from when they leave
-        self._now = 0.0
         self._heartbeat, self._grace = limits.heartbeat_seconds, limits.grace_seconds
         self.limit = limits.transfer_bytes  # of one transfer, that the target takes at all
         self._greeted = False  # VERSION was said on this transport
@@ -122,23 +116,9 @@ class Asking(Lanes):
         """Bytes in the body of a call that is not cut."""
         return min(self._way.packet_bytes or RECORD_BYTES, RECORD_BYTES) - HEADER
 
+    @abstractmethod
     def _transmit(self, call: Sent) -> None:
         """Send a call, for the first time on this transport."""
-        if self._resends:
-            self._leaving.append(call)
-            if not call.identifier & TRANSPORT:
-                self._pace.sent(call)
-        self._say_call(call)
-
-    def _say_call(self, call: Sent) -> None:
-        packet = 0 if call.identifier & TRANSPORT else self._way.packet_bytes  # calls of the transport are never cut
-        self._say_records(records(call.identifier, call.word, call.head, call.payload, _PART, packet))
-
-    def leaves(self, now: float) -> None:
-        """What is in `outgoing` is sent; otherwise it counts from the next `tick`."""
-        for call in self._leaving:
-            self._trips.sent(call, now)
-        self._leaving.clear()
 
     @abstractmethod
     def _send(self) -> None:
@@ -147,6 +127,10 @@ class Asking(Lanes):
     @abstractmethod
     def _proceed(self) -> None:
         """There may be room."""
+
+    @abstractmethod
+    def _resumed_at(self, expected: int) -> None:
+        """Send what the target never had. Raises ProtocolError for what cannot be expected."""
 
     @abstractmethod
     def _acknowledge(self) -> None:
@@ -250,14 +234,9 @@ class Asking(Lanes):
         if code:
             return self._refused(code)
         [expected] = parse_words(body, 0, 1)
-        again = self._outbox.resumed(expected)
         self._move("resumed")
         self._ask(Call.HOLD)
-        if self._resends:
-            for call in self._outbox.sent.values():
-                self._trips.resumed(call, self._now)
-        for call in again:
-            self._transmit(call)
+        self._resumed_at(expected)
         if self._adopts:
             self._outbox.put(Sent(Call.DESCRIBE, word_of(Call.DESCRIBE)))
         self._send()

@@ -33,10 +33,13 @@ from .messages import (
     TOKEN_BYTES,
     TRANSPORT,
     Call,
+    Code,
     code_of,
 )
+from .pace import LONG
 from .session import Session
 from .states import TARGET, Target
+from .transfers import is_bulk
 
 INSTANCE: Final = token_bytes(INSTANCE_BYTES)  # of this process
 _CALL: Final = Struct(">IIBBH")  # marker, identifier, number, endpoint, flags
@@ -235,6 +238,13 @@ class Exporter(Desk):
         session.pending.add(tag, transfer)
         if self._way.is_lossy:
             self._unconfirmed[tag] = None
+        elif transfer.length > LONG and transfer.endpoint & 0x0F:
+            self._confirm_long(tag)
+
+    def _confirm_long(self, tag: int) -> None:
+        """Say of bulk that it waits at the device, so that it is not what fills the way there (§9)."""
+        if not self._way.is_lossy:  # there all that waits is confirmed at the end
+            self._say(tag, Code.IN_PROGRESS)
 
     def _emit(self, event: Event) -> Iterator[Event]:
         if event.__class__ is Release:
@@ -243,8 +253,9 @@ class Exporter(Desk):
         try:
             yield event
         finally:
-            if session is not None:
-                session.emitted()
+            waits = session.emitted() if session is not None else None
+            if waits is not None and waits[1].length > LONG and is_bulk(waits[1]):
+                self._confirm_long(waits[0])
 
     def _follow(self) -> Iterator[Event]:
         """What has become possible without being asked for anew."""

@@ -5,7 +5,7 @@
 
 What was sent stays in the outbox until its reply is there, so that a new transport can have it again (§8), and so can
 one that loses packets (`resends`). Every submit ends exactly once: with its reply, or with the session. Calls that are
-no session's are `asking`'s.
+no session's are `asking`'s; `sending` says what leaves when.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..events import Claimed, Completed, Event
 from ..limits import DEFAULT_LIMITS, Limits
 from ..pending import Pending
 from . import infos
-from .asking import Asking, word_of
+from .asking import word_of
 from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, Way, part_total
 from .lanes import ENOUGH
 from .messages import (
@@ -35,10 +35,10 @@ from .messages import (
     words,
 )
 from .outbox import NO_IDENTIFIER, Sent
-from .pace import Pace
+from .pace import LONG
+from .sending import Sending
 from .states import CONTROLLER, Controller
 from .transfers import decode_reply, encode
-from .trips import Trips
 
 _REPLY: Final = Struct(">III")  # marker, identifier, status
 _LEAST: Final = MARKER + HEADER
@@ -49,7 +49,7 @@ _LOSSY_BYTES: Final = 64 << 10  # of a transfer where packets get lost: what is 
 _EMPTY: Final = memoryview(b"")
 
 
-class Importer(Asking):
+class Importer(Sending):
     """A controller, from its first transport to its last."""
 
     protocol = "ferry"
@@ -60,9 +60,8 @@ class Importer(Asking):
         super().__init__(limits, resends=resends)
         self.consumed = 0
         self.needed = _LEAST
-        self.releasing = False  # RELEASE has no answer yet
         self._view: memoryview = _EMPTY
-        self._heard = self._beat = self._lost_at = 0.0
+        self._heard = self._lost_at = 0.0
         self._linked = True  # there is a transport
         self._tags = 0
         self._flying: dict[int, Sent] = {}  # transfers that have not ended, by tag
@@ -70,7 +69,6 @@ class Importer(Asking):
         self._order = Pending()  # of completions, where replies may overtake each other
         self._ready: deque[Completed] = deque()
         self._stopped: set[tuple[int, int]] = set()  # queues that the next submit has to restart
-        self._holds_back = False  # bulk, for the transport has enough
 
     def release(self) -> None:
         """Give the device back; transfers end no more.
@@ -103,16 +101,17 @@ class Importer(Asking):
         self._flying[tag] = call
         if self._resends:
             self._order.add(tag, transfer)
-        elif number == _BULK and self.state is _USING and self._has_room and self._outbox.leaves_at_once(call):
-            self._transmit(call)  # as it goes nearly always
+        elif (
+            number == _BULK
+            and self.state is _USING
+            and self._has_room
+            and (call.cost <= LONG or self._stream.has_room(call))
+            and self._outbox.leaves_at_once(call)
+        ):  # as it goes nearly always
+            self._transmit(call)
             return tag
         self._put(call)
         return tag
-
-    @property
-    def _has_room(self) -> bool:
-        """Whether the transport wants more bulk; what comes later and is urgent would wait behind it."""
-        return self.outgoing_bytes < self._room
 
     def alloc_streams(self, endpoints: tuple[int, ...], count: int) -> int:
         """Ask for bulk streams; the answer is Completed with this tag."""
@@ -199,8 +198,7 @@ class Importer(Asking):
         self._holds_back = False
         self._asked.clear()
         self._later.clear()
-        self._leaving.clear()
-        self._pace, self._trips = Pace(), Trips()
+        self._begin()
         for call in self._outbox.sent.values():
             call.lose_transport()
         return self.state is Controller.LOST
@@ -226,10 +224,7 @@ class Importer(Asking):
             return None
         if self._leaving:
             return self._now
-        times = [self._beat + self._heartbeat, self._heard + SILENT_HEARTBEATS * self._heartbeat]
-        if self._resends:
-            times += [call.due for call in self._unanswered()]
-        return min(times)
+        return min(self._beat + self._heartbeat, self._heard + SILENT_HEARTBEATS * self._heartbeat, self._due())
 
     def tick(self, now: float) -> None:
         """Let time pass. Raises ProtocolError when the target was silent for too long."""
@@ -246,47 +241,7 @@ class Importer(Asking):
             raise ProtocolError(f"silent for {SILENT_HEARTBEATS * self._heartbeat:g} s")
         if now >= self._beat + self._heartbeat:
             self._acknowledge()
-        if self._resends:
-            for call in [call for call in self._unanswered() if now >= call.due]:
-                self._send_again(call)
-            self._proceed()
-
-    def _unanswered(self) -> list[Sent]:
-        is_sending = self.state is Controller.USING or self.releasing
-        return [*self._asked.values(), *(self._outbox.sent.values() if is_sending else ())]
-
-    def _acknowledge(self) -> None:
-        self._beat = self._now
-        if all(call.number != Call.HEARTBEAT for call in (*self._asked.values(), *self._later)):
-            self._ask(Call.HEARTBEAT, self._outbox.acknowledge(self._longest // 8))
-
-    # -- to the target ------------------------------------------------------------------------------------------------
-
-    def _put(self, call: Sent) -> None:
-        self._outbox.put(call)
-        if self.state is Controller.USING:
-            self._send()
-
-    def _send(self) -> None:
-        self._holds_back = False
-        for call in self._outbox.leaving(self._may_leave):
-            self._transmit(call)
-
-    def _may_leave(self, call: Sent) -> bool:
-        if self._resends and not self._pace.has_room(call):
-            return False
-        if call.number == _BULK and not self._has_room:
-            self._holds_back = True
-            return False
-        return True
-
-    def _send_again(self, call: Sent) -> None:
-        if self._trips.rests(call, self._now):
-            self._pace.rests(call)
-            return
-        if self._trips.again(call, self._now) and not call.identifier & TRANSPORT:
-            self._pace.lost(call, self._now)
-        self._say_call(call)
+        self._look_again()
 
     # -- from the target ----------------------------------------------------------------------------------------------
 
@@ -319,6 +274,8 @@ class Importer(Asking):
                 outbox.answered(identifier)
                 del self._flying[call.tag]
                 yield Completed.of(call.tag, decode_reply(call.transfer, 0, body))
+                if call.under_way:
+                    self._arrived(call)
                 if outbox.wants_acknowledgement:
                     self._acknowledge()
                 if self._unlinking:
@@ -334,10 +291,8 @@ class Importer(Asking):
     def _take(self, identifier: int, code: int, body: memoryview) -> Event | None:
         calls = self._asked if identifier & TRANSPORT else self._outbox.sent
         if code == Code.IN_PROGRESS:
-            if self._resends and identifier in calls:
-                self._trips.is_at_target(calls[identifier], self._now)
-                self._pace.in_progress(calls[identifier])
-                self._proceed()
+            if identifier in calls:
+                self._is_at_target(calls[identifier])
             return None
         in_parts = code == Code.PART
         if in_parts:
@@ -351,8 +306,8 @@ class Importer(Asking):
             code, body = int.from_bytes(whole[:4], "big"), whole[4:]
         if identifier & TRANSPORT:
             call = self._asked.pop(identifier, None)
-            if call is not None and self._resends:
-                self._trips.heard(call, self._now)
+            if call is not None:
+                self._was_answered(call)
             event = self._answered(call.number, code, body) if call is not None else None
             while self._later and all(one.number not in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
                 self._ask_now(self._later.pop(0))
@@ -360,16 +315,10 @@ class Importer(Asking):
         call = self._outbox.answered(identifier)
         if self._outbox.wants_acknowledgement:
             self._acknowledge()
-        if self._resends and call is not None:
-            self._trips.heard(call, self._now)
-            self._pace.answered(call)
-            self._proceed()
-        return self._finished(call, code, body, is_lent=not in_parts) if call is not None else None
-
-    def _proceed(self) -> None:
-        """There may be room."""
-        if self.state is Controller.USING:
-            self._send()
+        if call is None:
+            return None
+        self._was_answered(call)
+        return self._finished(call, code, body, is_lent=not in_parts)
 
     def _part(self, call: Sent, body: memoryview) -> bool:
         """Whether a reply in parts is whole now."""

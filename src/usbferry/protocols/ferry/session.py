@@ -92,10 +92,12 @@ class Session:
             return Submit(*self.gates.ready.popleft())
         return self._carry_out(self.ledger.take_next())
 
-    def emitted(self) -> None:
-        """What `take` or `follow` gave is at the device, and answered by now or later."""
-        if self._current is not None:
+    def emitted(self) -> tuple[int, Transfer] | None:
+        """What `take` or `follow` gave is at the device, and answered by now, or later: a transfer is returned then."""
+        waits = self._current
+        if waits is not None:
             self._park()
+        return waits
 
     def _park(self) -> None:
         assert self._current is not None
