@@ -52,7 +52,7 @@ class Player:
 
     def _tell(self, event: Event) -> str:
         if isinstance(event, Completed):
-            return f"{event.tag}: {check(self.sent.pop(event.tag), event.completion)}"
+            return f"{event.tag}: {check(self.sent.pop(event.tag), event)}"
         return self.tell(event)
 
     def check_needs(self, needed: int) -> None:
