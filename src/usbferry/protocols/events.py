@@ -3,7 +3,8 @@
     exporter.receive(view)  ->  for event in exporter.events()  ->  the pump answers  ->  exporter.outgoing()
 
 Each event carries a `tag` that the pump hands back with the answer. Events come one at a time, and each is answered, or
-taken into work, before the next message is parsed, for what the next bytes mean may depend on the answer.
+taken into work, before the next message is parsed, for what the next bytes mean may depend on the answer. A Submit that
+was answered by then is done with: the next one may be the same object.
 """
 
 from __future__ import annotations

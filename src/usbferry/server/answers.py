@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from math import inf
 from typing import Final, Protocol, runtime_checkable
 
 from ..device import Promise, ResetOutcome
+from ..devices.clock import Clock, Timer
 from ..protocols.errors import ProtocolError
 from ..protocols.events import Event, Refusal
 from ..transports import turn
@@ -67,7 +69,7 @@ class OnPackets(Protocol):
 class Answers:
     """All that goes from one pump to its importer."""
 
-    def __init__(self, exporter: Exporter, end: Callable[[], None]) -> None:
+    def __init__(self, exporter: Exporter, end: Callable[[], None], clock: Clock) -> None:
         self.link: Link | None = None
         self.name = "-"  # of the claimed device, for people
         self.closing = False  # what comes is not looked at any more: the connection is being closed
@@ -79,7 +81,9 @@ class Answers:
         self._may_borrow = False  # the next flush comes before what is lent now is used again
         self._awaited = 0  # futures that have not ended
         self._settled: asyncio.Event | None = None  # set when they have
-        self._timer: asyncio.TimerHandle | None = None
+        self._clock = clock
+        self._timer: Timer | None = None
+        self._wakes = inf  # when it does
 
     # -- from the device ----------------------------------------------------------------------------------------------
 
@@ -200,7 +204,7 @@ class Answers:
         if exporter.has_events:
             self.process_soon()
         deadline = exporter.deadline()
-        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
+        if deadline is not None and deadline < self._wakes:
             self.set_timer()
 
     def flush_and_process(self) -> None:
@@ -238,20 +242,23 @@ class Answers:
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def set_timer(self) -> None:
-        """Call the exporter when it wants to be called; a timer that is left makes every turn of the loop dearer."""
+        """Call the exporter when it wants to be called."""
         self.stop_timer()
         deadline = self._exporter.deadline()
-        self._timer = None if deadline is None else self._loop.call_at(deadline, self._tick)
+        if deadline is not None:
+            self._wakes = deadline
+            self._timer = self._clock.call_at(deadline, self._tick)
 
     def stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer, self._wakes = None, inf
 
     def _tick(self) -> None:
-        self._timer = None
+        now = max(self._loop.time(), self._wakes)  # uvloop counts milliseconds, and would be woken again and again
+        self._timer, self._wakes = None, inf
         try:
-            self._exporter.tick(self._loop.time())
+            self._exporter.tick(now)
         except ProtocolError as error:
             self.fail(error)
             return

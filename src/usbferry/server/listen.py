@@ -8,9 +8,11 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from math import inf
 from typing import Any, Final, Protocol
 
 from ..device import Source
+from ..devices.clock import LoopClock
 from ..protocols.limits import DEFAULT_LIMITS, Limits
 from ..transports import tcp
 from ..transports.link import Link, StreamLink
@@ -71,6 +73,7 @@ class Server:
         self._is_full = False  # which was said; and again when there was room meanwhile
         self._working: set[asyncio.Task[None]] = set()  # claims and releases
         self._sessions: dict[bytes, Pump] = {}
+        self._clock = LoopClock(inf)  # no connection has a timer in the loop, while it waits
         self._empty = asyncio.Event()  # no pump is left
         self._empty.set()
 
@@ -152,7 +155,7 @@ class Server:
             self._ended(pump)
             ended()
 
-        pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, over)
+        pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, over, self._clock)
         self.pumps.add(pump)
         self._empty.clear()
         return pump

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any, Final, Protocol, cast
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, Unavailable
+from ..devices.clock import Clock, LoopClock
 from ..protocols.errors import ProtocolError
 from ..protocols.events import (
     AllocStreams,
@@ -67,6 +69,7 @@ class Pump:
         sessions: dict[bytes, Pump],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         ended: Callable[[Pump], None] = lambda pump: None,
+        clock: Clock | None = None,
     ) -> None:
         self._exporter = exporter
         self._catalog = catalog
@@ -74,7 +77,7 @@ class Pump:
         self._spawn = spawn  # runs a coroutine in the server's task group
         self._ended = ended
         self._loop = asyncio.get_running_loop()
-        self._out = Answers(exporter, self._end)
+        self._out = Answers(exporter, self._end, clock or LoopClock(inf))
         self._device: Device | None = None
         self._offer: Offer | None = None
         self._unwatch: Callable[[], None] = lambda: None
@@ -277,7 +280,7 @@ class Pump:
         log.info("%s imported by %s", self._out.name, claimant.address)
         self._device.gone.add_done_callback(self._device_gone)
         self._exporter.accept(self._offer.current())
-        self._out.set_timer()  # the handshake is over: a timer that is left makes every turn of the loop dearer
+        self._out.set_timer()  # the handshake is over
         if self._exporter.session:
             self._sessions[self._exporter.session] = self
 

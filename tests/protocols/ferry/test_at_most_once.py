@@ -292,7 +292,7 @@ class World(RuleBasedStateMachine):
     def memory_is_bounded(self) -> None:
         if self.holder is not None and self.holder._session is not None:
             ledger = self.holder._session.ledger
-            assert len(ledger.open) + len(ledger.replies) <= LIMITS.transfers
+            assert ledger.calls() <= LIMITS.transfers
             assert ledger.bytes <= LIMITS.bytes_in_flight
 
     def teardown(self) -> None:

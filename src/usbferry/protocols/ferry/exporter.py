@@ -37,7 +37,7 @@ from .messages import (
     code_of,
 )
 from .pace import LONG
-from .session import Session
+from .session import NO_TRANSFER, Session
 from .states import TARGET, Target
 from .transfers import is_bulk
 
@@ -52,6 +52,9 @@ _BULK_IN: Final = HEADER + 4
 _BULK_LEAST: Final = _BULK_CALL.size
 _CLAIMED: Final = Target.CLAIMED
 _EMPTY: Final = memoryview(b"")
+NO_TAG: Final = -1
+_IN, _OUT = "in", "out"
+_WAYS: Final = tuple((_IN if at & 0x80 else _OUT) if 0 < at & 0x7F < 16 else "" for at in range(256))  # of bulk
 _RESUME: Final = int(Call.RESUME)
 
 
@@ -65,6 +68,21 @@ class Exporter(Desk):
 
     protocol = "ferry"
     is_prompt = False  # what may have to be sent again is kept
+    __slots__ = (  # of more than thirty attributes CPython (3.11 to 3.13) finds none at once that is not named here
+        "_bounds",
+        "_burst",
+        "_event",
+        "_heard",
+        "_is_simple",
+        "_linked",
+        "_lost_at",
+        "_short_room",
+        "_silence",
+        "_tag",
+        "_transfer",
+        "_view",
+        "needed",
+    )
 
     def __init__(
         self,
@@ -82,9 +100,12 @@ class Exporter(Desk):
         self._heard = now  # since then the transport is silent
         self._lost_at = now
         self._linked = True  # there is a transport
-        self._is_direct = True  # records go out as they are: there is a controller, and a stream to it
+        self._is_simple = False  # the last call went the short way, so the next may
+        self._burst = BURST  # where records go out as they are: there is a controller, and a stream to it; else 0
         self._short_room = 0  # bytes of answers that go the short way now
-        self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted on the short way
+        self._tag = NO_TAG  # the submit that was just emitted on the short way
+        self._transfer = NO_TRANSFER
+        self._event = Submit(NO_TAG, NO_TRANSFER)  # said so
 
     @staticmethod
     def opens(packet: bytes) -> bool:
@@ -101,8 +122,9 @@ class Exporter(Desk):
     @property
     def has_events(self) -> bool:
         """Whether `events` has something though nothing came: a queue goes on behind a transfer that ended."""
-        session = self._session
-        return self._may_go_on or (session is not None and self._attached and session.has_more)
+        if self._backlog and self._may_go_on():
+            return True
+        return not self._is_simple and self._attached and self._session is not None and self._session.has_more()
 
     @property
     def in_flight(self) -> int:
@@ -117,21 +139,20 @@ class Exporter(Desk):
         self.consumed = 0
         if self._backlog:
             self._go_on()
-        self._short_room = BURST if self._is_direct and not (self._backlog or self._way.blocked) else 0
+        self._short_room = 0 if self._backlog or self._way.blocked else self._burst
 
     def events(self) -> Iterator[Event]:
         """What the controller wants, call by call. May be left early and called again.
 
         Raises ProtocolError when the controller breaks the protocol.
         """
-        session = self._session
-        is_short = session is not None and self._attached and session.is_simple
-        events = self._short_way(session, goes_on=True) if session is not None and is_short else self._calls()
-        return self._confirming(events) if self._way.is_lossy else events
+        if self._is_simple:
+            return self._short_way(True)
+        return self._confirming() if self._way.is_lossy else self._calls()
 
-    def _confirming(self, events: Iterator[Event]) -> Iterator[Event]:
+    def _confirming(self) -> Iterator[Event]:
         """Where packets get lost: say of each call that came and has no reply yet that it came (§7.5)."""
-        yield from events
+        yield from self._calls()
         self._confirm()
 
     def _calls(self) -> Iterator[Event]:
@@ -140,12 +161,13 @@ class Exporter(Desk):
             yield from self._follow()
         view, end, at = self._view, len(self._view), self.consumed
         while end - at >= _LEAST and self.state is not Target.OVER:
-            session = self._session
-            if session is not None and self._attached and session.is_simple:
-                yield from self._short_way(session, goes_on=False)
+            if self._may_be_short():
+                self._is_simple = not self._way.is_lossy
+                yield from self._short_way(False)
                 at = self.consumed
                 if end - at < self.needed or end - at < _LEAST:
                     return
+                self._is_simple = False
             size, identifier, number, endpoint, flags = _CALL.unpack_from(view, at)
             if not HEADER <= size <= RECORD_BYTES:
                 raise ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")
@@ -172,25 +194,29 @@ class Exporter(Desk):
             if event is not None:
                 yield from self._emit(event)
             session = self._session
-            if session is not None and session.has_more:
+            if session is not None and session.has_more():
                 yield from self._follow()
         self.needed = _LEAST
 
-    def _short_way(self, session: Session, *, goes_on: bool) -> Iterator[Event]:
-        """The hot loop: bulk transfers and control IN whose turn it is, until there is something else; then that too,
-        with `goes_on`.
+    def _may_be_short(self) -> bool:
+        """Whether calls of the session are carried out as they come, on this transport."""
+        session = self._session
+        is_served = self.state is _CLAIMED and self._attached and not self._claimed
+        return is_served and session is not None and session.is_simple()
 
-        What it reads of itself is in locals, and an answer given at once is noted in the reply cache alone.
+    def _short_way(self, goes_on: bool) -> Iterator[Event]:
+        """The hot loop: bulk transfers and control IN whose turn it is, until there is something else; then that too,
+        if it `goes_on`.
+
+        What it reads of itself is in locals. An event that was answered is given again, for the next transfer: to make
+        one costs more than all of the checks.
         """
-        view, end, at, ledger, (most, room, calls) = (
-            self._view,
-            len(self._view),
-            self.consumed,
-            session.ledger,
-            self._bounds,
-        )
-        unpack, claimed, expected, used = _BULK_CALL.unpack_from, self._claimed, ledger.expected, ledger.bytes
-        left = calls - len(ledger.replies) - len(ledger.open)
+        session = self._session
+        assert session is not None
+        view, ledger, event, (most, room, calls) = self._view, session.ledger, self._event, self._bounds
+        unpack, end, at = _BULK_CALL.unpack_from, len(view), self.consumed
+        expected, used = ledger.expected, ledger.bytes
+        left = calls - len(ledger.open) - len(ledger.replies) - len(ledger.costs)
         self.needed = _LEAST
         while end - at >= _BULK_LEAST and self.state is _CLAIMED:
             size, identifier, number, endpoint, flags, length = unpack(view, at)
@@ -198,13 +224,13 @@ class Exporter(Desk):
             if flags or identifier != expected or size > RECORD_BYTES:
                 break
             if number == _BULK:
-                is_out = endpoint < 0x80
-                if size != _BULK_IN + (length if is_out else 0) or not 0 < endpoint & 0x7F < 16 or length > most:
+                way = _WAYS[endpoint]
+                if not way or size != (_BULK_IN if way is _IN else _BULK_IN + length) or length > most:
                     break
                 if after > end:
                     self.needed = after - at
                     break
-                transfer = Transfer(endpoint, length, view[at + _BULK_LEAST : after] if is_out else b"")
+                transfer = Transfer(endpoint, length, b"" if way is _IN else view[at + _BULK_LEAST : after])
             elif number == _CONTROL and size == _CONTROL_IN and length & 0x80000000 and after <= end:
                 setup = bytes(view[at + _LEAST : after])  # its first bit says IN, so nobody has to hear of it
                 length = setup[6] | setup[7] << 8
@@ -217,24 +243,24 @@ class Exporter(Desk):
             left -= 1
             if left < 0 or used > room:
                 break
-            if claimed:
-                self._claimed = claimed = b""
             ledger.bytes = used
             ledger.expected = expected = identifier + 1 & MASK
             self.consumed = at = after
-            self._current = (identifier, transfer)
+            self._tag = event.tag = identifier
+            self._transfer = event.transfer = transfer
             try:
-                yield Submit(identifier, transfer)
+                yield event
             finally:
-                if self._current is not None:  # the device answers later
+                if self._tag == identifier:  # the device answers later
                     self._park(session)
-        if goes_on and end - at >= self.needed:
+                    self._event = event = Submit(identifier, transfer)
+        if end - at >= self.needed and goes_on:
+            self._is_simple = False
             yield from self._calls()
 
     def _park(self, session: Session) -> None:
-        assert self._current is not None
-        (tag, transfer), self._current = self._current, None
-        session.ledger.open[tag] = transfer.length
+        tag, transfer, self._tag = self._tag, self._transfer, NO_TAG
+        session.ledger.later(tag, transfer.length)
         session.pending.add(tag, transfer)
         if self._way.is_lossy:
             self._unconfirmed[tag] = None
@@ -259,7 +285,7 @@ class Exporter(Desk):
 
     def _follow(self) -> Iterator[Event]:
         """What has become possible without being asked for anew."""
-        while self._session is not None and self._session.has_more:
+        while self._session is not None and self._session.has_more():
             event = self._session.follow()
             if event is not None:
                 yield from self._emit(event)
@@ -267,7 +293,7 @@ class Exporter(Desk):
     def deadline(self) -> float | None:
         """When `tick` wants to be called."""
         if self._linked:
-            return self._heard + self._patience
+            return self._heard + (self._silence if self.state is _CLAIMED else self._patience)
         return self._lost_at + self._limits.grace_seconds if self.state is Target.DETACHED else None
 
     def tick(self, now: float) -> None:
@@ -298,38 +324,42 @@ class Exporter(Desk):
 
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
-        session, current = self._session, self._current
+        session = self._session
         if session is None:
             return
-        if current is None or current[0] != tag:
+        if tag != self._tag:
             session.complete(tag, completion)
             return
-        transfer, ledger = current[1], session.ledger
+        transfer, ledger = self._transfer, session.ledger
         if ledger.open and session.pending.waits_on(transfer):
             self._park(session)
             session.complete(tag, completion)
             return
-        self._current = None
-        data: Buffer = b""
+        self._tag = NO_TAG
         length, size = transfer.length, 0
-        is_plain = not (completion.status or self._backlog) and self.outgoing_bytes < self._short_room
+        data: Buffer = b""
         if transfer.endpoint < 0x80:
-            is_plain = is_plain and completion.actual == length
+            is_plain = completion.actual == length
         else:
             data = completion.data
             size = len(data)
-            is_plain = is_plain and size <= length and size <= PART_BYTES
-            if not (data.__class__ is bytes or (isinstance(data, memoryview) and data.obj.__class__ is bytes)):
+            is_plain = size <= length and size <= PART_BYTES
+            if type(data) is not bytes and not (isinstance(data, memoryview) and type(data.obj) is bytes):
                 data = bytes(data)  # it is kept, and must not change
-        if not is_plain:
-            ledger.open[tag] = length
+        before = self.outgoing_bytes
+        if not is_plain or completion.status or before >= self._short_room or self._backlog:
+            ledger.later(tag, length)
             session.finish(tag, transfer, completion)
             return
-        ledger.replies[tag] = (length, 0, b"", data)
-        self.outgoing.append(pack_record(HEADER + size, tag, 0))
+        costs, outgoing = ledger.costs, self.outgoing
+        if not costs:
+            ledger.tail = tag
+        costs.append(length)
+        ledger.datas.append(data)
+        outgoing.append(pack_record(HEADER + size, tag, 0))
         if size:
-            self.outgoing.append(data)
-        self.outgoing_bytes += _LEAST + size
+            outgoing.append(data)
+        self.outgoing_bytes = before + _LEAST + size
 
     def reset_done(self, tag: int, ok: bool) -> None:
         """Answer Reset."""
@@ -345,8 +375,8 @@ class Exporter(Desk):
 
     def disconnected(self, now: float) -> bool:
         """The transport is lost; whether the claim waits for another (§8)."""
-        self._linked = self._attached = self._is_direct = False
-        self._short_room = 0
+        self._linked = self._attached = self._is_simple = False
+        self._burst = self._short_room = 0
         self._clear()
         self._unconfirmed.clear()
         if self.state is not Target.OVER:
@@ -357,7 +387,7 @@ class Exporter(Desk):
     def set_way(self, way: Way) -> None:
         """The transport that there is, or that `connected` comes to."""
         self._way = way
-        self._is_direct = self._attached and not way.packet_bytes
+        self._burst = BURST if self._attached and not way.packet_bytes else 0
         self._short_room = 0  # until there is something to read
 
     def connected(self, now: float) -> None:

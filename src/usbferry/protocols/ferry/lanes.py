@@ -19,6 +19,8 @@ BURST: Final = 1024 * 1024  # given to one that has sent all; less in proportion
 class Lanes:
     """What one side has to say on one transport."""
 
+    __slots__ = ("_backlog", "_room", "_way", "outgoing", "outgoing_bytes")
+
     def __init__(self) -> None:
         self.outgoing: list[Buffer] = []  # taken and cleared by the pump
         self.outgoing_bytes = 0
@@ -63,9 +65,9 @@ class Lanes:
         """How much bulk the transport wants now."""
         self._room = BURST - self._way.unsent * (BURST // ENOUGH)
 
-    @property
     def _may_go_on(self) -> bool:
-        return bool(self._backlog) and self._way.unsent < ENOUGH
+        """Whether there is room for the backlog."""
+        return self._way.unsent < ENOUGH
 
     def _finish_backlog(self) -> None:
         """What comes next is said after all that."""

@@ -3,6 +3,8 @@
     early     came before an earlier one did: waits, for calls are carried out in the order of their identifiers
     open      is being carried out: a duplicate is told so
     replies   answered: a duplicate gets the same reply again, until the controller says that it has it
+    tail      the same of what was answered last, where it went well, and nothing came between: an entry in two lists
+              each, which costs a fourth of one in a table. `fold` makes replies of it, when something else is answered
 
 Together they are the window that the controller was granted. Who goes beyond it breaks the protocol, so none of this
 grows. A session is these tables; a new transport leaves `open` and `replies` as they are.
@@ -40,6 +42,9 @@ class Ledger:
         self.expected = first  # identifier of the call that is carried out next
         self.open: dict[int, int] = {}  # identifier -> bytes of the window
         self.replies: dict[int, Reply] = {}  # by identifier
+        self.tail = first  # identifier of the first of those that were answered last, plainly: one after the other
+        self.costs: list[int] = []  # of each of them, bytes of the window
+        self.datas: list[Buffer] = []  # and its data
         self.bytes = 0  # of the window in use
         self.early: dict[int, Message] = {}
         self.parts: dict[int, Assembly] = {}
@@ -55,8 +60,20 @@ class Ledger:
             raise ProtocolError(f"call #{identifier}, due is #{self.expected}, granted are {self._limits.transfers}")
         return False
 
+    def calls(self) -> int:
+        """How many of the window are in use."""
+        return len(self.open) + len(self.replies) + len(self.costs)
+
+    def fold(self) -> None:
+        """Put the tail among the replies."""
+        for at, (cost, data) in enumerate(zip(self.costs, self.datas, strict=True), self.tail):
+            self.replies[at & MASK] = (cost, 0, b"", data)
+        self.costs.clear()  # in place, for the exporter goes on with them
+        self.datas.clear()
+
     def again(self, identifier: int) -> Reply | Code:
         """What to say to a duplicate."""
+        self.fold()
         if identifier in self.replies:
             return self.replies[identifier]
         return Code.IN_PROGRESS if identifier in self.open else Code.FORGOTTEN
@@ -87,7 +104,6 @@ class Ledger:
             self._early_bytes = size
         return True
 
-    @property
     def has_next(self) -> bool:
         """Whether the call whose turn it is came before."""
         return bool(self.early) and self.expected in self.early
@@ -99,12 +115,18 @@ class Ledger:
 
     def begin(self, identifier: int) -> None:
         """A call's turn has come. Raises ProtocolError when it is one more than was granted."""
-        if len(self.open) + len(self.replies) >= self._limits.transfers:
+        if self.calls() >= self._limits.transfers:
             raise ProtocolError(f"more calls without acknowledgement than the {self._limits.transfers} granted")
         if self.parts:
             self.parts.pop(identifier, None)  # of a duplicate
         self.expected = identifier + 1 & MASK
-        self.open[identifier] = 0
+        self.later(identifier, 0)
+
+    def later(self, identifier: int, cost: int) -> None:
+        """A call is answered later, so what is answered before it is not at the tail any more."""
+        if self.costs:
+            self.fold()
+        self.open[identifier] = cost
 
     def charge(self, identifier: int, cost: int) -> None:
         """A transfer takes this many bytes of the window. Raises ProtocolError when there are not as many.
@@ -121,6 +143,8 @@ class Ledger:
 
     def answer(self, identifier: int, code: int, head: bytes, data: Buffer) -> None:
         """A call has its reply."""
+        if self.costs:
+            self.fold()
         self.replies[identifier] = (self.open.pop(identifier), code, head, data)
 
     def acknowledge(self, runs: Iterable[tuple[int, int]]) -> None:
@@ -131,16 +155,34 @@ class Ledger:
         named = sum(count for _, count in counted)
         if named > self._limits.transfers:
             raise ProtocolError(f"an acknowledgement of {named} replies, granted are {self._limits.transfers}")
-        replies, freed = self.replies, 0
         for first, count in counted:
-            for number in range(first, first + count):
-                reply = replies.pop(number & MASK, None)
-                if reply is not None:
-                    freed += reply[0]
+            if self.costs:
+                self._acknowledge_tail(first, count)
+            if self.replies:
+                self._acknowledge_replies(range(first, first + count))
+
+    def _acknowledge_tail(self, first: int, count: int) -> None:
+        """From its beginning on, as it goes nearly always."""
+        ahead = self.tail - first & MASK  # of the tail's first, in the run
+        if ahead < count:
+            done = min(count - ahead, len(self.costs))
+            self.bytes -= sum(self.costs[:done])
+            self.tail = self.tail + done & MASK
+            del self.costs[:done], self.datas[:done]
+        elif first - self.tail & MASK < len(self.costs):
+            self.fold()
+
+    def _acknowledge_replies(self, run: range) -> None:
+        replies, freed = self.replies, 0
+        for number in run:
+            reply = replies.pop(number & MASK, None)
+            if reply is not None:
+                freed += reply[0]
         self.bytes -= freed
 
     def resume(self, outstanding: tuple[int, ...]) -> list[int]:
         """The controller has a new transport, and all replies but these; those among them that it will never get."""
+        self.fold()
         self.early, self._early_bytes, self.parts = {}, 0, {}
         for identifier in self.replies.keys() - set(outstanding):
             self.bytes -= self.replies.pop(identifier)[0]

@@ -35,7 +35,7 @@ from .transfers import decode, encode_reply, is_bulk
 
 _PART: Final = int(Call.PART)
 _RESTART: Final = int(WireFlags.RESTART)
-_NO_TRANSFER: Final = Transfer(0, 0)  # stands for calls that are none, in the order of control transfers
+NO_TRANSFER: Final = Transfer(0, 0)  # stands for calls that are none, in the order of control transfers
 
 
 class Session:
@@ -75,16 +75,14 @@ class Session:
             whole = self.ledger.join(message.identifier, message.body)
         return None if whole is None or self.ledger.is_early(whole) else self._carry_out(whole)
 
-    @property
     def is_simple(self) -> bool:
         """Whether calls are carried out as they come: nothing came early or in parts, no queue waits or is stopped."""
         gates, ledger = self.gates, self.ledger
         return not (gates.ready or gates.held or gates.stopped or ledger.early or ledger.parts)
 
-    @property
     def has_more(self) -> bool:
         """Whether `follow` has something."""
-        return bool(self.gates.ready or self.ledger.has_next) and not self._is_over
+        return bool(self.gates.ready or self.ledger.has_next()) and not self._is_over
 
     def follow(self) -> Event | None:
         """What has become possible: a submit that waited for its queue, a call that came too early."""
@@ -171,16 +169,16 @@ class Session:
 
     def _reset(self, message: Message) -> Event:
         self.gates.restart_all()
-        self.pending.add(message.identifier, _NO_TRANSFER)
+        self.pending.add(message.identifier, NO_TRANSFER)
         return Reset(message.identifier)
 
     def _alloc_streams(self, message: Message) -> Event:
         [count] = parse_words(message.body[:4], 0, 1)
-        self.pending.add(message.identifier, _NO_TRANSFER)
+        self.pending.add(message.identifier, NO_TRANSFER)
         return AllocStreams(message.identifier, tuple(message.body[4:]), count)
 
     def _free_streams(self, message: Message) -> Event:
-        self.pending.add(message.identifier, _NO_TRANSFER)
+        self.pending.add(message.identifier, NO_TRANSFER)
         return FreeStreams(message.identifier, tuple(message.body))
 
     def _suspend(self, message: Message) -> Event:
