@@ -1,5 +1,6 @@
 """The test card: its number can be read by programs in each coding, at each size."""
 
+import tracemalloc
 from io import BytesIO
 
 import pytest
@@ -71,3 +72,18 @@ def test_the_decimal_number_is_the_same_as_a_person_would_write():
 def test_a_size_without_room_for_the_number_is_refused(size):
     with pytest.raises(ValueError, match="at least 128x96"):
         test_card.check(*size)
+
+
+@pytest.mark.parametrize("coding", Coding)
+def test_what_is_kept_of_pictures_is_little(coding):
+    """Each picture has rows of its own, its number's and the runner's: what is kept of them must not be all."""
+    for number in range(100_000, 100_400):
+        test_card.card(number, 640, 480, coding)
+    tracemalloc.start()
+    try:
+        for number in range(200_000, 201_000):
+            test_card.card(number, 640, 480, coding)
+        grown = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert grown < 2_000_000

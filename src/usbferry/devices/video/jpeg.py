@@ -139,7 +139,7 @@ _DIFFERENCES: Final = {value: _difference(value) for value in range(-255, 256)}
 _SAME: Final = _DIFFERENCES[0] * 3  # the other three blocks of luma
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _encoded(row: Row) -> bytes:
     """One row of squares; before it the predictions are 0, which is grey."""
     bits: list[str] = []

@@ -75,7 +75,7 @@ def _places(count: int, zoom: int, by: int) -> tuple[int, ...]:
     return tuple(((2 * place + 1 - count) * _ZOOM + count * zoom) // (2 * zoom) + by for place in range(count))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _picked(row: Row, columns: tuple[int, ...]) -> Row:
     return tuple(row[column] if 0 <= column < len(row) else _NOTHING for column in columns)
 
@@ -86,12 +86,12 @@ def _blurred(rows: list[Row], radius: int) -> list[Row]:
     return [_mean(tuple(spread[max(0, at - radius) : at + radius + 1])) for at in range(len(rows))]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _spread(row: Row, radius: int) -> Row:
     return tuple(_mean_colour(row[max(0, at - radius) : at + radius + 1]) for at in range(len(row)))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _mean(rows: tuple[Row, ...]) -> Row:
     return tuple(_mean_colour(column) for column in zip(*rows, strict=True))
 
@@ -101,6 +101,6 @@ def _mean_colour(colours: tuple[Colour, ...]) -> Colour:
     return y, cb, cr
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _exposed(row: Row, time: int) -> Row:
     return tuple((min(y * time // _EXPOSURE, 255), cb, cr) for y, cb, cr in row)

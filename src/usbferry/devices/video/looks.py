@@ -33,12 +33,12 @@ class Looks(Unit):
         return _row(row, now["brightness"], now["contrast"], now["hue"], now["saturation"])
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _row(row: Row, brightness: int, contrast: int, hue: int, saturation: int) -> Row:
     return tuple(_colour(one, brightness, contrast, hue, saturation) for one in row)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _colour(colour: Colour, brightness: int, contrast: int, hue: int, saturation: int) -> Colour:
     """Y away from grey by contrast, and up by brightness; Cb and Cr away from none by saturation, and turned by hue."""
     y, cb, cr = colour

@@ -82,7 +82,7 @@ def _mosaic(number: int, across: int, down: int) -> list[Row]:
     return rows
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _bits(byte: int, across: int) -> Row:
     """Eight bits over the whole width."""
     return tuple(WHITE if byte >> 7 - column * _BITS_ACROSS // across & 1 else BLACK for column in range(across))
@@ -100,7 +100,7 @@ def _write(rows: list[Row], text: str, left: int, top: int) -> None:
         rows[top + line] = tuple(row)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=64)
 def _yuy2(row: Row, width: int) -> bytes:
     """The lines of one row of squares: two pixels are Y, Cb, Y, Cr."""
     line = b"".join([bytes((y, cb, y, cr)) * (SQUARE // 2) for y, cb, cr in row])
