@@ -5,7 +5,7 @@ from struct import pack, unpack
 import pytest
 
 from tests.devices.host import ask, opened
-from tests.devices.video_host import luma_of
+from tests.devices.video_host import luma_of, picture_of
 from usbferry.devices.camera import Camera
 from usbferry.devices.clock import VirtualClock
 from usbferry.devices.video.lens import Lens
@@ -123,6 +123,16 @@ def test_the_card_is_as_bright_as_it_is_exposed_long():
     half = squares(shown(exposure_mode=1, exposure=166))
     assert (half[4][0], half[4][5]) == (white * 166 // 333, yellow * 166 // 333)
     assert squares(shown(exposure_mode=1, exposure=1000))[4][5] == 255
+
+
+def test_colours_are_as_dark():
+    """Red, at the middle of its bar, by what its decoder makes of it."""
+    pixels = picture_of(shown(exposure_mode=1, exposure=111), SIZE, Coding.YUY2)
+    red, green, blue = pixels.getpixel((440, 300))
+    assert abs(red - 255 // 3) < 3
+    assert max(green, blue) < 3
+    burnt = picture_of(shown(exposure_mode=1, exposure=10000), SIZE, Coding.YUY2)
+    assert burnt.getpixel((440, 300))[0] == 255
 
 
 def test_pan_and_tilt_move_the_view():

@@ -23,7 +23,8 @@ _BYTE, _SHORT, _LONG, _TWO_SIGNED = Struct("<B"), Struct("<H"), Struct("<I"), St
 _EXPOSURE: Final = 333  # units of 100 us
 _DISTANCE: Final = 1000  # mm
 _ZOOM: Final = 100  # per cent
-_NOTHING: Final[Colour] = (0, 128, 128)  # beside the card
+_GREY: Final = 128  # of Cb and Cr: no colour
+_NOTHING: Final[Colour] = (0, _GREY, _GREY)  # beside the card
 
 
 class Lens(Unit):
@@ -103,4 +104,9 @@ def _mean_colour(colours: tuple[Colour, ...]) -> Colour:
 
 @lru_cache(maxsize=256)
 def _exposed(row: Row, time: int) -> Row:
-    return tuple((min(y * time // _EXPOSURE, 255), cb, cr) for y, cb, cr in row)
+    return tuple((_lit(y, 0, time), _lit(cb, _GREY, time), _lit(cr, _GREY, time)) for y, cb, cr in row)
+
+
+def _lit(value: int, dark: int, time: int) -> int:
+    """What is twice as far from `dark` after twice the time, up to a byte's end."""
+    return min(max(dark + (value - dark) * time // _EXPOSURE, 0), 255)
