@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -441,3 +443,29 @@ def test_a_selector_is_shown_as_it_was_written(force: str) -> None:
     assert module._as_written(module._matching("serial=A?B") + force) == "--match serial=A?B"
     assert module._as_written("usb:1-2?force") == "usb:1-2?force"
     assert module._as_written("virtual:zero?later") == "virtual:zero?later"
+
+
+CHURN = """
+import resource
+from usbferry.cli.serve import run
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+async def work():
+    rounds = []
+    for _ in range(5):
+        before = faults()
+        payloads = [bytes(bytearray(65536)) for _ in range(64)]
+        del payloads
+        rounds.append(faults() - before)
+    print(min(rounds))
+
+run(work())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other rules")
+def test_memory_of_payloads_is_not_got_from_the_system_again_and_again():
+    ran = subprocess.run([sys.executable, "-c", CHURN], capture_output=True, text=True, timeout=30)
+    assert int(ran.stdout) < 64  # pages, of the 1024 that they have
