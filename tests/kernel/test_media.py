@@ -38,14 +38,14 @@ from tests.kernel.media import (
 from tests.kernel.steps import HOST, importing, once_it_says, unexpected
 from usbferry.devices.sound.pcm import Format
 from usbferry.devices.sound.wav import WavFile
+from usbferry.devices.video import test_card
 from usbferry.devices.video.lens import Lens
 from usbferry.devices.video.looks import Looks
-from usbferry.devices.video.test_card import card as test_card
 from usbferry.devices.video.uvc import Coding
 
 USBFERRY = f"env USBFERRY_LOOP=asyncio {shlex.quote(sys.executable)} -m usbferry"
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
-SECONDS = {2: 30, 1: 30} if SOAK else {2: 5, 1: 2}  # by version
+SECONDS = {2: 30, 1: 30} if SOAK else {2: 3, 1: 2}  # by version
 SECONDS_MORE = 5 if SOAK else 1  # at the second rate
 SPEEDS = [(2, "high"), (1, "full"), *([(2, "super"), (1, "high"), (2, "full")] if SOAK else [])]
 VERSIONS = [2, 1] if SOAK else [1]  # whose volumes are heard
@@ -100,7 +100,7 @@ def test_the_kernel_sends_what_the_feedback_asks_for(guest, serve, tmp_path, ver
     server = serve(f"virtual:{quick_speaker.__file__}?to=wav:{to}&version={version}", "-v")
     guest.mark()
     with carded(guest, server.port, "1-1") as card:
-        count = counter_file(guest.shared / "play.wav", 48000, 2)
+        count = counter_file(guest.shared / "play.wav", 48000, 1)
         shown = f"/proc/asound/card{card}/stream0"
         script = f"""
             {play_command(card, "play.wav")} & playing=$!
@@ -205,7 +205,7 @@ if SOAK:
     def test_pictures_of_files_are_captured_as_they_are(guest, serve, tmp_path, kind):
         """One again and again, those of a folder by name, and those of a film, to the last byte."""
         size, count = (320, 240), 1 if kind == "file" else 7
-        there = [test_card(100 + number, *size, Coding.MJPEG) for number in range(count)]
+        there = [test_card.card(100 + number, *size, Coding.MJPEG) for number in range(count)]
         for number, picture in enumerate(there):
             (tmp_path / f"{number}.jpg").write_bytes(picture)
         (tmp_path / "film").write_bytes(b"".join(there))
@@ -252,7 +252,7 @@ def test_volume_and_mute_act_on_what_is_heard(guest, serve, version):
 
 # -- pictures -------------------------------------------------------------------------------------------------------
 
-PICTURES = 300 if SOAK else 60
+PICTURES = 300 if SOAK else 45
 CODINGS = {"MJPG": Coding.MJPEG, "YUYV": Coding.YUY2}
 CAMERAS = [("", "MJPG", (640, 480)), ("version=1.5&bulk", "YUYV", (160, 120))]
 if SOAK:
@@ -338,7 +338,7 @@ def heeds_its_controls(guest: Guest, video: str, code: str, size: tuple[int, int
     looks, lens = Looks(), Lens()
     looks.values.update({name: new for name, (*_, new) in LOOKS.items()})
     lens.values.update({name: new for name, (*_, new) in LENS.items()})
-    assert (guest.shared / "heeding").read_bytes() == test_card(0, *size, CODINGS[code], looks, lens)
+    assert (guest.shared / "heeding").read_bytes() == test_card.card(0, *size, CODINGS[code], looks, lens)
 
 
 def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: int, rate: int = 30) -> None:
@@ -355,7 +355,7 @@ def capture(guest: Guest, video: str, code: str, size: tuple[int, int], count: i
     assert [len(picture) for picture in pictures] == [used for used, *_ in captured]
     coding = CODINGS[code]
     assert [number_in(picture, size, coding) for picture in pictures] == list(range(count))
-    assert [n for n in range(count) if pictures[n] != test_card(n, *size, coding)] == [], "not as they were sent"
+    assert [n for n in range(count) if pictures[n] != test_card.card(n, *size, coding)] == [], "not as they were sent"
     assert bars_in(pictures[-1], size, coding) == BARS
 
 
