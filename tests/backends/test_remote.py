@@ -29,14 +29,18 @@ from usbferry import aio
 from usbferry.backends import connection, enumeration, imported, pieces, remote
 from usbferry.backends.connection import Connection, Silent
 from usbferry.backends.imported import RemoteDevice
+from usbferry.backends.lasting import LastingConnection
 from usbferry.backends.remote import RemoteSource
 from usbferry.device import Busy, Claimant, DeviceError, NotFound, Promise, ResetOutcome, Unavailable
 from usbferry.devices.zero import Zero
+from usbferry.protocols.ferry.importer import Importer as FerryImporter
+from usbferry.protocols.ferry.outbox import FIRST_RESEND
 from usbferry.protocols.usbip.messages import DeviceRecord
 from usbferry.registry import load_exporter, load_importer, open_source
 from usbferry.selector import Ambiguous
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import Server, serving
+from usbferry.transports import udp
 from usbferry.usb import setup as requests
 from usbferry.usb.descriptors import Configuration, Interface
 from usbferry.usb.setup import Setup
@@ -520,6 +524,28 @@ async def test_a_server_that_speaks_before_it_is_asked(hung_up: bool) -> None:
     with pytest.raises(DeviceError, match=r"^there:3240: it broke usbip: the server spoke before it was asked$"):
         await made.ask(made.importer.claim, "1-1", seconds=5)
     assert made.gone.done()
+
+
+async def test_what_leaves_where_packets_get_lost_is_waited_for_from_then_on() -> None:
+    """It was from when something had come last, so the first transfer after a pause was sent twice."""
+
+    async def connect(connection: Connection) -> None: ...
+
+    loop, importer = asyncio.get_running_loop(), FerryImporter(resends=True)
+    made = LastingConnection(importer, "there", connect)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        link = await udp.connect("127.0.0.1", silent.getsockname()[1], made)
+        await asyncio.sleep(0.01)
+        began = loop.time()
+        importer.claim("1-1")
+        made._flush()
+        due = importer.deadline()
+        assert due is not None
+        assert began + FIRST_RESEND <= due <= loop.time() + FIRST_RESEND
+        made.over = Status.SHUTDOWN  # or it would connect again
+        link.abort()
+        await turns()
 
 
 async def test_a_server_that_hangs_up_before_it_is_asked() -> None:
