@@ -222,8 +222,6 @@ class Importer(Sending):
             return self._lost_at + self._grace if self.state is Controller.LOST else None
         if not self._greeted:
             return None
-        if self._leaving:
-            return self._now
         return min(self._beat + self._heartbeat, self._heard + SILENT_HEARTBEATS * self._heartbeat, self._due())
 
     def tick(self, now: float) -> None:

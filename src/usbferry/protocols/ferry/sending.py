@@ -89,7 +89,7 @@ class Sending(Asking):
         self._say_records(records(call.identifier, call.word, call.head, call.payload, _PART, packet))
 
     def leaves(self, now: float) -> None:
-        """What is in `outgoing` is sent; where packets get lost. Otherwise it counts from the next `tick`."""
+        """What is in `outgoing` is sent now; to be told where packets get lost, for from then on answers are missed."""
         for call in self._leaving:
             self._trips.sent(call, now)
         self._leaving.clear()
@@ -142,7 +142,7 @@ class Sending(Asking):
     def _due(self) -> float:
         """When `_look_again` wants to be called."""
         if self._resends:
-            return min((call.due for call in self._unanswered()), default=inf)
+            return min([call.due for call in self._unanswered()], default=inf)
         return self._stream.held_since + HELD_SECONDS
 
     def _look_again(self) -> None:

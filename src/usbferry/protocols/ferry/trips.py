@@ -28,16 +28,19 @@ class Trips:
     def __init__(self) -> None:
         self.timeout = FIRST_RESEND  # until there is a measurement
         self._mean = self._spread = 0.0  # SRTT and RTTVAR
+        self._measured = 0.0  # when; of what is under way at once one measurement is enough
         self._silent: dict[int, Sent] = {}  # calls of the session, sent once, of which there was no word; oldest first
 
     def sent(self, call: Sent, now: float) -> None:
         """A call leaves, for the first time on this transport."""
-        is_session = not call.identifier & TRANSPORT
-        call.since, call.is_again, call.in_progress, call.is_resting = now, False, False, False
-        call.wait = self.timeout if is_session or call.number in _AT_ONCE else FIRST_RESEND
-        call.due = now + call.wait
-        if is_session:
+        call.since, call.wait = now, self.timeout
+        if call.in_progress:  # on an earlier one
+            call.in_progress = call.is_resting = False
+        if not call.identifier & TRANSPORT:
             self._silent[call.identifier] = call
+        elif call.number not in _AT_ONCE:
+            call.wait = FIRST_RESEND
+        call.due = now + call.wait
 
     def resumed(self, call: Sent, now: float) -> None:
         """One that the target had on an earlier transport: its reply comes unasked."""
@@ -50,14 +53,17 @@ class Trips:
             if call.number in _AT_ONCE and not call.is_again:
                 self._measure(now - call.since)
             return
-        if self._silent.pop(call.identifier, None) is None:
+        silent = self._silent
+        if silent.pop(call.identifier, None) is None:
             return  # there was one before, or it was sent twice, and nobody knows which of both this is about (Karn)
-        self._measure(now - call.since)
-        while self._silent:
-            first = next(iter(self._silent))
+        if call.since >= self._measured:
+            self._measured = now
+            self._measure(now - call.since)
+        while silent:
+            first = next(iter(silent))
             if call.identifier - first & MASK > MASK // 2:
                 break
-            self._hurry(self._silent.pop(first), now)
+            self._hurry(silent.pop(first), now)
 
     def is_at_target(self, call: Sent, now: float) -> None:
         """IN_PROGRESS: it has all the time it needs, and is asked for now and then."""
