@@ -143,6 +143,7 @@ class Pair:
             for event in self.importer.hear(piece):
                 if isinstance(event, Completed):
                     assert event.tag not in self.ended, "ended twice"
+                    event.data = bytes(event.data)  # it may be lent
                     self.ended[event.tag] = event
                     self.endings.append(event.tag)
                 else:
