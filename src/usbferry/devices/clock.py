@@ -52,6 +52,12 @@ class LoopClock:
                 self._has_fine = False
         return _CoarseTimer(self, when, callback)
 
+    def close(self) -> None:
+        """Forget the fine calls to come, and close their file: one far off, though cancelled, would keep it open."""
+        fine, self._fine, self._has_fine = self._fine, None, False
+        if fine is not None:
+            fine.close()
+
 
 class _CoarseTimer:
     """One of the loop's own, which on uvloop may be early: it counts milliseconds from where it last looked."""

@@ -78,6 +78,15 @@ class FineTimers:
         if self._fd >= 0:
             os.close(self._fd)
 
+    def close(self) -> None:
+        """Forget all calls to come, and the file with them. There is no `call_at` after it."""
+        if self._watched:
+            self._watched = False
+            self._loop.remove_reader(self._fd)
+        self._timers.clear()
+        os.close(self._fd)
+        self._fd = -1
+
     def call_at(self, when: float, callback: Callable[[], None]) -> FineTimer:
         """Call it when time.monotonic() is `when`, and not before."""
         timer = FineTimer(callback)

@@ -201,6 +201,7 @@ class Server:
                     await self._empty.wait()
         for task in tuple(self._working):
             task.cancel()
+        self._clock.close()
 
 
 async def _alone(work: Coroutine[Any, Any, None]) -> None:
