@@ -37,6 +37,7 @@ enum {
     STALLED_MS = 10000,       // without a byte either way, before the server is given up
     LINGER_MS = 1000,         // for the server to close at the end
     RECEIVE_BYTES = 1 << 20,  // more where two whole answers need it
+    PAGE_BYTES = 4096,
     SAMPLES = 1 << 20,        // times that percentiles are taken from: the last ones
 };
 
@@ -333,7 +334,7 @@ struct flight {
     uint32_t *seqnum_in_flight;  // of each image; 0 is none
     double *since;               // of each image
     unsigned char *received;
-    size_t held, capacity;
+    size_t start, held, capacity;  // what is not looked at yet begins at `start`
 };
 
 static void prepare(struct flight *f, const void *request)
@@ -348,7 +349,10 @@ static void prepare(struct flight *f, const void *request)
     f->since = allocate(f->depth, sizeof *f->since);
     size_t two = 2 * (f->protocol->answer_bytes + (f->in ? f->length : 0));
     f->capacity = two > RECEIVE_BYTES ? two : RECEIVE_BYTES;
-    f->received = allocate(1, f->capacity);
+    f->received = aligned_alloc(PAGE_BYTES, PAGE_BYTES + f->capacity);
+    if (f->received == NULL)
+        fail("no memory for %zu bytes", f->capacity);
+    memset(f->received, 1, PAGE_BYTES + f->capacity);  // page faults now, not while it counts
 }
 
 // Whether a call more is within what the target of ferry has granted.
@@ -420,7 +424,7 @@ static void take(struct flight *f, struct answer answer, double time)
 
 static void read_some(struct flight *f)
 {
-    ssize_t got = read(fd, f->received + f->held, f->capacity - f->held);
+    ssize_t got = read(fd, f->received + f->start + f->held, f->capacity - f->held);
     if (got < 0 && errno == EAGAIN)
         return;
     if (got <= 0)
@@ -430,7 +434,7 @@ static void read_some(struct flight *f)
     double time = now();
     size_t at = 0, header = f->protocol->answer_bytes;
     while (f->held - at >= header) {
-        struct answer answer = f->protocol->look_at(f->received + at, f->in);
+        struct answer answer = f->protocol->look_at(f->received + f->start + at, f->in);
         if (answer.is_acknowledgement) {
             ferry_acknowledged(&window);
             at += header;
@@ -447,7 +451,11 @@ static void read_some(struct flight *f)
         at += size;
     }
     f->held -= at;
-    memmove(f->received, f->received + at, f->held);
+    // What comes next is read to the border of a page. AMD's Zen copies three times slower to a place that is, modulo a
+    // page, less than 16 bytes behind where it copies from; that would be a matter of whose headers have 12 bytes.
+    size_t start = -f->held % PAGE_BYTES;
+    memmove(f->received + start, f->received + f->start + at, f->held);
+    f->start = start;
 }
 
 static void keep_in_flight(struct flight *f, double seconds)
