@@ -50,6 +50,7 @@ _CONTROL: Final = int(Call.CONTROL)
 _CONTROL_IN: Final = HEADER + 8  # bytes of a record without data
 _BULK_IN: Final = HEADER + 4
 _BULK_LEAST: Final = _BULK_CALL.size
+_unpack_bulk: Final = _BULK_CALL.unpack_from
 _CLAIMED: Final = Target.CLAIMED
 _EMPTY: Final = memoryview(b"")
 NO_TAG: Final = -1
@@ -137,9 +138,11 @@ class Exporter(Desk):
         if len(view) and not self._challenge:  # what anybody may have sent prolongs nothing
             self._heard = now
         self.consumed = 0
-        if self._backlog:
+        if self._backlog or self._way.blocked:
             self._go_on()
-        self._short_room = 0 if self._backlog or self._way.blocked else self._burst
+            self._short_room = 0 if self._backlog or self._way.blocked else self._burst
+        else:
+            self._short_room = self._burst
 
     def events(self) -> Iterator[Event]:
         """What the controller wants, call by call. May be left early and called again.
@@ -214,7 +217,7 @@ class Exporter(Desk):
         session = self._session
         assert session is not None
         view, ledger, event, (most, room, calls) = self._view, session.ledger, self._event, self._bounds
-        unpack, end, at = _BULK_CALL.unpack_from, len(view), self.consumed
+        unpack, end, at = _unpack_bulk, len(view), self.consumed
         expected, used = ledger.expected, ledger.bytes
         left = calls - len(ledger.open) - len(ledger.replies) - len(ledger.costs)
         self.needed = _LEAST
