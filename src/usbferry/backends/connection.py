@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from ..device import Busy, DeviceError, NotFound, Promise, Unavailable
 from ..protocols.errors import ProtocolError, Stranger
-from ..protocols.events import Claimed, Completed, Event, Left, Listed, Refusal, Refused
+from ..protocols.events import Claimed, Completed, Event, Left, Lent, Listed, Refusal, Refused
 from ..transports import turn
 from ..transports.link import Link
 from ..transports.reasons import reason
@@ -240,10 +240,10 @@ class Connection:
                 self._heard = self._heard or len(view) > 0
                 self._is_known = len(view) >= len(importer.opening)
             for event in importer.events():
-                if event.__class__ is Completed:
+                if event.__class__ is Completed or event.__class__ is Lent:
                     future = flying.pop(event.tag, None)
                     if future is not None:
-                        if event.data.__class__ is memoryview and not future.may_borrow:
+                        if event.__class__ is Lent and not future.may_borrow:
                             event.data = bytes(event.data)
                         future.fulfil(event)
                         if self._behind and event.tag in self._behind:

@@ -182,10 +182,7 @@ class Refused(Event):
 
 
 class Completed(Completion, Event):
-    """A transfer ended: its completion, and which it was. One object, for there is one of these for each transfer.
-
-    Data that is a view is lent, as what it was read from is.
-    """
+    """A transfer ended: its completion, and which it was. One object, for there is one of these for each transfer."""
 
     __slots__ = ("tag",)
 
@@ -210,6 +207,12 @@ class Completed(Completion, Event):
         """That a transfer ended so."""
         one = completion
         return cls(tag, one.status, one.data, one.actual, one.packets, one.start_frame)
+
+
+class Lent(Completed):
+    """The same, with data that is lent, as what it was read from is. Who keeps it copies them."""
+
+    __slots__ = ()
 
 
 class Changed(Event):

@@ -271,7 +271,7 @@ class Importer(Sending):
             if call is not None and call.transfer is not None:  # as it goes nearly always
                 outbox.answered(identifier)
                 del self._flying[call.tag]
-                yield Completed.of(call.tag, decode_reply(call.transfer, 0, body))
+                yield decode_reply(call.tag, call.transfer, 0, body, lends=True)
                 if call.under_way:
                     self._arrived(call)
                 if outbox.wants_acknowledgement:
@@ -337,11 +337,11 @@ class Importer(Sending):
             return None
         del self._flying[call.tag]
         self._unlinking.discard(call.tag)
-        completion = decode_reply(transfer, code, body, is_lent=is_lent)
+        completion = decode_reply(call.tag, transfer, code, body, is_lent=is_lent)
         if completion.status == Status.SHORT and transfer.flags & Flags.SHORT_NOT_OK:
             self._stopped.add((transfer.endpoint, transfer.stream_id))
         if not self._resends:
-            return Completed.of(call.tag, completion)
+            return completion
         ended = self._order.finish(call.tag, completion)
         self._ready += [Completed.of(one.tag, one.completion) for one in ended if one.completion]
         for one in self._order.before(call.tag):  # the target gives answers in order

@@ -9,6 +9,7 @@ from ...usb.setup import SET_ADDRESS, Setup
 from ...usb.transfer import Buffer, Completion, Flags, IsoPacket, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
+from ..events import LENT_FROM, Completed, Lent
 from ..limits import Limits
 from .messages import (
     DEVICE_FLAGS,
@@ -179,21 +180,28 @@ def _encode_isochronous(transfer: Transfer, asked: list[IsoPacket], completion: 
     return code_of(completion.status), head + b"".join(results), data
 
 
-def decode_reply(transfer: Transfer, code: int, body: memoryview, *, is_lent: bool = True) -> Completion:
-    """How a transfer ended; a body that is not lent is not copied. Raises ProtocolError for what cannot be."""
-    status = status_of(code)
+def decode_reply(
+    tag: int, transfer: Transfer, code: int, body: memoryview, *, is_lent: bool = True, lends: bool = False
+) -> Completed:
+    """How the transfer of `tag` ended. A body that is not lent is not copied, nor a long one where it may be lent on.
+
+    Raises ProtocolError for what cannot be.
+    """
+    status = status_of(code) if code else Status.OK
     if transfer.packets is not None:
-        return _decode_results(transfer, transfer.packets, status, body)
-    if transfer.is_in:
+        return Completed.of(tag, _decode_results(transfer, transfer.packets, status, body))
+    if transfer.endpoint >= 0x80:
         if len(body) > transfer.length:
             raise ProtocolError(f"{len(body)} bytes in the reply to {transfer}")
-        return Completion(status, bytes(body) if is_lent else body)
+        if lends and len(body) >= LENT_FROM:
+            return Lent(tag, status, body)
+        return Completed(tag, status, bytes(body) if is_lent else body)
     actual = transfer.length if status == Status.OK else 0
     if len(body):
         actual = int.from_bytes(body, "big")
     if len(body) not in (0, 4) or actual > transfer.length:
         raise ProtocolError(f"{len(body)} bytes in the reply to {transfer}, of which {actual} bytes were done")
-    return Completion(status, b"", actual)
+    return Completed(tag, status, b"", actual)
 
 
 def _decode_results(transfer: Transfer, asked: list[IsoPacket], status: Status, body: memoryview) -> Completion:

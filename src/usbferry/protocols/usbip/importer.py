@@ -19,7 +19,7 @@ from ...usb.info import DeviceInfo
 from ...usb.transfer import Buffer, IsoPacket, Transfer
 from ...usb.types import Speed, Status
 from ..errors import ProtocolError
-from ..events import LENT_FROM, Claimed, Completed, Event, Listed, Refusal, Refused
+from ..events import LENT_FROM, Claimed, Completed, Event, Lent, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
 from .isochronous import completion_of, descriptors, without_gaps
 from .messages import (
@@ -297,8 +297,11 @@ class Importer:
                 if flying.pop(seqnum, None) is None:
                     del self._late[seqnum]  # usbipd-win before 3.2, see `_unlinked`
                 elif is_plain:
-                    data = view[body:after] if size >= LENT_FROM else bytes(view[body:after]) if size else b""
-                    yield Completed(seqnum, status_of(status) if status else _OK, data, actual)
+                    code = status_of(status) if status else _OK
+                    if size >= LENT_FROM:
+                        yield Lent(seqnum, code, view[body:after], actual)
+                    else:
+                        yield Completed(seqnum, code, bytes(view[body:after]) if size else b"", actual)
                 else:
                     given = view[body:after]
                     yield Completed.of(seqnum, completion_of(transfer, status, actual, start_frame, given))

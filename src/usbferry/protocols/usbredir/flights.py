@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from ...usb.transfer import Completion, Transfer
 from ...usb.types import Status
 from ..errors import ProtocolError
-from ..events import LENT_FROM, Completed, Event
+from ..events import LENT_FROM, Completed, Event, Lent
 from ..limits import Limits
 from .codec import LONG_BULK, Codec, Packet, length_of
 from .messages import Header, Type, status_of
@@ -153,8 +153,10 @@ class Flights:
                 return
             at = host.consumed = after
             del flying[id]
-            data = view[body:after]
-            yield Completed(id, _OK, data if length >= LENT_FROM else bytes(data), length)
+            if length >= LENT_FROM:
+                yield Lent(id, _OK, view[body:after], length)
+            else:
+                yield Completed(id, _OK, bytes(view[body:after]), length)
 
     def answered(self, packet: Packet) -> Completed | None:
         """The answer to a packet of ours; one that we know nothing of came too late, and says nothing."""
