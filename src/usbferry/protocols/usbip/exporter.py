@@ -306,8 +306,10 @@ class Exporter:
             try:
                 yield event
             finally:
-                if self._current is not None:  # the device answers later
-                    self._park(self._current)
+                current = self._current
+                if current is not None:  # the device answers later
+                    self._current = None
+                    pending.add(seqnum, transfer, current)
 
     def _unusual(
         self,

@@ -69,6 +69,9 @@ class State(Enum):
     DONE = auto()
 
 
+_USING: Final = State.USING
+
+
 class Importer:
     """One USB/IP connection, seen from the side that uses the device."""
 
@@ -125,7 +128,7 @@ class Importer:
         Raises ValueError when the payload is not as long as the transfer says, or packets do not fit in it, and for a
         length below 0, over which servers end the connection.
         """
-        assert self.state is State.USING
+        assert self.state is _USING
         direction, packets = transfer.endpoint >> 7, transfer.packets
         if not 0 <= transfer.length <= _LONGEST:
             raise ValueError(f"a transfer of {transfer.length} bytes")
