@@ -369,6 +369,19 @@ def test_the_option_of_an_address() -> None:
     assert open_source("usbip://host/1-1?buffer=0.1").name == "1-1"
 
 
+@pytest.mark.parametrize(
+    ("address", "key", "there"),
+    [
+        ("usbip://host/1-1?bufer=0.1", "bufer", "buffer"),
+        ("ferry://host?device=1-1", "device", "buffer"),
+        ("ferry:///run/x?device=1-1&bufer=0.1", "bufer", "device and buffer"),
+    ],
+)
+def test_an_option_that_there_is_not(address: str, key: str, there: str) -> None:
+    with pytest.raises(ValueError, match=f"is no address, write it as .*: it has no option '{key}', only {there}$"):
+        open_source(address)
+
+
 @pytest.mark.parametrize("text", ["0.6", "-1", "soon", "nan", ""])
 def test_what_is_no_buffer(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no time; write it in seconds, as 0.1, up to 0.5"):

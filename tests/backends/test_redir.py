@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from usbferry.device import Busy, Claimant, Device, DeviceError, ResetOutcome
+from usbferry.backends import redir
+from usbferry.device import Busy, Claimant, Device, DeviceError, ResetOutcome, Unavailable
 from usbferry.protocols.usbredir.exporter import Exporter
 from usbferry.protocols.usbredir.messages import ALL_CAPABILITIES, Capability
 from usbferry.registry import load_exporter, open_source
@@ -148,6 +149,16 @@ async def test_one_that_is_held_is_waited_for_on_the_connection() -> None:
         device = await asyncio.wait_for(second, 10)
         assert len((await done(device, Transfer(0x81, 4))).data) == 4
         await device.close()
+
+
+async def test_one_that_is_held_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redir, "DEVICE_SECONDS", 0.5)
+    why = r"^127\.0\.0\.1:\d+ has offered no device within 0\.5 s: somebody else uses it, or it is not there$"
+    async with served("virtual:zero") as (_, address), opened(address):
+        with pytest.raises(Unavailable, match=why):
+            await open_source(address).list()
+        with pytest.raises(Unavailable, match=why):
+            await open_source(address).open("", ME)
 
 
 async def test_the_connection_that_listed_is_the_one_that_opens() -> None:

@@ -60,6 +60,17 @@ async def test_what_comes_goes_and_changes_hands_is_a_line_each() -> None:
         await source.close()
 
 
+async def test_who_has_a_device_when_it_begins() -> None:
+    async with ferried() as (_, proxy):
+        source = open_source(proxy.where)
+        device = await source.open("1-1", ME)
+        async with following(proxy.where) as said:
+            assert "  here, used by 127.0.0.1" in await line(said)
+            await device.close()
+            assert (await line(said)).endswith("  released\n")
+        await source.close()
+
+
 async def test_as_json_and_soon() -> None:
     """The best of some changes of each kind: other work on the machine makes one or the other late."""
     async with ferried() as (server, proxy), following("--json", proxy.where) as said:

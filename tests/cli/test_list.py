@@ -139,6 +139,9 @@ async def test_two_servers_and_who_uses_their_devices(runtime: Path) -> None:
         (["ferry://127.0.0.1:32740"], "ferry://127.0.0.1/1-1"),
         (["ferry://[::]:4000", "127.0.0.1:3240"], "usbip://127.0.0.1/1-1"),
         (["usbredir://127.0.0.1:4000", "ferry:///run/a:b", "ferry://[::]:4000"], "ferry://[::1]:4000/1-1"),
+        (["ferry:///run/a b"], "ferry:///run/a%20b?device=1-1"),
+        (["ferry+seqpacket:///run/usb.sock"], "ferry+seqpacket:///run/usb.sock?device=1-1"),
+        (["usbredir:///run/vm.sock"], None),
         (["usbredir://127.0.0.1:4000"], None),
         ([], None),
     ],
@@ -157,6 +160,26 @@ def test_a_server_without_usbip(runtime: Path, scheme: str) -> None:
         assert f"  {where}/1-1  0525:a4a0 " in text if scheme == "ferry" else "  -       0525:a4a0 " in text
         [device] = as_json()["places"][0]["devices"]
         assert device["address"] == (f"{where}/1-1" if scheme == "ferry" else None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+async def test_a_server_that_says_who_uses_its_devices(runtime: Path) -> None:
+    with served("virtual:zero", "virtual:zero", "--on", "ferry://127.0.0.1:0", runtime=runtime, listen=None) as server:
+        [where] = server.listening
+        device = await open_source(where).open("1-2", Claimant("local"))
+        try:
+            report = await asyncio.to_thread(as_json, where)
+            text = (await asyncio.to_thread(run, where)).output
+        finally:
+            await device.close()
+    check(report)
+    free, held = report["places"][0]["devices"]
+    assert free["holder"] is None
+    assert held["holder"]["address"].startswith("127.0.0.1:")
+    assert {*held["holder"].values()} == {held["holder"]["address"], None}, "no more is known"
+    heading, *lines = text.splitlines()[1:]
+    assert heading.endswith("  USED BY")
+    assert [one.split()[-1] for one in lines] == ["-", held["holder"]["address"]]
 
 
 def test_what_is_not_plugged_in_is_not_what_nobody_shares() -> None:

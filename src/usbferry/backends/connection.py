@@ -100,6 +100,11 @@ class Connection:
         """Why it ended, for people."""
         return self.gone.result() if self.gone.done() else "the connection was closed"
 
+    @property
+    def is_greeted(self) -> bool:
+        """Whether the server has said something, all of it by the protocol."""
+        return self._heard
+
     async def ask(self, question: Any, *arguments: str, seconds: float, doubt: Doubt | None = None) -> Any:
         """Put a question of the importer's and wait for its answer. Raises DeviceError, or what the question does.
 

@@ -18,7 +18,7 @@ from .buffered import MAX_SECONDS
 from .connection import Connection
 from .lasting import LastingConnection
 from .news import News, NewsConnection
-from .options import without_buffer
+from .options import no_others, without_buffer
 from .remote import RemoteSource
 
 RECONNECT_SECONDS: Final = 2.0  # for one attempt of many
@@ -31,6 +31,7 @@ class FerrySource(RemoteSource):
         self.address = address
         form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
         bare, self.buffer = without_buffer(address, MAX_SECONDS)
+        no_others(address, bare, form, *(["device"] if ":///" in bare else []))
         parts, port = split(bare, form)
         check_peer(address, form, port)
         self._place = place = parse(bare, PROTOCOLS["ferry"].port)

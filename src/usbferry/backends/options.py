@@ -51,6 +51,14 @@ def without_buffer(address: str, most: float) -> tuple[str, float | None]:
     return f"{bare}?{rest}" if rest else bare, seconds
 
 
+def no_others(address: str, bare: str, form: str, *known: str) -> None:
+    """Raises ValueError for an option that is left in `bare`, which is `address` without `buffer`, and is not known."""
+    for key, value in split(bare.partition("?")[2]):
+        if key not in known and value:
+            there = " and ".join((*known, "buffer"))
+            raise ValueError(f"{address!r} is no address, write it as {form}: it has no option {key!r}, only {there}")
+
+
 def buffer_seconds(text: str, most: float, least: float = 0.0) -> float:
     """Of `buffer`. Raises ValueError with a text for the user."""
     try:

@@ -14,7 +14,7 @@ import builtins
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from ..device import Busy, Change, Claimant, Device, NotFound, Source, Watchers
+from ..device import Busy, Change, Claimant, Device, NotFound, Source, Unavailable, Watchers
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
 from ..transports.place import Place, check_peer, parse
@@ -22,7 +22,7 @@ from ..usb import setup as requests
 from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
 from ..usb.transfer import Transfer
-from .connection import Connection, Importer, connecting
+from .connection import Connection, Importer, Silent, connecting
 from .imported import RemoteDevice
 from .options import buffer_seconds
 from .remote import CONNECT_SECONDS
@@ -120,8 +120,7 @@ class RedirSource(Source):
             return [self._opened.info]
         connection = await self._connection()
         try:
-            question = connection.importer.list_devices
-            answer: Listed = await connection.ask(question, seconds=DEVICE_SECONDS, doubt=connection.greeting)
+            answer: Listed = await self._ask(connection, connection.importer.list_devices)
         except BaseException:
             await connection.close()
             raise
@@ -165,8 +164,7 @@ class RedirSource(Source):
     async def _open(self, name: str) -> RedirDevice:
         connection = await self._connection()
         try:
-            question = connection.importer.claim
-            answer: Claimed = await connection.ask(question, name, seconds=DEVICE_SECONDS, doubt=connection.greeting)
+            answer: Claimed = await self._ask(connection, connection.importer.claim, name)
             device = RedirDevice(connection, answer.info, self._given_back)
             await device.prepare()
         except BaseException:
@@ -174,6 +172,16 @@ class RedirSource(Source):
             raise
         connection.in_use = True
         return device
+
+    async def _ask(self, connection: Connection, question: Any, *arguments: str) -> Any:
+        """The protocol has no word for a device that is in use: a server of one greets, and says no more."""
+        try:
+            return await connection.ask(question, *arguments, seconds=DEVICE_SECONDS, doubt=connection.greeting)
+        except Silent as error:
+            if not connection.is_greeted:
+                raise
+            why = f"has offered no device within {DEVICE_SECONDS:g} s: somebody else uses it, or it is not there"
+            raise Unavailable(f"{self.where} {why}") from error
 
     async def close(self) -> None:
         kept, self._kept = self._kept, None

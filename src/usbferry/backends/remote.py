@@ -19,7 +19,7 @@ from ..usb.info import DeviceInfo
 from .buffered import MAX_SECONDS, Buffered
 from .connection import Connection, Silent, connecting
 from .imported import RemoteDevice
-from .options import without_buffer
+from .options import no_others, without_buffer
 
 log: Final = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 10.0
@@ -44,6 +44,7 @@ class RemoteSource(Source):
         self.address = address
         form = f"{address.partition(':')[0]}://HOST[:PORT][/DEVICE]"
         bare, self.buffer = without_buffer(address, MAX_SECONDS)
+        no_others(address, bare, form)
         parts, port = split(bare, form)
         if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"{address!r} is no address, write it as {form}")

@@ -109,5 +109,7 @@ def _say(source: Source, what: str, info: DeviceInfo, as_json: bool) -> None:
         click.echo(json.dumps({**line, "device": device}))
     else:
         by = f" by {info.holder}" if what == "claimed" else ""
+        if info.holder and what in ("here", "arrived", "changed"):
+            by = f", used by {info.holder}"
         identity = info.ids
         click.echo(printable(f"{_WORDS[what]} {address}  {identity}  {info.title}  {what}{by}"))

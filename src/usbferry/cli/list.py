@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 from unicodedata import east_asian_width
+from urllib.parse import quote
 
 import click
 
 from ..device import DeviceError
 from ..local import state
 from ..registry import DEVICES, PROTOCOLS, open_source
-from ..usb.info import title
+from ..usb.info import DeviceInfo, title
 from . import fail, printable
 from .address import whole_address
 from .notes import tell_notes
@@ -41,7 +42,8 @@ def command(addresses: tuple[str, ...], as_json: bool, follows: bool) -> None:
     ones.
     ADDRESS is a machine (HOST, HOST:PORT, usbip://HOST), one device of it
     (usbip://HOST/1-2), those of a selector (usbip://HOST/046d:*), or
-    anything else that `usbferry serve` takes.
+    anything else that `usbferry serve` takes. ferry://HOST says who uses
+    them, too.
 
     Each device is shown with the address by which the other commands take it.
 
@@ -124,14 +126,20 @@ def users_of(name: str) -> str:
 
 
 def _reachable(listening: list[str], name: str) -> str | None:
-    """A device of a server on this machine, by the first address that lets it be chosen; USB/IP's come first."""
-    for where in sorted(listening, key=lambda one: "://" in one):  # USB/IP's are without a scheme
+    """A device of a server on this machine, by the first address that lets it be chosen: USB/IP's come first, then
+    ports of others, then socket files.
+    """
+    for where in sorted(listening, key=lambda one: ("://" in one, ":///" in one)):  # USB/IP's are without a scheme
         scheme, _, endpoint = where.rpartition("://")
         scheme = scheme or "usbip"
         host, _, port = endpoint.rpartition(":")
         protocol = PROTOCOLS[scheme.partition("+")[0]]
-        if not host or host.startswith("/") or not port.isdecimal() or not protocol.chooses:
-            continue  # a socket file, or a protocol of one device
+        if not protocol.chooses:
+            continue  # it has one device, and which one is not told
+        if endpoint.startswith("/"):
+            return f"{scheme}://{quote(endpoint)}?device={quote(name)}"
+        if not host or not port.isdecimal():
+            continue
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
         return f"{scheme}://{host}{'' if int(port) == protocol.port else f':{port}'}/{name}"
     return None
@@ -152,13 +160,19 @@ async def _place(address: str, silent: list[str]) -> dict[str, Any]:
         try:
             await tell_notes(source)
             for info in await source.find():
-                place["devices"].append({"address": source.at(info.name), **state.describe(info)})
+                place["devices"].append({"address": source.at(info.name), **_described(info)})
         finally:
             await source.close()
     except (DeviceError, ValueError, OSError) as error:
         place["error"] = str(error)
     silent.remove(address)
     return place
+
+
+def _described(info: DeviceInfo) -> dict[str, Any]:
+    """As every list has it. A server that says who has a device says no more of him than that."""
+    holder = {"address": info.holder, "identity": None, "protocol": None, "since": None}
+    return state.describe(info) | ({"holder": holder} if info.holder else {})
 
 
 def _available() -> list[dict[str, Any]]:
@@ -258,5 +272,8 @@ def _columns(text: str) -> int:
 def _holder(holder: dict[str, Any] | None) -> str:
     if holder is None:
         return ""
+    who: str = holder["identity"] or holder["address"]
+    if holder["since"] is None:
+        return who
     since = datetime.fromtimestamp(holder["since"]).astimezone()
-    return f"{holder['identity'] or holder['address']} since {since:%Y-%m-%d %H:%M:%S}"
+    return f"{who} since {since:%Y-%m-%d %H:%M:%S}"

@@ -29,6 +29,7 @@ class Outlet:
         if protocol not in SERVED[option]:
             known = ", ".join(SERVED[option])
             raise UnknownName(f"{option} {text!r}: write it as PROTOCOL://..., with one of: {known}")
+        _check_options(text, option)
         place = parse(text, PROTOCOLS[protocol].port)
         if place.name and PROTOCOLS[protocol].chooses:
             raise ValueError(f"{option} {text!r}: {protocol} serves every device; leave out /{place.name}")
@@ -75,6 +76,14 @@ class Outlet:
 
     def __str__(self) -> str:
         return f"{self._scheme}://{self.place}"
+
+
+def _check_options(text: str, option: str) -> None:
+    """Raises ValueError for what is said of a source's address, and not of a place."""
+    for part in text.partition("?")[2].split("&"):
+        key, has_value, _ = part.partition("=")
+        if has_value and key != "device":
+            raise ValueError(f"{option} {text!r}: leave out {part}; a server's buffer is --buffer SECONDS")
 
 
 def _there(names: list[str]) -> str:
