@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -140,6 +142,27 @@ async def test_a_device_over_ferry() -> None:
         await until_free(server)
         with pytest.raises(NotFound):
             await open_source(proxy.where).open("9-9", ME)
+
+
+async def test_who_comes_and_goes_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "usbferry.server.pump")
+
+    def said() -> list[str]:
+        return [re.sub(r"127\.0\.0\.1:\d+", "HIM", record.getMessage()) for record in caplog.records]
+
+    async with ferried(Limits(heartbeat_seconds=5, grace_seconds=1)) as (server, proxy):
+        async with opened(proxy.where) as device:
+            proxy.cut()
+            assert len((await done(device.submit(Transfer(0x81, 512)))).data) == 512
+        await until_free(server)
+        lost = ["1-1 waits for HIM, whose connection is lost", "1-1 goes on with HIM"]
+        assert said() == ["1-1 imported by HIM", *lost, "1-1 released by HIM"]
+        caplog.clear()
+        async with opened(proxy.where) as device:
+            proxy.refuses = True
+            proxy.cut()
+            await until_free(server)
+        assert said() == ["1-1 imported by HIM", lost[0], "1-1 released by HIM"], "for nobody came back"
 
 
 async def test_every_transfer_once_however_often_the_connection_is_cut() -> None:

@@ -80,6 +80,7 @@ class Pump:
         self._out = Answers(exporter, self._end, clock or LoopClock(inf))
         self._device: Device | None = None
         self._offer: Offer | None = None
+        self._user = ""  # who has the device, for people
         self._unwatch: Callable[[], None] = lambda: None
         self.closed = False
 
@@ -223,6 +224,7 @@ class Pump:
                 raise ProtocolError(f"{type(event).__name__} is not served here")
 
     async def _give_back(self, exporter: Wider) -> None:
+        self._say_released()
         await self._release()
         await self._out.settle()
         self._sessions.pop(self._exporter.session, None)
@@ -250,6 +252,8 @@ class Pump:
         other._out.closing = False  # as it was if the old transport broke the protocol, by its silence for one
         link.user = other
         other._show_way(link)
+        log.info("%s goes on with %s", other._out.name, link.peer)
+        other._user = link.peer
         cast(Wider, other._exporter).connected(self._loop.time())
         self._loop.call_soon(other._out.flush_and_process)
 
@@ -277,7 +281,8 @@ class Pump:
             await self._release()
             return
         self._out.name = self._offer.info.name
-        log.info("%s imported by %s", self._out.name, claimant.address)
+        self._user = claimant.address
+        log.info("%s imported by %s", self._out.name, self._user)
         self._device.gone.add_done_callback(self._device_gone)
         self._exporter.accept(self._offer.current())
         self._out.set_timer()  # the handshake is over
@@ -314,19 +319,23 @@ class Pump:
             self._out.link.abort()
 
     def lost(self, error: Exception | None) -> None:
-        peer = self._peer
-        log.debug("%s disconnected: %s", peer, error or "closed")
+        log.debug("%s disconnected: %s", self._peer, error or "closed")
         self._out.link = None
         if self._exporter.disconnected(self._loop.time()):
+            if self._offer is not None:
+                log.info("%s waits for %s, whose connection is lost", self._out.name, self._user)
             self._out.set_timer()  # the claim waits for its importer, for as long as its protocol says
         else:
-            if self._offer is not None:
-                log.info("%s released by %s%s", self._out.name, peer, f": {error}" if error else "")
-            self._end()
+            self._end(error)
 
-    def _end(self) -> None:
+    def _say_released(self, error: Exception | None = None) -> None:
+        if self._offer is not None:
+            log.info("%s released by %s%s", self._out.name, self._user, f": {error}" if error else "")
+
+    def _end(self, error: Exception | None = None) -> None:
         """Nothing more comes for this pump: what it holds is given back."""
         self.closed = True
+        self._say_released(error)
         self._unwatch()
         self._sessions.pop(self._exporter.session, None)
         self._out.stop_timer()
