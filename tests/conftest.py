@@ -1,8 +1,13 @@
-"""What all folders share: where the tests of libusb run, whose failed assertions show both sides, and garbage."""
+"""What all folders share: where the tests of libusb run, whose failed assertions show both sides, garbage, and event
+loops.
+"""
 
+import asyncio
 import gc
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -23,6 +28,7 @@ from tests.umockdev.inside import (  # noqa: E402
     pytest_runtest_logreport,
     pytest_runtest_protocol,
 )
+from usbferry.cli.serve import loop_factory  # noqa: E402
 
 __all__ = [
     "pytest_collection_finish",
@@ -31,6 +37,22 @@ __all__ = [
     "pytest_runtest_logreport",
     "pytest_runtest_protocol",
 ]
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a coroutine on an event loop of one kind."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+
+    def on_loop(work: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=loop_factory(request.param)) as runner:
+            runner.run(work)
+
+    return on_loop
+
 
 KERNEL = PurePosixPath("tests/kernel")
 

@@ -5,30 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from usbferry.cli.serve import loop_factory
+from tests.conftest import Run
 from usbferry.transports import link, tcp, turn
 from usbferry.transports.link import HIGH_WATER, LARGE_BUFFER, SMALL_BUFFER, Link
 from usbferry.usb.transfer import Buffer
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine on an event loop of one kind."""
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-
-    def on_loop(work: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=loop_factory(request.param)) as runner:
-            runner.run(work)
-
-    return on_loop
 
 
 class Taker:

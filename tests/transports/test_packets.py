@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.transports.test_link import Run, Taker, run
+from tests.conftest import Run
+from tests.transports.test_link import Taker
 from usbferry.transports import seqpacket, udp
 from usbferry.transports.link import Link
 from usbferry.transports.packets import MOST_HELD, SOCKET_BYTES, packets
 from usbferry.transports.place import Place, parse
 
-assert run  # a fixture
 posix = pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
 
 

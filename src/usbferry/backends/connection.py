@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from ..device import Busy, DeviceError, NotFound, Promise, Unavailable
@@ -90,7 +91,8 @@ class Connection:
         self._flush_due = False
         self._may_lend = False  # what is to be flushed will be before its lender uses it again
         self._is_prompt = False  # whether link and importer allow that
-        self._timer: asyncio.TimerHandle | None = None  # the importer's
+        self._timer: asyncio.Handle | None = None  # the importer's
+        self._wakes = inf  # when it does
         self._lost = asyncio.Event()
         self._heard = False  # the server has said something
         self._is_known = False  # enough of it to know that it is one
@@ -345,20 +347,20 @@ class Connection:
     def _set_timer(self) -> None:
         """Call the importer when it wants to be called."""
         deadline = self.importer.deadline()
-        if deadline is None or self._link is None or (self._timer is not None and self._timer.when() <= deadline):
+        if deadline is None or self._link is None or self._wakes <= deadline:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._tick)
+        self._stop_timer()
+        self._timer, self._wakes = self._loop.call_at(deadline, self._tick), deadline
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._timer, self._wakes = None, inf
 
     def _tick(self) -> None:
-        self._timer = None
-        self.importer.tick(self._loop.time())
+        now = max(self._loop.time(), self._wakes)  # uvloop counts milliseconds, and would be woken again and again
+        self._timer, self._wakes = None, inf
+        self.importer.tick(now)
         self._flush()
 
 
