@@ -37,6 +37,39 @@ async def test_what_is_deferred_by_what_is_deferred_has_its_turn() -> None:
     assert said == ["within", "first", "second"]
 
 
+async def test_a_buffer_is_put_in_order_behind_all_that_is_written_from_it() -> None:
+    """Also behind what was deferred later than that: a flush may look once more at what is there, and lend of it."""
+    said: list[str] = []
+
+    def first() -> None:
+        turn.at_the_end(lambda: said.append("tidied again"))
+        turn.defer(lambda: said.append("second"))
+
+    def read() -> None:
+        turn.defer(first)
+        turn.at_the_end(lambda: said.append("tidied"))
+
+    turn.take(read)
+    turn.at_the_end(lambda: said.append("at once"))
+    assert said == ["second", "tidied", "tidied again", "at once"]
+
+
+async def test_after_an_interrupt_too_it_is_put_in_order() -> None:
+    """Or the next read would find no room."""
+    said: list[str] = []
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def read() -> None:
+        turn.at_the_end(lambda: said.append("tidied"))
+        turn.defer(interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        turn.take(read)
+    assert said == ["tidied"]
+
+
 async def test_one_that_cannot_be_written_ends_no_other() -> None:
     said: list[str] = []
     failed: list[str] = []

@@ -15,6 +15,7 @@ class _Turn(threading.local):
     """Of this thread, and so of its event loop."""
 
     waiting: list[Callable[[], object]] | None = None  # None outside of a turn
+    tidying: list[Callable[[], object]] | None = None  # what is to come behind all that waits
 
 
 _turn = _Turn()
@@ -23,7 +24,7 @@ _turn = _Turn()
 def defer(flush: Callable[[], object]) -> bool:
     """Call `flush` at the end of the turn, and be True; outside of one, call it soon.
 
-    At the end of a turn, what a link lent is still there: its buffer is put in order behind those who were first.
+    At the end of a turn, what a link lent is still there: its buffer is put in order behind all of these.
     """
     waiting = _turn.waiting
     if waiting is None:
@@ -34,11 +35,13 @@ def defer(flush: Callable[[], object]) -> bool:
 
 
 def at_the_end(tidy: Callable[[], object]) -> None:
-    """Call `tidy` at the end of the turn; outside of one, at once."""
+    """Call `tidy` at the end of the turn, behind all that is deferred; outside of one, at once."""
     if _turn.waiting is None:
         tidy()
+    elif _turn.tidying is None:
+        _turn.tidying = [tidy]
     else:
-        _turn.waiting.append(tidy)
+        _turn.tidying.append(tidy)
 
 
 def take(read: Callable[[], object]) -> None:
@@ -55,6 +58,10 @@ def take(read: Callable[[], object]) -> None:
                 _call(flush)
         finally:
             _turn.waiting = None  # else what is deferred after an interrupt would wait for ever
+            if _turn.tidying is not None:
+                tidying, _turn.tidying = _turn.tidying, None
+                for tidy in tidying:
+                    tidy()
 
 
 def _call(flush: Callable[[], object]) -> None:
