@@ -232,6 +232,34 @@ def test_what_was_sent_twice_measures_nothing() -> None:
     assert trips.timeout < timeout
 
 
+def test_each_time_that_it_was_too_short_it_is_doubled() -> None:
+    """For all: where a network has become slow, each call would find that out for itself, and send several times."""
+    trips, call = Trips(), a_call()
+    a_trip(trips, 0.01)
+    first = trips.timeout
+    trips.sent(call, 0.0)
+    for times in (2, 4, 8):
+        assert trips.again(call, call.due)
+        assert trips.timeout == times * first
+    later = a_call(identifier=2)
+    trips.sent(later, 1.0)
+    assert later.due == 1.0 + 8 * first
+
+
+@pytest.mark.parametrize("word", ["at the target", "waits there", "of the transport"])
+def test_what_takes_long_by_its_nature_says_nothing_of_the_network(word: str) -> None:
+    trips, call = Trips(), a_call(*((Call.HOLD, T) if word == "of the transport" else (Call.BULK, 1)))
+    trips.sent(call, 0.0)
+    if word != "of the transport":
+        trips.is_at_target(call, 0.01)
+    if word == "waits there":
+        assert trips.rests(call, call.due)
+    before = trips.timeout
+    for _ in range(3):
+        trips.again(call, call.due)
+    assert trips.timeout == before
+
+
 @pytest.mark.parametrize("number", [Call.CLAIM, Call.HOLD, Call.WATCH])
 def test_calls_of_the_transport_that_wait_measure_nothing(number: Call) -> None:
     trips, call = Trips(), a_call(number, T)
@@ -267,7 +295,7 @@ def test_a_network_that_becomes_slow_is_learned() -> None:
         while tag not in net.ended:
             net.until(net.now + 0.01)
     up, _ = net.since()
-    assert up <= 50 + 2 * 4, "the first were sent up to four times, and the others once"
+    assert up <= 50 + 4, "the first was sent some times, and the others once"
 
 
 # -- by what came -----------------------------------------------------------------------------------------------------

@@ -98,8 +98,9 @@ class Trips:
         is_lost = not call.in_progress or call.is_overtaken
         if now >= call.since + call.wait:
             self._later(call, now)
-            if self._silent.pop(call.identifier, None) is not None:
-                self.timeout = max(self.timeout, call.wait)
+            self._silent.pop(call.identifier, None)
+            if is_lost and not call.identifier & TRANSPORT:
+                self.timeout = max(self.timeout, call.wait)  # RFC 6298 §5.5 and 5.7: each time, not only the first
         call.since, call.is_again = now, True
         call.due = now + call.wait
         return is_lost
