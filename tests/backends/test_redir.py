@@ -251,6 +251,14 @@ def test_what_is_no_option(option: str, why: str) -> None:
         open_source(f"usbredir://host?{option}")
 
 
+async def test_a_device_that_is_brought_where_one_is_offered(caplog: pytest.LogCaptureFixture) -> None:
+    said = "broke usbredir: both sides offer a device: interface_info came from the usb-"
+    async with served("virtual:zero") as (_, address), serving(Catalog()) as other:
+        await other.offer(open_source("virtual:zero"))
+        other.connect_to(Place("127.0.0.1", int(address.rpartition(":")[2])), partial(Exporter, name=""))
+        await until(lambda: said in caplog.text)
+
+
 async def test_nobody_listens() -> None:
     with pytest.raises(DeviceError, match=r"no connection to 127.0.0.1:9: Connection refused; is a server running"):
         await open_source("usbredir://127.0.0.1:9").list()

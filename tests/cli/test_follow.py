@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.backends.test_lasting import ME, SECONDS, ferried
+from tests.backends.test_lasting import ME, SECONDS, ferried, until
 from usbferry.cli import main
-from usbferry.cli.follow import _print
+from usbferry.cli.follow import _known, _print
 from usbferry.device import Change, DeviceError, Watching
 from usbferry.registry import open_source
 
@@ -152,6 +152,23 @@ async def test_a_source_that_tells_no_more_and_one_that_never_did(capsys: pytest
         await _print(source, changes, {}, False)
     assert "arrived" in capsys.readouterr().out
     await source.close()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_what_is_not_there_yet_is_said(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    async with ferried() as (server, proxy):
+        named, whole = open_source(f"{proxy.where}/9-9"), open_source(proxy.where)
+        assert await _known(named, as_json) == {}
+        server.catalog.list()[0].source.device.vanish("unplugged")  # type: ignore[attr-defined]
+        await until(lambda: not server.catalog.list())
+        assert await _known(whole, as_json) == {}
+        await named.close()
+        await whole.close()
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines == [] if as_json else "lists no device '9-9'; it has: 1-1" in lines[0]
+    assert lines[1:] == ([] if as_json else [f"not there yet: there is no device at {proxy.where}"])
 
 
 def test_what_cannot_be_followed() -> None:

@@ -31,7 +31,7 @@ async def follow(addresses: tuple[str, ...], as_json: bool) -> None:
     try:
         for source in sources:
             await tell_notes(source)
-        followed = [(source, _watch(source, as_json), await _known(source)) for source in sources]
+        followed = [(source, _watch(source, as_json), await _known(source, as_json)) for source in sources]
         async with asyncio.TaskGroup() as tasks:
             printing = [tasks.create_task(_print(*one, as_json)) for one in followed]
             await stop()
@@ -61,11 +61,15 @@ def _say_trouble(address: str, as_json: bool, why: str) -> None:
         click.echo(printable(text), err=True)
 
 
-async def _known(source: Source) -> dict[str, DeviceInfo]:
+async def _known(source: Source, as_json: bool) -> dict[str, DeviceInfo]:
     try:
-        return {info.name: info for info in await source.list()}
-    except NotFound:
-        return {}  # what is meant may come
+        found = {info.name: info for info in await source.list()}
+        why = f"there is no device at {source.address}"
+    except NotFound as error:
+        found, why = {}, str(error)  # what is meant may come
+    if not found and not as_json:
+        click.echo(printable(f"not there yet: {why}"), err=True)
+    return found
 
 
 async def _print(source: Source, changes: AsyncIterator[Change], known: dict[str, DeviceInfo], as_json: bool) -> None:

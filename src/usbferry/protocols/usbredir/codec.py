@@ -162,7 +162,8 @@ class Codec:
             return ProtocolError(f"a packet of type {kind}, which the protocol does not have")
         name = Type(kind).name.lower()
         if form.sender is self._side:
-            return ProtocolError(f"{name} came from the {_other(self._side)}, that may not send it")
+            both = "both sides offer a device: " if kind in _OFFERING else ""
+            return ProtocolError(f"{both}{name} came from the {_other(self._side)}, that may not send it")
         assert form.capability is not None
         return ProtocolError(f"{name} without its capability, {form.capability.name.lower()}")
 
@@ -291,6 +292,9 @@ def _beginning(layout: type[Record], size: int) -> tuple[Struct, tuple[int | byt
 
 def _name(kind: int, body: Any) -> str:
     return f"{Type(kind).name.lower()} on endpoint {body.endpoint:02x}"
+
+
+_OFFERING: Final = (Type.INTERFACE_INFO, Type.EP_INFO, Type.DEVICE_CONNECT)  # what says that there is a device
 
 
 def _other(side: Sender) -> str:
