@@ -331,6 +331,15 @@ def test_interrupt_in_starts_a_stream_whose_packets_are_joined():
     assert talk.ends() == {three: (OK, b"!", 1)}
 
 
+def test_a_streams_numbers_are_not_those_of_what_we_sent():
+    """They are the exporter's own: one that is in flight the other way, and shorter, was taken for what is answered."""
+    talk = using()
+    read = talk.importer.submit(Transfer(0x83, 8, interval=4))
+    written = talk.importer.submit(Transfer(0x04, 3, b"abc", interval=4))
+    talk.says(status(17, SUCCESS, 0x83), interrupt(written, 0x83, b"12345678"), interrupt(written, 4, length=3))
+    assert talk.ends() == {read: (OK, b"12345678", 8), written: (OK, b"", 3)}
+
+
 def test_interrupt_packets_that_nobody_reads_are_bounded():
     talk = using()
     talk.importer.submit(Transfer(0x83, 8, interval=4))

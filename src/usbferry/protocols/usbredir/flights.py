@@ -127,7 +127,8 @@ class Flights:
         if kind < Type.CONTROL_PACKET:
             return
         length = length_of(body)
-        flight = self._of(id) if kind in ANSWERED else None
+        is_of_stream = kind == Type.INTERRUPT_PACKET and body.endpoint >= 0x80  # those have numbers of the exporter's
+        flight = self._of(id) if kind in ANSWERED and not is_of_stream else None
         if flight is not None and flight.kind == kind and length > flight.transfer.length:
             raise ProtocolError(f"{length} bytes in the answer to #{id}, a transfer of {flight.transfer.length}")
         if length > self._limits.transfer_bytes and flight is None:
