@@ -11,6 +11,7 @@ import pytest
 from tests.backends.test_redir import ME, iso, use
 from tests.backends.test_remote import pending
 from tests.conformance.chain import chained
+from tests.conftest import Run
 from usbferry.registry import PROTOCOLS, TRANSPORTS, open_source
 from usbferry.usb.transfer import Transfer
 from usbferry.usb.types import Status
@@ -37,8 +38,15 @@ async def test_everything_that_gadget_zero_can(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", GATEWAYS)
-async def test_a_flood_comes_out_as_it_went_in(way: str) -> None:
-    """Payloads are lent from the buffers they were read into to those they are written from, which are used again."""
+def test_a_flood_comes_out_as_it_went_in(run: Run, way: str) -> None:
+    """Payloads are lent from the buffers they were read into to those they are written from, which are used again.
+
+    uvloop writes what it is given when all of its turn is over, so there they are not.
+    """
+    run(flood(way))
+
+
+async def flood(way: str) -> None:
     random = Random(1)
     sent = [random.randbytes(random.randrange(1, 65536)) for _ in range(200)]
     async with chained(open_source("virtual:zero"), way) as source:

@@ -95,6 +95,17 @@ def test_a_cancel_of_a_held_back_completion_releases_it_with_its_result():
     assert tags(pending.finish(1, Completion())) == [1, 3]
 
 
+def test_what_is_held_back_is_no_view_of_what_is_used_again():
+    """A gateway lends what it has read until the end of a turn, and an earlier transfer may be parked for minutes."""
+    pending, buffer = Pending(), bytearray(b"done")
+    for tag in (1, 2):
+        pending.add(tag, transfer())
+    assert pending.finish(2, Completion(Status.OK, memoryview(buffer))) == []
+    buffer[:] = b"else"
+    _, held = pending.finish(1, Completion())
+    assert held.completion.data == b"done"
+
+
 def test_bytes_are_those_of_what_has_no_answer():
     pending = Pending()
     pending.add(1, transfer(0x81, 100))
