@@ -352,6 +352,13 @@ async def test_nobody_listens() -> None:
         await fails(ask, r"no connection to 127.0.0.1:\d+: Connection refused; is a server running there\?")
 
 
+async def test_nobody_listens_where_there_are_no_connections() -> None:
+    source = open_source(f"ferry+udp://127.0.0.1:{free_port()}")
+    for ask in (source.list(), source.open("1-1", ME)):
+        await fails(ask, r"^no connection to 127.0.0.1:\d+: Connection refused; is a server running there\?$")
+    await source.close()
+
+
 async def test_nobody_listens_at_any_of_a_names_addresses() -> None:
     source = RemoteSource(f"usbip://localhost:{free_port()}")
     with pytest.raises(DeviceError, match=r"^no connection to localhost:\d+: Connection refused; is a server"):
@@ -482,7 +489,7 @@ async def test_a_list_that_trickles_for_ever(monkeypatch: pytest.MonkeyPatch) ->
 
 LIST_ANSWERS = {
     "hangs up": (then_closes(says(after=8)), "the connection was closed"),
-    "resets": (then_resets(says(after=8)), "127.0.0.1:[0-9]+: Connection reset by peer$"),
+    "resets": (then_resets(says(after=8)), r"127.0.0.1:[0-9]+: Connection reset by peer; does it speak USB/IP\?$"),
     "hangs up in the middle": (then_closes(says(op(5)[:5], after=8)), "the connection was closed"),
     "another version": (says(op(5, version=0x0110), after=8), "speaks version 0x0110, known is 0x0111"),
     "no USB/IP": (

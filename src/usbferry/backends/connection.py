@@ -275,9 +275,12 @@ class Connection:
         self._stop_timer()
         self._leave(why)
         if self._answer is not None and not self._answer.done():
-            if not self._heard and self._error is None and error is None:
-                why += f" without an answer; does it speak {title(self.importer)}?"
-            self._answer.set_exception(DeviceError(f"{self.server}: {why}"))
+            if not self._heard and self._error is None and (error is None or isinstance(error, ConnectionResetError)):
+                why += f"{'' if error else ' without an answer'}; does it speak {title(self.importer)}?"
+            nobody = isinstance(
+                error, ConnectionRefusedError
+            )  # said of the first packet, where there are no connections
+            self._answer.set_exception(DeviceError(f"{'no connection to ' if nobody else ''}{self.server}: {why}"))
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
