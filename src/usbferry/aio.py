@@ -70,7 +70,7 @@ async def open(address: str) -> Handle:
     """
     source = open_source(address)
     try:
-        name = source.name or choose(await source.find(), address).name
+        name = source.name or choose(await source.find(), address, source.at).name
         device = await source.open(name, Claimant("local"))
     except BaseException:
         await source.close()

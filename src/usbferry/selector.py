@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -203,8 +203,8 @@ async def select(source: Source, selector: Selector, infos: Iterable[DeviceInfo]
     return selection
 
 
-def choose(found: Sequence[DeviceInfo], where: str) -> DeviceInfo:
-    """The one device among `found`, which the text `where` stands for.
+def choose(found: Sequence[DeviceInfo], where: str, at: Callable[[str], str] = "port={}".format) -> DeviceInfo:
+    """The one device among `found`, which the text `where` stands for; `at` says how to name one of them instead.
 
     Raises NotFound, or Ambiguous with a line for each candidate.
     """
@@ -212,7 +212,7 @@ def choose(found: Sequence[DeviceInfo], where: str) -> DeviceInfo:
         raise NotFound(f"there is no device at {where}")
     if len(found) > 1:
         lines = [f"  {one}" for one in _some(found)]
-        text = f"{where} stands for {len(found)} devices; name one by its bus id, such as port={found[0].name}"
+        text = f"{where} stands for {len(found)} devices; name one by its bus id, such as {at(found[0].name)}"
         raise Ambiguous("\n".join([text, *lines]))
     return found[0]
 

@@ -277,7 +277,8 @@ async def test_a_handle_by_selector_and_what_it_could_mean() -> None:
         with pytest.raises(Ambiguous) as caught:
             await aio.open(f"{address}/0525:a4a0,serial=AB*")
         head, *candidates = str(caught.value).split("\n")
-        assert head.endswith("/0525:a4a0,serial=AB* stands for 2 devices; name one by its bus id, such as port=1-1")
+        end = f"/0525:a4a0,serial=AB* stands for 2 devices; name one by its bus id, such as {address}/1-1"
+        assert head.endswith(end)
         assert candidates == [f"  1-{n} 0525:a4a0 usbferry Gadget Zero serial AB {n} (vendor specific)" for n in (1, 2)]
 
 

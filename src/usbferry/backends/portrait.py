@@ -38,7 +38,9 @@ async def portray(address: str) -> Portrait:
     """Claim a device for a moment, and ask it what it is. Raises DeviceError, or ValueError for a bad address."""
     source = open_source(address)
     try:
-        device = await source.open(source.name or choose(await source.find(), address).name, Claimant("local"))
+        device = await source.open(
+            source.name or choose(await source.find(), address, source.at).name, Claimant("local")
+        )
         try:
             return await look(device)
         finally:

@@ -61,7 +61,7 @@ async def _attach(address: str, relay: bool, lost: list[str]) -> None:
             try:
                 await tell_notes(source)
                 with waiting(f"attaching {address}"):
-                    name = source.name or choose(await source.find(), address).name
+                    name = source.name or choose(await source.find(), address, source.at).name
                     attachment = await attach(source, name, tasks, relay=relay)
             except (DeviceError, ValueError, OSError) as raised:
                 error = raised  # as it is, not in a group

@@ -59,7 +59,7 @@ async def _read(address: str) -> DeviceInfo:
     try:
         await tell_notes(source)
         with waiting(f"asking {address}"):
-            name = source.name or choose(await source.find(), address).name
+            name = source.name or choose(await source.find(), address, source.at).name
             device = await source.open(name, Claimant("local"))
             try:
                 return device.info
