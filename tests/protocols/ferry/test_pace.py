@@ -92,14 +92,24 @@ def test_a_loss_halves_it_once_in_a_while_and_never_below_its_least() -> None:
     pace = Pace()
     for now, window in ((1.0, FIRST_WINDOW // 2), (1.05, FIRST_WINDOW // 2), (1.2, FIRST_WINDOW // 4)):
         lost = sent(pace, 1024)
-        pace.lost(lost, now)
+        pace.lost(lost, now, 0.01)
         pace.answered(lost)
         assert pace.window == window, "and its answer makes it no larger"
     for now in range(2, 20):
-        pace.lost(sent(pace, 1024), float(now))
+        pace.lost(sent(pace, 1024), float(now), 0.01)
     assert pace.window == LEAST_WINDOW
     pace.answered(sent(pace, 1024))
     assert LEAST_WINDOW < pace.window < LEAST_WINDOW + 1024, "after a loss it grows slowly"
+
+
+def test_far_away_the_losses_of_a_round_trip_are_one() -> None:
+    """What was under way at once came down to the least window, in a third of a second."""
+    pace = Pace()
+    for step in range(6):
+        pace.lost(sent(pace, 1024), 1.0 + 0.1 * step, 0.6)
+    assert pace.window == FIRST_WINDOW // 2
+    pace.lost(sent(pace, 1024), 1.6, 0.6)
+    assert pace.window == FIRST_WINDOW // 4
 
 
 def test_what_was_written_is_not_under_way_once_it_is_at_the_target() -> None:

@@ -15,6 +15,7 @@ from usbferry.protocols.ferry.framing import Stream
 from usbferry.protocols.ferry.importer import Importer
 from usbferry.protocols.ferry.messages import Call, Code
 from usbferry.protocols.ferry.outbox import FIRST_RESEND, LAST_RESEND, Sent
+from usbferry.protocols.ferry.pace import FIRST_WINDOW
 from usbferry.protocols.ferry.trips import LEAST_RESEND, Trips
 from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status
@@ -296,6 +297,23 @@ def test_a_network_that_becomes_slow_is_learned() -> None:
             net.until(net.now + 0.01)
     up, _ = net.since()
     assert up <= 50 + 4, "the first was sent some times, and the others once"
+
+
+def test_losses_of_one_round_trip_halve_the_window_once() -> None:
+    net = Net()
+    net.delay = 0.15
+    for _ in range(50):
+        tag = net.submit(READ)
+        while tag not in net.ended:
+            net.until(net.now + 0.01)
+    net.importer._pace.window, began = FIRST_WINDOW, net.now
+    net.loses = lambda raw, is_up: is_up and raw[4] < 0x80
+    for step in range(3):
+        net.at(began + step * 0.12, lambda: net.submit(BULK_OUT, 1000))
+    net.since()
+    net.until(began + 0.24 + net.importer._trips.timeout + 0.01)
+    assert net.since()[0] == 6, "each was sent again"
+    assert net.importer._pace.window == FIRST_WINDOW // 2
 
 
 # -- by what came -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .outbox import FIRST_RESEND, Sent
 FIRST_WINDOW: Final = 32 * 1024  # bytes; doubled with each window of answers, until the first loss
 LEAST_WINDOW: Final = 4 * 1024
 LARGEST_WINDOW: Final = 256 * 1024
-BACK_OFF_SECONDS: Final = FIRST_RESEND  # losses in less than this are one
+BACK_OFF_SECONDS: Final = FIRST_RESEND  # losses in less than this are one, and so are those of a round trip
 _OVERHEAD: Final = 64  # bytes of a call and its reply, besides their data
 NEAR: Final = (2 << 20) + LARGEST_WINDOW  # bytes of bulk on a stream: a large piece is worked on, one is on its way
 RATE: Final = 512 << 20  # bytes a second that it has besides for each second of a round trip
@@ -56,10 +56,10 @@ class Pace:
         if not call.is_in:
             self.rests(call)
 
-    def lost(self, call: Sent, now: float) -> None:
-        """A call was lost on its way, or its reply."""
+    def lost(self, call: Sent, now: float, trip: float) -> None:
+        """A call was lost on its way, or its reply. Until a round trip is over, nothing shows what less has done."""
         call.is_lost = True
-        if now >= self._backed_off + BACK_OFF_SECONDS:
+        if now >= self._backed_off + max(BACK_OFF_SECONDS, trip):
             self._backed_off = now
             self.window = self._steep = max(self.window // 2, LEAST_WINDOW)
 

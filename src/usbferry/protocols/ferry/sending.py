@@ -167,5 +167,5 @@ class Sending(Asking):
             self._pace.rests(call)
             return
         if self._trips.again(call, self._now) and not call.identifier & TRANSPORT:
-            self._pace.lost(call, self._now)
+            self._pace.lost(call, self._now, self._trips.mean)
         self._say_call(call)

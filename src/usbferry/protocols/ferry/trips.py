@@ -27,7 +27,7 @@ class Trips:
 
     def __init__(self) -> None:
         self.timeout = FIRST_RESEND  # until there is a measurement
-        self._mean = self._spread = 0.0  # SRTT and RTTVAR
+        self.mean = self._spread = 0.0  # SRTT, 0 until there is a measurement, and RTTVAR
         self._measured = 0.0  # when; of what is under way at once one measurement is enough
         self._silent: dict[int, Sent] = {}  # calls of the session, sent once, of which there was no word; oldest first
 
@@ -110,13 +110,13 @@ class Trips:
         call.due = now + call.wait
 
     def _hurry(self, call: Sent, now: float) -> None:
-        call.due = min(call.due, now + max(self._mean / REORDERED, LEAST_REORDERED))
+        call.due = min(call.due, now + max(self.mean / REORDERED, LEAST_REORDERED))
 
     def _measure(self, trip: float) -> None:
         """RFC 6298 §2."""
-        if self._mean:
-            self._spread += (abs(self._mean - trip) - self._spread) / 4
-            self._mean += (trip - self._mean) / 8
+        if self.mean:
+            self._spread += (abs(self.mean - trip) - self._spread) / 4
+            self.mean += (trip - self.mean) / 8
         else:
-            self._mean, self._spread = trip, trip / 2
-        self.timeout = min(max(self._mean + 4 * self._spread, LEAST_RESEND), LAST_RESEND)
+            self.mean, self._spread = trip, trip / 2
+        self.timeout = min(max(self.mean + 4 * self._spread, LEAST_RESEND), LAST_RESEND)
