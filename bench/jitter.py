@@ -5,8 +5,9 @@
 It needs root, for it makes network namespaces.
 
 A headset that does not wait (see `bus`) is served by one process and used by another, which has 20 ms of transfers
-under way in each direction, as Linux's drivers have. For each path, weather and buffer: the part of the device's
-milliseconds that were lost, and how late the others were. A run's first second does not count.
+under way in each direction, as Linux's drivers have. On some paths a third one lies between, at the user's end of the
+network. For each path, weather and buffer: the part of the device's milliseconds that were lost, and how late the
+others were. A run's first second does not count.
 """
 
 from __future__ import annotations
@@ -31,13 +32,32 @@ from bench.weather import SERVER, Network, Weather, network
 from usbferry import aio
 from usbferry.aio import Handle
 from usbferry.cli.outlets import Outlet
+from usbferry.registry import open_source
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
 from usbferry.usb.transfer import Completion, IsoPacket, Transfer
 from usbferry.usb.types import Status
 
 SEED: Final = 20261121
-PATHS: Final = ("usbip kernel", "usbip", "ferry", "ferry+udp", "usbredir")  # the first buffers at the server alone
+
+
+class Way(NamedTuple):
+    """How a device comes to its user: the protocol over the network, who has the buffer, what a hop speaks."""
+
+    protocol: str
+    at_server: bool = False  # else whoever uses that protocol has it
+    hop: str = ""
+
+
+PATHS: Final = {
+    "usbip kernel": Way("usbip", at_server=True),  # a kernel has no buffer
+    "usbip": Way("usbip"),
+    "ferry": Way("ferry"),
+    "ferry+udp": Way("ferry+udp"),
+    "usbredir": Way("usbredir"),
+    "relay": Way("usbip", hop="usbip"),  # as `usbferry attach` carries it, but for the kernel
+    "gateway": Way("usbip", hop="ferry"),
+}
 BUFFERS_MS: Final = (0, 20, 60, 200)
 WEATHERS: Final = {
     "clear": Weather(),
@@ -93,6 +113,16 @@ async def serve(where: str, buffer: float) -> None:
     heard = source.last.heard if source.last is not None else []
     heard = [one for one in heard if one[0] > heard[0][0] + WARMING / INTERVAL]
     say(judged([interval for interval, *_ in heard], [late for *_, late in heard]))
+
+
+async def carry(address: str, where: str) -> None:
+    """A relay or a gateway, until SIGTERM: the device at one address is offered at another."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with serving(Catalog()) as server:
+        await server.offer(open_source(address))
+        say((await Outlet.parse(where, "--on").listen(server))[1])
+        await stop.wait()
 
 
 class Recording:
@@ -182,19 +212,28 @@ async def line(of: asyncio.subprocess.Process, limit: float) -> Any:
         return json.loads(await of.stdout.readline() or "null")
 
 
+@asynccontextmanager
+async def hop(net: Network, protocol: str, address: str) -> AsyncIterator[str]:
+    """Where the device is for its user: behind a process that carries it, or at `address` where there is none."""
+    if not protocol:
+        yield address
+        return
+    here = f"{protocol}://127.0.0.1:{PORT}"
+    async with process(net.client, "carry", address, here) as carrier:
+        await line(carrier, 30)
+        yield f"{here}/1-1"
+
+
 async def run(net: Network, path: str, weather: str, buffer_ms: int, seconds: float) -> Row:
     """One run over a network. Raises RuntimeError when one of the processes failed."""
-    protocol, _, at_server = path.partition(" ")
+    protocol, at_server, between = PATHS[path]
+    place = f"{protocol}://{SERVER}:{PORT}"
     name = "" if protocol == "usbredir" else "/1-1"
-    address = f"{protocol}://{SERVER}:{PORT}{name}" + (
-        "" if at_server else f"?buffer={seconds_of(protocol, buffer_ms):g}"
-    )
+    address = f"{place}{name}" + ("" if at_server else f"?buffer={seconds_of(protocol, buffer_ms):g}")
     with net.carry(WEATHERS[weather], SEED):
-        async with process(
-            net.server, "serve", f"{protocol}://{SERVER}:{PORT}", buffer_ms / 1e3 if at_server else 0
-        ) as server:
+        async with process(net.server, "serve", place, buffer_ms / 1e3 if at_server else 0) as server:
             await line(server, 30)
-            async with process(net.client, "use", address, seconds) as client:
+            async with hop(net, between, address) as nearest, process(net.client, "use", nearest, seconds) as client:
                 recorded = await line(client, seconds + 60)
                 await client.wait()
             server.terminate()
@@ -230,7 +269,7 @@ async def main(options: argparse.Namespace) -> None:
     rows = []
     async for row in measure(cells, options.seconds, options.at_once):
         sys.stdout.write(
-            f"{row.path:10} {row.weather:7} {row.buffer_ms:4} ms   in: {row.in_lost:7.2%} lost, {row.in_p50:5.0f} to"
+            f"{row.path:12} {row.weather:7} {row.buffer_ms:4} ms   in: {row.in_lost:7.2%} lost, {row.in_p50:5.0f} to"
             f" {row.in_p99:5.0f} ms   out: {row.out_lost:7.2%} lost, {row.out_p50:5.0f} to {row.out_p99:5.0f} ms\n"
         )
         sys.stdout.flush()
@@ -247,6 +286,8 @@ async def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         asyncio.run(serve(sys.argv[2], float(sys.argv[3])))
+    elif sys.argv[1:2] == ["carry"]:
+        asyncio.run(carry(*sys.argv[2:]))
     elif sys.argv[1:2] == ["use"]:
         asyncio.run(use(sys.argv[2], float(sys.argv[3])))
     else:

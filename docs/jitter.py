@@ -15,6 +15,8 @@ FOLDER: Final = Path(__file__).parent
 _PATHS: Final = {
     "usbip kernel": ("USB/IP, buffer of the server", "#D55E00", ""),
     "usbip": ("USB/IP, buffer of the importer", "#0072B2", ""),
+    "relay": ("relay of USB/IP, its buffer", "#56B4E9", "12 3"),
+    "gateway": ("gateway to ferry, its buffer", "#E69F00", "4 6"),
     "ferry": ("ferry", "#009E73", "7 3"),
     "ferry+udp": ("ferry over UDP", "#CC79A7", "2 3"),
     "usbredir": ("usbredir", "#000000", "10 3 2 3"),
@@ -53,7 +55,9 @@ Measured by `python bench/jitter.py --seconds {seconds:g} --json docs/jitter.jso
 by a program that has 20 ms of transfers under way, over a network made of two namespaces. Packets keep their order; one
 that TCP loses, it sends again. Delays are what half of the packets had at most, since they were made. On a clear
 network nothing was lost on any path, with any buffer, but for usbredir with none: there ten packets come at once, and
-all but one of them are too many.
+all but one of them are too many. The server's buffer is the only one where a kernel is attached directly. A relay is
+what `usbferry attach` makes of an address with a buffer; a gateway uses a device over USB/IP, with a buffer, and offers
+it over ferry. Both are one more process at the user's end of the network.
 
 ## What follows from it
 
@@ -65,7 +69,13 @@ all but one of them are too many.
   40 ms: 60 ms are nearly enough, 200 ms are.
 - It costs little: with a buffer a stereo headset took 9.0 % of one core of an EPYC from a server, without 6.7 %; a
   camera 8.7 % and 7.3 %.
-- Where both ends have a buffer, what is played waits in both: say `--buffer 0` to such a server.
+- Where both ends have a buffer, what is played waits in both: say `--buffer 0` to such a server. That is why **who uses
+  a device over USB/IP or ferry has none by default**: where 60 ms would do, the server has them already, and where they
+  would not, only who knows the network can say how many will. One that is too short, 20 ms in both tables, makes what
+  is recorded no better, and mostly worse.
+- **A relay or a gateway with a buffer is as good as a program that has one**: what it passes on is asked for ahead.
+- **Over usbredir 60 ms are the default, too**: its packets come in their own time anyway, so nobody has a buffer but
+  the user, and those were enough in both weathers, where 20 ms were not; 200 ms are only later.
 - Over UDP, ferry itself sends again what is lost, as soon as something that was sent later has come, about as TCP
   does: the same 60 ms of buffer hide it.
 """
@@ -109,13 +119,14 @@ def _cell(row: dict[str, Any], way: str) -> str:
 
 _WIDTH, _HEIGHT = 340, 190  # of one plot
 _LEFT, _TOP, _GAP_X, _GAP_Y = 64, 40, 36, 64
+_LEGEND = 84  # of what the lines mean, three in a row
 
 
 def plot() -> str:
     """All of jitter.svg."""
     rows = _rows()
     most = max(0.1, *(row[f"{way}_lost"] for row in rows for way in _WAYS))
-    width, height = _LEFT + 2 * _WIDTH + _GAP_X + 16, _TOP + 2 * _HEIGHT + _GAP_Y + 110
+    width, height = _LEFT + 2 * _WIDTH + _GAP_X + 16, _TOP + 2 * _HEIGHT + _GAP_Y + 48 + _LEGEND
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
         ' font-family="sans-serif" font-size="12">',
@@ -131,7 +142,7 @@ def plot() -> str:
                     (_x(x, n, len(mine)), _y(y, mine[b][f"{way}_lost"], most)) for n, b in enumerate(sorted(mine))
                 ]
                 parts += _line(points, colour, dashes)
-    parts += _legend(height - 62)
+    parts += _legend(height - _LEGEND)
     return "\n".join([*parts, "</svg>", ""])
 
 
