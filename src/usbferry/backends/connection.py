@@ -275,12 +275,7 @@ class Connection:
         self._stop_timer()
         self._leave(why)
         if self._answer is not None and not self._answer.done():
-            if not self._heard and self._error is None and (error is None or isinstance(error, ConnectionResetError)):
-                why += f"{'' if error else ' without an answer'}; does it speak {title(self.importer)}?"
-            nobody = isinstance(
-                error, ConnectionRefusedError
-            )  # said of the first packet, where there are no connections
-            self._answer.set_exception(DeviceError(f"{'no connection to ' if nobody else ''}{self.server}: {why}"))
+            self._answer.set_exception(DeviceError(self._unanswered(why, error)))
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -296,6 +291,14 @@ class Connection:
             return f"it broke {self.importer.protocol}: {self._error}"
         text = "" if error is None else reason(error) if isinstance(error, OSError) else str(error)
         return text or "the connection was closed"
+
+    def _unanswered(self, why: str, error: Exception | None) -> str:
+        """The same, for who waits for an answer."""
+        if isinstance(error, ConnectionRefusedError):  # said of the first packet, where there are no connections
+            return f"no connection to {self.server}: {why}"
+        if not self._heard and self._error is None and (error is None or isinstance(error, ConnectionResetError)):
+            why += f"{'' if error else ' without an answer'}; does it speak {title(self.importer)}?"
+        return f"{self.server}: {why}"
 
     def _completed(self, tag: int, completion: Completion) -> None:
         future = self._flying.pop(tag, None)

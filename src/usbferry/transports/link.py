@@ -18,9 +18,7 @@ from ..usb.transfer import Buffer
 from . import turn
 
 SMALL_BUFFER: Final = 4 * 1024  # an idle connection costs this much
-LARGE_BUFFER: Final = (
-    1028 * 1024
-)  # as far as a busy one grows: 16 times 64 KiB with headers; larger for one message alone
+LARGE_BUFFER: Final = 1028 * 1024  # as a busy one grows: 16 times 64 KiB with headers; larger for one message alone
 IDLE_SECONDS: Final = 5.0  # without a full buffer, before a large one is given back
 CLOSE_SECONDS: Final = 5.0  # for the peer to take the last bytes
 HIGH_WATER: Final = 1024 * 1024  # unsent bytes at which reading stops
