@@ -75,8 +75,9 @@ class RemoteDevice(Device):
                 return self._pass(transfer)
             pieces = self._start_pieces(key)
         _check(transfer)
-        self._in_pieces[key] = pieces
-        self._renew_plain()
+        if key not in self._in_pieces:
+            self._in_pieces[key] = pieces
+            self._renew_plain()
         return pieces.submit(transfer)
 
     def cancel(self, transfer: Transfer) -> None:
