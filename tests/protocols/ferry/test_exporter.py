@@ -793,3 +793,17 @@ def test_a_record_that_is_cut_is_waited_for():
     assert (talk.exporter.needed, talk.held) == (12, record(bytes(8))[:5])
     talk = claimed().says(bulk(1, 0x02, data=bytes(100))[:40])
     assert talk.exporter.needed == 4 + 12 + 100
+
+
+@pytest.mark.parametrize("code", ["8005", "8003"])
+def test_a_user_of_usbip_is_turned_away_at_once(code):
+    """Of a list it asks with eight bytes, and would wait for as long as it pleases."""
+    with pytest.raises(ProtocolError, match="a record of"):
+        Talk().says(bytes.fromhex(f"0111{code}00000000"))
+
+
+def test_the_beginning_of_a_record_is_waited_for():
+    talk = Talk()
+    for byte in version():
+        talk.says(bytes([byte]))
+    talk.hears(version_reply())

@@ -173,7 +173,7 @@ class Exporter(Desk):
                 self._is_simple = False
             size, identifier, number, endpoint, flags = _CALL.unpack_from(view, at)
             if not HEADER <= size <= RECORD_BYTES:
-                raise ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")
+                raise _no_record(size)
             after = at + MARKER + size
             if after > end:
                 self.needed = after - at
@@ -200,6 +200,10 @@ class Exporter(Desk):
             if session is not None and session.has_more():
                 yield from self._follow()
         self.needed = _LEAST
+        if MARKER <= end - at < _LEAST:  # who speaks USB/IP here says no more than 8 bytes, and waits
+            size = int.from_bytes(view[at : at + MARKER], "big")
+            if not HEADER <= size <= RECORD_BYTES:
+                raise _no_record(size)
 
     def _may_be_short(self) -> bool:
         """Whether calls of the session are carried out as they come, on this transport."""
@@ -402,3 +406,7 @@ class Exporter(Desk):
         self._linked = True
         self._heard = now
         self.needed = _LEAST
+
+
+def _no_record(size: int) -> ProtocolError:
+    return ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")
