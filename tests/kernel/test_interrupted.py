@@ -32,7 +32,7 @@ ENDED = (
     r"^usb \S+: enqueue for inactive port \d+$",
     r"^usb \S+: recv (xbuf|iso_frame_descriptor), -?\d+$",  # an answer cut off, ...
     r"^vhci_hcd: received pdu size is \d+, should be 48$",  # ... or its header
-    r"^vhci_device speed not set$",  # the hub is asked about a port that has just become free
+    r"^(vhci_hcd: )?vhci_device speed not set$",  # the hub is asked about a port that has just become free
 )
 # And the disk driver, of what it could not do any more.
 DISK_ENDED = (
