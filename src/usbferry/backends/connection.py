@@ -90,7 +90,6 @@ class Connection:
         self._behind: dict[int, list[tuple[Promise, Completion]]] = {}  # what was refused, by the tag
         self._flush_due = False
         self._may_lend = False  # what is to be flushed will be before its lender uses it again
-        self._is_prompt = False  # whether link and importer allow that
         self._timer: asyncio.Handle | None = None  # the importer's
         self._wakes = inf  # when it does
         self._lost = asyncio.Event()
@@ -221,7 +220,6 @@ class Connection:
         other._heard, other._is_known = self._heard, self._is_known
         if self._link is not None:
             other._link, self._link = self._link, None
-            other._is_prompt = self._is_prompt
             other._link.user = other
         self._lost.set()
         other._flush_soon()
@@ -235,7 +233,6 @@ class Connection:
 
     def opened(self, link: Link) -> None:
         self._link = link
-        self._is_prompt = link.is_prompt and self.importer.is_prompt
         link.reads_while_blocked = True
 
     def received(self, view: memoryview) -> int:
@@ -279,6 +276,11 @@ class Connection:
         self._lost.set()
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_prompt(self) -> bool:
+        """Whether what is submitted now is sent, or copied, by the flush that comes next."""
+        return self._link is not None and self._link.is_prompt and self.importer.is_prompt
 
     def _successor(self) -> Connection:
         return Connection(self.importer, self.server)
