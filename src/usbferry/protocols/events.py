@@ -195,7 +195,7 @@ class Completed(Completion, Event):
         packets: list[IsoPacket] | None = None,
         start_frame: int = 0,
     ) -> None:
-        self.tag = tag
+        self.tag = tag  # the rest as Completion has it, whose own __init__ would be one more call for each transfer
         self.status = status
         self.data = data
         self.actual = len(data) if actual < 0 else actual

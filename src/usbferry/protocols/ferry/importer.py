@@ -343,7 +343,7 @@ class Importer(Sending):
         if not self._resends:
             return completion
         ended = self._order.finish(call.tag, completion)
-        self._ready += [Completed.of(one.tag, one.completion) for one in ended if one.completion]
+        self._ready += [one.completion for one in ended if isinstance(one.completion, Completed)]  # they all are
         for one in self._order.before(call.tag):  # the target gives answers in order
             if one.completion is None:
                 self._trips.is_overtaken(self._flying[one.tag], self._now)
