@@ -101,10 +101,25 @@ def seconds_of(protocol: str, buffer_ms: int) -> float:
 # -- the two processes ------------------------------------------------------------------------------------------------
 
 
+def told_to_stop() -> asyncio.Event:
+    """Set by SIGTERM. A second one, as who ends a process that has been told to sends, is ignored from then on.
+
+    It could come while the loop closes, which has no pipe for it any more and complains.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def received() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, received)
+    return stop
+
+
 async def serve(where: str, buffer: float) -> None:
     """Until SIGTERM. A line of JSON says where it listens, and at the end one what was played: see `judged`."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    stop = told_to_stop()
     source = BusSource()
     async with serving(Catalog(buffer)) as server:
         await server.offer(source)
@@ -117,8 +132,7 @@ async def serve(where: str, buffer: float) -> None:
 
 async def carry(address: str, where: str) -> None:
     """A relay or a gateway, until SIGTERM: the device at one address is offered at another."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    stop = told_to_stop()
     async with serving(Catalog()) as server:
         await server.offer(open_source(address))
         say((await Outlet.parse(where, "--on").listen(server))[1])
@@ -195,8 +209,8 @@ def say(what: Any) -> None:
 
 
 @asynccontextmanager
-async def process(namespace: str, *words: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    command = ["ip", "netns", "exec", namespace, sys.executable, __file__, *map(str, words)]
+async def process(namespace: str, *words: object, of: str = __file__) -> AsyncIterator[asyncio.subprocess.Process]:
+    command = ["ip", "netns", "exec", namespace, sys.executable, of, *map(str, words)]
     started = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         yield started

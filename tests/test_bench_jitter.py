@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from subprocess import SubprocessError
 
@@ -33,6 +35,19 @@ def test_what_the_defaults_are_argued_from():
     assert lost["usbip kernel", "jitter", 200] > 0.1
     assert {lost[path, "jitter", 200] for path in ("usbip", "ferry", "relay", "gateway")} == {0}
     assert lost["usbredir", "jitter", 60] == lost["usbredir", "loss", 60] == 0 < lost["usbredir", "jitter", 20]
+
+
+def test_who_is_told_twice_to_end_says_nothing_of_it():
+    """A second SIGTERM while the loop closed was "Exception ignored when trying to write to the signal wakeup fd"."""
+    command = [sys.executable, jitter.__file__, "serve", "usbip://127.0.0.1:0", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        assert json.loads(process.stdout.readline())
+        process.terminate()
+        assert json.loads(process.stdout.readline()) == [1.0, 0.0, 0.0]
+        while process.poll() is None:
+            process.terminate()
+        assert (process.returncode, process.stderr.read()) == (0, b"")
 
 
 @pytest.fixture

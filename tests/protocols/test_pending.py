@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from usbferry.protocols.pending import Pending
+from usbferry.protocols.pending import Entry, Pending
 from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status
 
@@ -24,7 +24,7 @@ def tags(entries):
 def test_answers_leave_in_the_order_of_submission():
     pending = Pending()
     for tag in (1, 2, 3):
-        pending.add(tag, transfer())
+        pending.add(Entry(tag, transfer()))
     assert tags(pending.finish(2, Completion())) == []
     assert tags(pending.finish(3, Completion())) == []
     assert tags(pending.finish(1, Completion())) == [1, 2, 3]
@@ -34,25 +34,25 @@ def test_answers_leave_in_the_order_of_submission():
 @pytest.mark.parametrize("other", [transfer(0x82), transfer(0x01), transfer(0x81, stream_id=1)])
 def test_other_endpoints_and_streams_are_not_held_back(other):
     pending = Pending()
-    pending.add(1, transfer())
-    pending.add(2, other)
+    pending.add(Entry(1, transfer()))
+    pending.add(Entry(2, other))
     assert pending.waits_on(transfer())
     assert tags(pending.finish(2, Completion())) == [2]
 
 
 def test_a_tag_is_in_flight_once():
     pending = Pending()
-    pending.add(1, transfer())
+    pending.add(Entry(1, transfer()))
     with pytest.raises(ValueError, match="in flight already"):
-        pending.add(1, transfer(0x02))
+        pending.add(Entry(1, transfer(0x02)))
     pending.finish(1, Completion())
-    pending.add(1, transfer())
+    pending.add(Entry(1, transfer()))
 
 
 def test_what_is_finished_twice_or_unknown_has_no_answer():
     pending = Pending()
-    pending.add(1, transfer())
-    pending.add(2, transfer())
+    pending.add(Entry(1, transfer()))
+    pending.add(Entry(2, transfer()))
     pending.finish(2, Completion(Status.OK, b"first"))
     assert pending.finish(2, Completion(Status.STALL)) == []
     assert pending.finish(3, Completion()) == []
@@ -64,7 +64,7 @@ def test_a_cancelled_transfer_leaves_the_order_at_once():
     """Hosts kill the last of a queue first and wait for it: behind a parked one it would never end."""
     pending = Pending()
     for tag in (1, 2, 3):
-        pending.add(tag, transfer())
+        pending.add(Entry(tag, transfer()))
     pending.cancel(3, 13)
     (entry,) = pending.finish(3, Completion(Status.CANCELLED))
     assert (entry.tag, entry.cancels) == (3, (13,))
@@ -74,7 +74,7 @@ def test_a_cancelled_transfer_leaves_the_order_at_once():
 def test_what_waited_for_a_cancelled_transfer_goes_on():
     pending = Pending()
     for tag in (1, 2, 3):
-        pending.add(tag, transfer())
+        pending.add(Entry(tag, transfer()))
     pending.finish(2, Completion())
     pending.finish(3, Completion())
     pending.cancel(1, 11)
@@ -84,7 +84,7 @@ def test_what_waited_for_a_cancelled_transfer_goes_on():
 def test_a_cancel_of_a_held_back_completion_releases_it_with_its_result():
     pending = Pending()
     for tag in (1, 2, 3):
-        pending.add(tag, transfer())
+        pending.add(Entry(tag, transfer()))
     pending.finish(2, Completion(Status.OK, b"done"))
     entry = pending.cancel(2, 12)
     assert entry.completion.data == b"done"
@@ -99,7 +99,7 @@ def test_what_is_held_back_is_no_view_of_what_is_used_again():
     """A gateway lends what it has read until the end of a turn, and an earlier transfer may be parked for minutes."""
     pending, buffer = Pending(), bytearray(b"done")
     for tag in (1, 2):
-        pending.add(tag, transfer())
+        pending.add(Entry(tag, transfer()))
     assert pending.finish(2, Completion(Status.OK, memoryview(buffer))) == []
     buffer[:] = b"else"
     _, held = pending.finish(1, Completion())
@@ -108,8 +108,8 @@ def test_what_is_held_back_is_no_view_of_what_is_used_again():
 
 def test_bytes_are_those_of_what_has_no_answer():
     pending = Pending()
-    pending.add(1, transfer(0x81, 100))
-    pending.add(2, transfer(0x02, 50))
+    pending.add(Entry(1, transfer(0x81, 100)))
+    pending.add(Entry(2, transfer(0x02, 50)))
     assert pending.bytes == 150
     pending.finish(1, Completion())
     assert pending.bytes == 50
@@ -122,10 +122,10 @@ def test_endpoints_that_are_done_with_cost_nothing():
     """A peer that used a new stream for each transfer once left a queue behind for each."""
     pending = Pending()
     for number in range(1000):
-        pending.add(number, transfer(0x81, 1, stream_id=number))
+        pending.add(Entry(number, transfer(0x81, 1, stream_id=number)))
         pending.finish(number, Completion())
     for number in range(1000):
-        pending.add(number, transfer(0x81, 1, stream_id=number))
+        pending.add(Entry(number, transfer(0x81, 1, stream_id=number)))
         pending.cancel(number, 10_000 + number)
         pending.finish(number, Completion(Status.CANCELLED))
     assert pending._queues == {}
@@ -167,7 +167,7 @@ class Life(RuleBasedStateMachine):
         one = transfer(endpoint, size, stream)
         earlier = any(key == (endpoint, stream) for key, _, _ in self.model.values())
         assert self.pending.waits_on(one) == earlier
-        self.pending.add(tag, one)
+        self.pending.add(Entry(tag, one))
         self.model[tag] = [(endpoint, stream), None, []]
         return tag
 
@@ -177,6 +177,23 @@ class Life(RuleBasedStateMachine):
             self.end(tag, status)
         else:
             assert self.pending.finish(tag, Completion(status)) == []
+        return tag
+
+    @rule(target=over, tag=consumes(flying))
+    def finish_alone(self, tag):
+        """What exporters try first: it ends what nobody cancelled, that is next, and that holds nothing back."""
+        if tag not in self.model or self.model[tag][1] is not None:
+            assert self.pending.finish_alone(tag) is None
+            return tag
+        key, _, cancels = self.model[tag]
+        done = {**self.model, tag: [key, Completion(), cancels]}
+        if cancels or self.ready(done, key) != [tag]:
+            assert self.pending.finish_alone(tag) is None
+            self.end(tag, Status.OK)
+        else:
+            assert self.pending.finish_alone(tag).tag == tag
+            assert tag not in self.pending
+            del self.model[tag]
         return tag
 
     def end(self, tag, status):

@@ -15,6 +15,7 @@ from typing import Final
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Buffer, Completion, IsoPacket, Transfer
 from ..usb.types import Status
+from .pending import Entry
 
 LENT_FROM: Final = 4096  # bytes of an IN transfer's data from which an importer lends them: less is copied as fast
 
@@ -25,14 +26,10 @@ class Event:
     __slots__ = ()
 
 
-class Submit(Event):
-    """Do a transfer. Answer: `complete(tag, completion)`, once."""
+class Submit(Entry, Event):
+    """Do a transfer. Answer: `complete(tag, completion)`, once. Until then the exporter keeps it in its `Pending`."""
 
-    __slots__ = ("tag", "transfer")
-
-    def __init__(self, tag: int, transfer: Transfer) -> None:
-        self.tag = tag
-        self.transfer = transfer
+    __slots__ = ()
 
 
 class Cancel(Event):

@@ -21,19 +21,18 @@ from ..usb.transfer import Completion, Transfer
 
 
 class Entry:
-    """One transfer in flight. `cancels` are the tags of the cancel requests that wait for its end, oldest first."""
+    """One transfer. In flight it has a `queue`, perhaps a `completion` that is held back, and what wants its end."""
 
     __slots__ = ("asked", "cancels", "completion", "queue", "tag", "transfer")
 
-    cancels: Sequence[int]
+    cancels: Sequence[int]  # tags of the cancel requests that wait for its end, oldest first
+    completion: Completion | None
+    queue: deque[Entry]  # of its endpoint and stream
 
-    def __init__(self, tag: int, transfer: Transfer, queue: deque[Entry], asked: Any) -> None:
+    def __init__(self, tag: int, transfer: Transfer, asked: Any = None) -> None:
         self.tag = tag
         self.transfer = transfer
-        self.queue = queue  # of its endpoint and stream
         self.asked = asked  # what the protocol needs for the answer
-        self.completion: Completion | None = None
-        self.cancels = ()
 
 
 class Pending:
@@ -59,18 +58,19 @@ class Pending:
         """Whether an earlier transfer on the same (endpoint, stream) has no answer yet."""
         return _key(transfer) in self._queues
 
-    def add(self, tag: int, transfer: Transfer, asked: Any = None) -> Entry:
+    def add(self, entry: Entry) -> None:
         """Note a transfer. Raises ValueError when its tag is in flight already."""
+        tag, transfer = entry.tag, entry.transfer
         if tag in self.entries:
             raise ValueError(f"tag {tag} is in flight already")
         key = _key(transfer) if transfer.stream_id else transfer.endpoint
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = deque()
-        entry = self.entries[tag] = Entry(tag, transfer, queue, asked)
+        self.entries[tag] = entry
+        entry.queue, entry.completion, entry.cancels = queue, None, ()
         queue.append(entry)
         self.bytes += transfer.length
-        return entry
 
     def cancel(self, tag: int, cancel_tag: int) -> Entry | None:
         """Note that `cancel_tag` asks for the end of `tag`; its entry, or None when it has been answered already.
@@ -96,15 +96,26 @@ class Pending:
             if completion.data.__class__ is memoryview:  # it may be lent
                 completion.data = bytes(completion.data)
             return []
-        if len(queue) == 1 or queue[1].completion is None:  # as it goes nearly always
-            queue.popleft()
-            transfer = entry.transfer
-            del self.entries[tag]
-            self.bytes -= transfer.length
-            if not queue:
-                del self._queues[_key(transfer)]
-            return [entry]
         return self._ready(queue)
+
+    def finish_alone(self, tag: int) -> Entry | None:
+        """The same where it is all of what `finish` would give, and nobody cancelled it: as it goes nearly always.
+
+        None, and nothing is noted, where it is not so.
+        """
+        entry = self.entries.get(tag)
+        if entry is None or entry.cancels:
+            return None
+        queue = entry.queue
+        if queue[0] is not entry or (len(queue) > 1 and queue[1].completion is not None):
+            return None
+        queue.popleft()
+        del self.entries[tag]  # from here on as `_forget`, without a call that each transfer would pay for
+        transfer = entry.transfer
+        self.bytes -= transfer.length
+        if not queue:
+            del self._queues[_key(transfer)]
+        return entry
 
     def before(self, tag: int) -> Iterator[Entry]:
         """The entries that hold `tag` back, oldest first; none where it has left."""

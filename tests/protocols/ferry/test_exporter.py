@@ -798,7 +798,7 @@ def test_a_record_that_is_cut_is_waited_for():
 @pytest.mark.parametrize("code", ["8005", "8003"])
 def test_a_user_of_usbip_is_turned_away_at_once(code):
     """Of a list it asks with eight bytes, and would wait for as long as it pleases."""
-    with pytest.raises(ProtocolError, match="a record of"):
+    with pytest.raises(ProtocolError, match="it does not speak ferry but USB/IP"):
         Talk().says(bytes.fromhex(f"0111{code}00000000"))
 
 

@@ -304,8 +304,8 @@ def test_a_queue_that_stopped_is_started_by_what_its_user_sends_then():
 
 def test_a_restart_that_never_left_is_made_up_for():
     talk = using(SMALL)
-    tags = [talk.importer.submit(Transfer(0x81, 8, flags=Flags.SHORT_NOT_OK)) for _ in range(4)]
-    talk.says(*(bulk(n, 0x81, 8, flags=SHORT_NOT_OK) for n in (1, 2, 3, 4)))
+    tags = [talk.importer.submit(Transfer(0x81, 8, flags=Flags.SHORT_NOT_OK)) for _ in range(3)]  # one is for writes
+    talk.says(*(bulk(n, 0x81, 8, flags=SHORT_NOT_OK) for n in (1, 2, 3)))
     talk.hears(reply(1, FAILED + SHORT)).says(heartbeat(T + 3, 1, 1))
     withdrawn = talk.importer.submit(Transfer(0x81, 8))
     assert withdrawn not in tags
@@ -313,7 +313,7 @@ def test_a_restart_that_never_left_is_made_up_for():
     assert isinstance(completion, Completion)
     assert completion.status == CANCELLED
     talk.importer.submit(Transfer(0x81, 8))
-    talk.says().hears(reply(T + 3)).says(bulk(5, 0x81, 8, flags=RESTART))
+    talk.says().hears(reply(T + 3)).says(bulk(4, 0x81, 8, flags=RESTART))
 
 
 @pytest.mark.parametrize("limits", [Limits(transfer_bytes=300), Limits(bytes_in_flight=1023), Limits(transfer_bytes=0)])
@@ -356,12 +356,48 @@ def test_runs_of_replies_are_acknowledged_as_such():
 
 
 def test_bulk_leaves_room_for_others():
+    """And reads to writes, for those may wait for ever."""
     talk = using(Limits(transfers=16, bytes_in_flight=1 << 20, transfer_bytes=1 << 16))
     for _ in range(30):
         talk.importer.submit(Transfer(0x81, 8))
-    talk.says(*(bulk(n, 0x81, 8) for n in range(1, 15)))
+    talk.says(*(bulk(n, 0x81, 8) for n in range(1, 14)))
+    for _ in range(3):
+        talk.importer.submit(Transfer(0x01, 1, b"x"))
+    talk.says(bulk(14, 0x01, data=b"x"))
     talk.importer.submit(Transfer(0x83, 8, interval=1))
     talk.says(interrupt(15, 0x83, 8, 1))
+
+
+@pytest.mark.parametrize("transfers", [1, 2, 3, 4, 8, 15])
+@pytest.mark.parametrize("other", [Transfer(0x01, 1, b"x"), Transfer(0x83, 8, interval=1)])
+def test_reads_leave_a_call_of_a_small_window_too(transfers: int, other: Transfer):
+    """A sixteenth of it was none, and while reads waited nothing was ever written. One call alone is not left."""
+    talk = using(Limits(transfers=transfers))
+    for _ in range(16):
+        talk.importer.submit(Transfer(0x81, 8))
+    reads = max(transfers - 1 - 2 * (transfers // 8), 1)
+    talk.says(*(bulk(n, 0x81, 8) for n in range(1, reads + 1)))
+    talk.importer.submit(other)
+    assert len(records_of(talk)) == (transfers > 1)
+
+
+@pytest.mark.parametrize(("transfers", "polls"), [(8, 1), (9, 1), (15, 1), (16, 1), (32, 3), (64, 7), (301, 35)])
+@pytest.mark.parametrize("other", [Transfer(0x01, 1, b"x"), Transfer(0x00, 0, b"", bytes(8))])
+def test_reads_of_both_kinds_leave_a_call_of_a_window(transfers: int, polls: int, other: Transfer):
+    """Bulk reads left one to writes, which a parked interrupt read took, and nothing was ever written."""
+    talk = using(Limits(transfers=transfers))
+    for _ in range(transfers):
+        talk.importer.submit(Transfer(0x81, 8))
+    for _ in range(polls):
+        talk.importer.submit(Transfer(0x83, 8, interval=1))
+    reads = len(records_of(talk)) - polls
+    assert reads >= transfers // 2
+    for identifier in range(reads + polls + 1, reads + polls + 9):
+        talk.importer.submit(other)
+        assert len(records_of(talk)) == 1
+        talk.hears(reply(identifier))
+        [beat] = records_of(talk)
+        talk.hears(reply(int.from_bytes(beat[4:8], "big")))
 
 
 def test_transfers_leave_room_to_end_them():

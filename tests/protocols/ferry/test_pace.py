@@ -61,6 +61,11 @@ def sent(pace: Pace, cost: int, number: Call = Call.BULK, endpoint: int = 0x02) 
     return one
 
 
+def size(pace: Pace, endpoint: int = 0x02) -> int:
+    """Of a window."""
+    return pace.of(a_call(0, endpoint=endpoint)).size
+
+
 def test_one_call_may_always_be_sent_and_as_many_as_fit() -> None:
     pace = Pace()
     assert pace.has_room(a_call(LARGEST_WINDOW))
@@ -76,16 +81,46 @@ def test_what_a_device_paces_is_not_held_back_and_holds_nothing_back(number: Cal
         assert pace.has_room(a_call(1024, number))
         sent(pace, 1024, number)
     assert pace.has_room(a_call(LARGEST_WINDOW))
-    sent(pace, LARGEST_WINDOW)
+    bulk = sent(pace, LARGEST_WINDOW)
     assert pace.has_room(a_call(1024, number))
     assert not pace.has_room(a_call(1))
+    pace.rests(bulk)
+    for _ in range(100):
+        pace.answered(sent(pace, 1024, number), 1024)
+    assert size(pace) == FIRST_WINDOW
+
+
+@pytest.mark.parametrize("number", [Call.ISOCHRONOUS, Call.INTERRUPT, Call.UNLINK])
+def test_what_is_not_counted_halves_nothing_when_it_is_lost(number: Call) -> None:
+    """An interrupt transfer that only waited, at a target whose word of it was lost, halved what bulk had."""
+    pace = Pace()
+    for endpoint in (0x81, 0x02):
+        lost = sent(pace, 8, number, endpoint)
+        pace.lost(lost, 1.0, 0.01)
+        assert lost.is_lost
+    assert (size(pace), size(pace, 0x81)) == (FIRST_WINDOW, FIRST_WINDOW)
+
+
+def test_each_endpoint_has_its_own() -> None:
+    pace = Pace()
+    for endpoint in (0x81, 0x83, 0x02):
+        sent(pace, FIRST_WINDOW - 64, endpoint=endpoint)
+        assert not pace.has_room(a_call(1, endpoint=endpoint))
+    assert pace.has_room(a_call(FIRST_WINDOW, Call.CONTROL, 0x80))
+    pace.lost(sent(pace, 1024), 1.0, 0.01)
+    assert (size(pace), size(pace, 0x81), size(pace, 0x83)) == (FIRST_WINDOW // 2, FIRST_WINDOW, FIRST_WINDOW)
+    pace.lost(sent(pace, 1024, endpoint=0x83), 1.0, 0.01)
+    assert size(pace, 0x83) == FIRST_WINDOW // 2, "at the same time, and it is another loss"
+    pace.answered(sent(pace, 1024, endpoint=0x83), 1024)
+    assert size(pace) == FIRST_WINDOW // 2 < size(pace, 0x83)
+    assert size(pace, 0x81) == FIRST_WINDOW
 
 
 def test_answers_make_it_grow_up_to_its_limit() -> None:
     pace = Pace()
     for _ in range(1000):
-        pace.answered(sent(pace, 1024))
-    assert pace.window == LARGEST_WINDOW
+        pace.answered(sent(pace, 1024), 1024)
+    assert size(pace) == LARGEST_WINDOW
 
 
 def test_a_loss_halves_it_once_in_a_while_and_never_below_its_least() -> None:
@@ -93,13 +128,13 @@ def test_a_loss_halves_it_once_in_a_while_and_never_below_its_least() -> None:
     for now, window in ((1.0, FIRST_WINDOW // 2), (1.05, FIRST_WINDOW // 2), (1.2, FIRST_WINDOW // 4)):
         lost = sent(pace, 1024)
         pace.lost(lost, now, 0.01)
-        pace.answered(lost)
-        assert pace.window == window, "and its answer makes it no larger"
+        pace.answered(lost, 0)
+        assert size(pace) == window, "and its answer makes it no larger"
     for now in range(2, 20):
         pace.lost(sent(pace, 1024), float(now), 0.01)
-    assert pace.window == LEAST_WINDOW
-    pace.answered(sent(pace, 1024))
-    assert LEAST_WINDOW < pace.window < LEAST_WINDOW + 1024, "after a loss it grows slowly"
+    assert size(pace) == LEAST_WINDOW
+    pace.answered(sent(pace, 1024), 1024)
+    assert LEAST_WINDOW < size(pace) < LEAST_WINDOW + 1024, "after a loss it grows slowly"
 
 
 def test_far_away_the_losses_of_a_round_trip_are_one() -> None:
@@ -107,9 +142,9 @@ def test_far_away_the_losses_of_a_round_trip_are_one() -> None:
     pace = Pace()
     for step in range(6):
         pace.lost(sent(pace, 1024), 1.0 + 0.1 * step, 0.6)
-    assert pace.window == FIRST_WINDOW // 2
+    assert size(pace) == FIRST_WINDOW // 2
     pace.lost(sent(pace, 1024), 1.6, 0.6)
-    assert pace.window == FIRST_WINDOW // 4
+    assert size(pace) == FIRST_WINDOW // 4
 
 
 def test_what_was_written_is_not_under_way_once_it_is_at_the_target() -> None:
@@ -118,8 +153,8 @@ def test_what_was_written_is_not_under_way_once_it_is_at_the_target() -> None:
     assert not pace.has_room(a_call(1))
     pace.in_progress(parked)
     assert pace.has_room(a_call(FIRST_WINDOW - 64))
-    pace.answered(parked)
-    assert pace.window > FIRST_WINDOW
+    pace.answered(parked, 0)
+    assert size(pace) > FIRST_WINDOW
 
 
 def test_what_is_read_is_under_way_until_it_has_waited_for_long() -> None:
@@ -127,12 +162,59 @@ def test_what_is_read_is_under_way_until_it_has_waited_for_long() -> None:
     pace = Pace()
     parked = sent(pace, FIRST_WINDOW, endpoint=0x81)
     pace.in_progress(parked)
-    assert not pace.has_room(a_call(1))
+    assert not pace.has_room(a_call(1, endpoint=0x81))
     pace.rests(parked)
-    assert pace.has_room(a_call(FIRST_WINDOW - 64))
-    pace.answered(parked)
+    assert pace.has_room(a_call(FIRST_WINDOW - 64, endpoint=0x81))
+    pace.answered(parked, FIRST_WINDOW)
     pace.rests(parked)
-    assert pace.has_room(a_call(FIRST_WINDOW))
+    assert pace.has_room(a_call(FIRST_WINDOW, endpoint=0x81))
+
+
+def test_it_grows_by_what_came() -> None:
+    """Reads of 64 KiB that brought 13 bytes each made it as large as it may be."""
+    pace = Pace()
+    for _ in range(100):
+        pace.answered(sent(pace, 65536, endpoint=0x81), 13)
+    assert size(pace, 0x81) == FIRST_WINDOW + 100 * (13 + 64)
+
+
+def test_a_read_is_taken_for_what_the_last_ones_brought() -> None:
+    """Of a network adapter's of 16 KiB, which bring a packet each, two were under way, and one where some were lost."""
+    pace = Pace()
+    for _ in range(100):
+        pace.answered(sent(pace, 16384, endpoint=0x81), 1500)
+    for _ in range(10):
+        pace.lost(a_call(0, endpoint=0x81), pace.of(a_call(0, endpoint=0x81))._backed_off + 1.0, 0.0)
+    assert size(pace, 0x81) == LEAST_WINDOW
+    reads = [sent(pace, 16384, endpoint=0x81) for _ in range(2)]
+    assert not pace.has_room(a_call(16384, endpoint=0x81))
+    pace.answered(reads[0], 16384)
+    assert not pace.has_room(a_call(16384, endpoint=0x81)), "now one is full, and the next may be"
+    pace.answered(reads[1], 13)
+    assert pace.has_room(a_call(16384, endpoint=0x81)), "one is always allowed"
+
+
+def test_a_short_read_that_is_full_says_nothing_of_longer_ones() -> None:
+    """Behind the 13 bytes of a disk's status, reads of 256 KiB were taken for as little, whatever had been lost."""
+    pace = Pace()
+    for length, brought in ((36, 36), (192, 20), (16384, 16384), (13, 13)):
+        pace.answered(sent(pace, length, endpoint=0x81), brought)
+    taken = sent(pace, 262144, endpoint=0x81)
+    assert taken.under_way == 16384 + 64
+    pace.answered(sent(pace, 192, endpoint=0x81), 20)
+    assert sent(pace, 262144, endpoint=0x81).under_way == 16384 * 7 // 8 + 64, "nor does one that is short say much"
+    pace.answered(sent(pace, 262144, endpoint=0x81), None)
+    assert sent(pace, 262144, endpoint=0x81).under_way == 16384 * 7 // 8 + 64, "and one that was cancelled nothing"
+
+
+def test_should_all_of_them_be_full_it_is_no_more_than_the_largest_window() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace.answered(sent(pace, 16384, endpoint=0x81), 13)
+    for _ in range(LARGEST_WINDOW // 16384):
+        assert pace.has_room(a_call(16384, endpoint=0x81))
+        sent(pace, 16384, endpoint=0x81)
+    assert not pace.has_room(a_call(16384, endpoint=0x81))
 
 
 def lossy_target() -> Talk:
@@ -377,6 +459,22 @@ def test_on_a_near_stream_two_long_transfers_are_under_way(endpoint: int) -> Non
     assert net.leave() + net.leave() == [5, 6]
 
 
+def test_on_a_stream_the_longest_waiting_goes_first_both_ways() -> None:
+    """A read that needs all of the window, behind which writes are put that do not."""
+    net = OnStream()
+    assert submitted(net, 2, 0x02) == [1, 2]
+    net.importer.submit(Transfer(0x81, 4 * PIECE))
+    net.importer.submit(Transfer(0x02, 8, bytes(8)))
+    net.importer.submit(a_piece(0x02))
+    assert net.leave() == [3], "what is short is not counted"
+    net.hears(reply(1, FAILED + Status.STALL))
+    assert net.leave() == []
+    net.hears(reply(2, FAILED + Status.STALL))
+    assert net.leave() == [4]
+    net.hears(reply(4, 5))
+    assert net.leave() == [5]
+
+
 def test_on_a_far_stream_more_is_under_way() -> None:
     assert len(submitted(OnStream(0.02), 30)) == 10
 
@@ -426,6 +524,54 @@ def test_a_target_that_says_nothing_holds_nothing_up_for_long() -> None:
     net.now = deadline
     net.importer.tick(net.now)
     assert net.leave() == [3, 4]
+
+
+def told_of_others(net: OnStream, seconds: float, *meanwhile: bytes) -> list[int]:
+    """What leaves while interrupt transfers are answered, one each 10 ms; what else comes each 80 ms."""
+    left, end = [], net.now + seconds
+    for step in range(round(seconds / 0.01)):
+        net.importer.submit(Transfer(0x83, 8, interval=1))
+        [number] = net.leave()
+        net.now = end - seconds + (step + 1) * 0.01
+        net.importer.tick(net.now)
+        left += net.leave()
+        net.hears(reply(number), *(meanwhile if step % 8 == 7 else ()))
+        left += net.leave()
+    return left
+
+
+def test_answers_to_others_are_none_to_what_is_under_way() -> None:
+    """Where interrupt transfers were answered all the time, what was long waited for reads of which nothing came."""
+    net = OnStream()
+    assert submitted(net, 2) == [1, 2]
+    assert submitted(net, 1, 0x02) == []
+    [number] = told_of_others(net, 0.3)
+    assert 3 + 10 <= number <= 3 + 20
+
+
+@pytest.mark.parametrize("how", ["in parts", "slowly"])
+def test_while_an_answer_comes_more_is_not_under_way(how: str) -> None:
+    """On a slow network: what is put there would only make others wait."""
+    net = OnStream()
+    assert submitted(net, 2) == [1, 2]
+    assert submitted(net, 1, 0x02) == []
+    pieces = parts(1, u32(0), bytes(PIECE), [65536] * 16, is_reply=True)
+    if how == "slowly":
+        net.importer.receive(memoryview(pieces[0][:1000]), net.now)
+        assert list(net.importer.events()) == []
+    for piece in pieces[:10]:
+        net.now += 0.09
+        net.importer.tick(net.now)
+        if how == "in parts":
+            net.hears(piece)
+        else:
+            net.importer.receive(memoryview(pieces[0][: 1000 + round(net.now * 100)]), net.now)
+            assert list(net.importer.events()) == []
+        assert net.leave() == []
+    for _ in range(2):
+        net.now += 0.1
+        net.importer.tick(net.now)
+    assert net.leave() == [3]
 
 
 def test_another_transport_begins_anew() -> None:

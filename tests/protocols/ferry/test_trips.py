@@ -1,189 +1,25 @@
-"""When calls are sent again: a controller and a target on a network of some delay, in a time that the test passes."""
+"""When calls are sent again, and what waits for what meanwhile."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterator
-from itertools import count
-
 import pytest
 
-from tests.protocols.ferry.wire import INFO, T
-from usbferry.protocols.events import Claim, Completed, Resume, Submit
-from usbferry.protocols.ferry.exporter import Exporter
-from usbferry.protocols.ferry.framing import Stream
-from usbferry.protocols.ferry.importer import Importer
-from usbferry.protocols.ferry.messages import Call, Code
+from tests.protocols.ferry.net import BULK_IN, BULK_OUT, OTHER, READ, SEEN, SERIAL, Loses, Net, Taciturn, resubmits
+from tests.protocols.ferry.wire import T
+from usbferry.protocols.ferry.asking import word_of
+from usbferry.protocols.ferry.messages import Call
 from usbferry.protocols.ferry.outbox import FIRST_RESEND, LAST_RESEND, Sent
 from usbferry.protocols.ferry.pace import FIRST_WINDOW
+from usbferry.protocols.ferry.repeats import TIMES
 from usbferry.protocols.ferry.trips import LEAST_RESEND, Trips
-from usbferry.usb.transfer import Completion, Transfer
-from usbferry.usb.types import Status
-
-UDP = Stream(packet_bytes=1232, is_lossy=True)
-BULK_IN, BULK_OUT, READ, OTHER = 0x81, 0x02, 0x83, 0x84  # endpoints; the last two are interrupt
-SEEN = 0.01  # seconds there and back, where nothing else is said
-
-
-class Net:
-    """Both ends, and what is between them. A packet that `loses` says so of does not come."""
-
-    def __init__(self, target: type[Exporter] = Exporter) -> None:
-        self.now = 0.0
-        self.delay = SEEN / 2
-        self.device = 0.0  # seconds until it answers
-        self.answers = True
-        self.importer = Importer(resends=True)
-        self.exporter = self.holder = target()  # of the transport; that has the claim
-        self.importer.set_way(UDP)
-        self.exporter.set_way(UDP)
-        self.loses: Callable[[bytes, bool], bool] = lambda raw, is_up: False
-        self.up: list[bytes] = []  # every packet that was sent
-        self.down: list[bytes] = []
-        self.times: list[float] = []  # of those up
-        self.ended: dict[int, float] = {}  # when, by tag
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = count()
-        self._held = {True: b"", False: b""}
-        self.importer.connected(0.0)
-        self.importer.claim("1-1")
-        self.until(1.0)
-        assert self.importer.session
-
-    def at(self, when: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._later, (when, next(self._order), what))
-
-    def until(self, end: float) -> None:
-        """Let everything happen that happens until then."""
-        self._flush()
-        while True:
-            deadline = self.importer.deadline()
-            happens = self._later[0][0] if self._later else end
-            if min(happens, deadline or end) >= end:
-                break
-            if deadline is not None and deadline < happens:
-                self.now = max(deadline, self.now)
-                self.importer.tick(self.now)
-            else:
-                self.now, _, what = heapq.heappop(self._later)
-                what()
-            self._flush()
-        self.now = end
-
-    def submit(self, endpoint: int, length: int = 8) -> int:
-        interval = 1 if endpoint in (READ, OTHER) else 0
-        return self.importer.submit(
-            Transfer(endpoint, length, b"" if endpoint & 0x80 else bytes(length), interval=interval)
-        )
-
-    def move(self) -> None:
-        """The transport is lost, with all that is on it, and there is another."""
-        assert self.importer.disconnected(self.now)
-        self.exporter.disconnected(self.now)
-        self._flush()
-        self._later = [one for one in self._later if one[2].__name__ != "arrives"]
-        heapq.heapify(self._later)
-        self._held = {True: b"", False: b""}
-        self.exporter = Exporter(now=self.now)
-        self.exporter.set_way(UDP)
-        self.importer.connected(self.now)
-        self.until(self.now + 3 * SEEN)
-
-    def since(self) -> tuple[int, int]:
-        """Packets up and down since the last time, but for heartbeats, claims and holds."""
-        mine = [raw for raw in self.up if raw[8] in (5, 6, 7, 8, 9, 255)], [raw for raw in self.down if raw[4] < 0x80]
-        self.up, self.down, self.times = [], [], []
-        return len(mine[0]), len(mine[1])
-
-    def _flush(self) -> None:
-        self.importer.leaves(self.now)
-        for machine, sent, is_up in ((self.importer, self.up, True), (self.exporter, self.down, False)):
-            raw = b"".join(machine.outgoing)
-            machine.outgoing, machine.outgoing_bytes = [], 0
-            for one in _records(raw):
-                sent.append(one)
-                if is_up:
-                    self.times.append(self.now)
-                if not self.loses(one, is_up):
-                    self.carry(one, is_up, self.delay)
-
-    def carry(self, raw: bytes, is_up: bool, seconds: float) -> None:
-        def arrives() -> None:
-            self._arrives(raw, is_up)
-
-        self.at(self.now + seconds, arrives)
-
-    def _arrives(self, raw: bytes, is_up: bool) -> None:
-        raw = self._held[is_up] + raw
-        if is_up:
-            self._held[True] = self._asks(raw)
-            return
-        self.importer.receive(memoryview(raw), self.now)
-        for event in self.importer.events():
-            if isinstance(event, Completed):
-                assert event.status == Status.OK
-                self.ended[event.tag] = self.now
-        self._held[False] = raw[self.importer.consumed :]
-
-    def _asks(self, raw: bytes) -> bytes:
-        """What comes to the target; what it does not take of it."""
-        exporter = self.exporter
-        exporter.receive(memoryview(raw), self.now)
-        for event in exporter.events():
-            if isinstance(event, Claim):
-                exporter.accept(INFO)
-                self.holder = exporter
-            elif isinstance(event, Submit):
-                self._carry_out(event)
-            elif isinstance(event, Resume):
-                self.exporter = self.holder
-                self.exporter.connected(self.now)
-                self.exporter.set_way(UDP)
-                return self._asks(raw[exporter.consumed :])
-        return raw[exporter.consumed :]
-
-    def _carry_out(self, event: Submit) -> None:
-        transfer = event.transfer
-        data = bytes(transfer.length) if transfer.is_in else b""
-        answer = Completion(Status.OK, data, transfer.length)
-        if self.answers and not self.device:
-            self.holder.complete(event.tag, answer)
-        elif self.answers:
-            self.at(self.now + self.device, lambda: self.holder.complete(event.tag, answer))
-
-
-class Taciturn(Exporter):
-    """It says IN_PROGRESS only when it is asked."""
-
-    def _confirm(self) -> None:
-        self._unconfirmed.clear()
-
-
-def _records(raw: bytes) -> Iterator[bytes]:
-    while raw:
-        size = 4 + int.from_bytes(raw[:4], "big")
-        yield raw[:size]
-        raw = raw[size:]
-
-
-class Loses:
-    """The packets of these numbers, of those of the session one way, counted from 0."""
-
-    def __init__(self, is_up: bool, *numbers: int, final: bool = False) -> None:
-        self.numbers, self.is_up, self.final = numbers, is_up, final
-        self._seen = count()
-
-    def __call__(self, raw: bytes, is_up: bool) -> bool:
-        if is_up is not self.is_up or raw[4] >= 0x80 or (self.final and raw[11] == Code.IN_PROGRESS):
-            return False
-        return next(self._seen) in self.numbers
-
+from usbferry.usb.setup import Setup
+from usbferry.usb.transfer import Transfer
 
 # -- by time ----------------------------------------------------------------------------------------------------------
 
 
-def a_call(number: int = Call.BULK, identifier: int = 1) -> Sent:
-    call = Sent(number, 0)
+def a_call(number: int = Call.BULK, identifier: int = 1, endpoint: int = BULK_OUT) -> Sent:
+    call = Sent(number, word_of(number, endpoint))
     call.identifier = identifier
     return call
 
@@ -306,14 +142,14 @@ def test_losses_of_one_round_trip_halve_the_window_once() -> None:
         tag = net.submit(READ)
         while tag not in net.ended:
             net.until(net.now + 0.01)
-    net.importer._pace.window, began = FIRST_WINDOW, net.now
+    began = net.now
     net.loses = lambda raw, is_up: is_up and raw[4] < 0x80
     for step in range(3):
         net.at(began + step * 0.12, lambda: net.submit(BULK_OUT, 1000))
     net.since()
     net.until(began + 0.24 + net.importer._trips.timeout + 0.01)
     assert net.since()[0] == 6, "each was sent again"
-    assert net.importer._pace.window == FIRST_WINDOW // 2
+    assert net.importer._pace.of(a_call()).size == FIRST_WINDOW // 2
 
 
 # -- by what came -----------------------------------------------------------------------------------------------------
@@ -326,7 +162,7 @@ def stream(net: Net, endpoint: int = READ, number: int = 40, length: int = 8) ->
     for step in range(number):
         net.at(began + step * 0.002, lambda: tags.append(net.submit(endpoint, length)))
     net.until(began + 5.0)
-    assert len(net.ended) == number
+    assert len(net.ended.keys() & set(tags)) == number
     return [net.ended[tag] - began - step * 0.002 for step, tag in enumerate(tags)]
 
 
@@ -385,7 +221,7 @@ def test_a_device_that_answers_late_costs_one_word_more_and_nothing_is_sent_agai
     net = Net()
     net.device = 0.09
     stream(net)
-    assert net.since() == (40, 80)
+    assert net.since() == (40, 80 + TIMES), "but for the last reply, after which no call shows that it has come"
 
 
 def test_a_read_that_waits_for_minutes_costs_no_more_than_with_a_fixed_time() -> None:
@@ -431,6 +267,109 @@ def test_reads_that_wait_let_bulk_pass_after_a_while() -> None:
     assert net.since()[0] == 1
     net.until(net.now + 0.25)
     assert net.since()[0] == 2
+
+
+@pytest.mark.parametrize(("reads", "length"), [(16, 4096), (60, 2048), (300, 1518)])
+def test_reads_that_wait_do_not_hold_up_writes(reads: int, length: int) -> None:
+    """A serial port's and a network adapter's: each write waited up to a tenth of a second for each window of reads."""
+    net = Net()
+    net.parked = {BULK_IN}
+    for _ in range(reads):
+        net.submit(BULK_IN, length)
+    took = stream(net, BULK_OUT, 40, 1500)
+    assert max(took) == pytest.approx(SEEN, abs=0.0015)
+
+
+@pytest.mark.parametrize(("reads", "length"), [(16, 4096), (60, 2048), (200, 1518)])
+def test_reads_that_wait_do_not_hold_up_those_of_another_endpoint(reads: int, length: int) -> None:
+    """A modem's: its network, and a serial port of it that always has something to say."""
+    net = Net()
+    net.parked = {BULK_IN}
+    for _ in range(reads):
+        net.submit(BULK_IN, length)
+    assert max(stream(net, SERIAL, 40, 512)) == pytest.approx(SEEN, abs=0.0015)
+
+
+def test_nor_do_those_that_are_renewed_all_the_time() -> None:
+    """Each that brings something is followed by one that counts for a tenth of a second, in what losses left."""
+    net = Net()
+    net.parked = {BULK_IN}
+    for _ in range(60):
+        resubmits(net, BULK_IN, 2048)
+    for step in range(400):
+        net.at(net.now + step * 0.005, net.say_one)
+    net.until(net.now + 0.5)
+    for _ in range(4):
+        net.importer._pace.lost(a_call(endpoint=BULK_IN), net.now, SEEN)
+        net.until(net.now + 0.11)
+    took = stream(net, SERIAL, 40, 512)
+    assert max(took) == pytest.approx(SEEN, abs=0.0015)
+
+
+def test_more_reads_than_were_granted_leave_some_of_it_to_writes() -> None:
+    """Writes waited for ever beside those of usbnet at SuperSpeed. What they have of it is acknowledged soon enough."""
+    net = Net()
+    net.parked = {BULK_IN}
+    for _ in range(300):
+        net.submit(BULK_IN, 1518)
+    net.until(net.now + 20.0)
+    assert max(stream(net, BULK_OUT, 400, 1500)) < 3 * SEEN
+
+
+def test_more_reads_than_were_granted_leave_one_to_each_other_endpoint() -> None:
+    """Nothing was ever read of a modem's serial port beside its network, where that had nothing to say."""
+    net = Net()
+    net.parked = {BULK_IN}
+    for _ in range(300):
+        net.submit(BULK_IN, 1518)
+    net.until(net.now + 20.0)
+    for endpoint in range(SERIAL, 0x90):
+        began = net.now
+        tags = [net.submit(endpoint, 512) for _ in range(4)]
+        net.until(began + 1.0)
+        assert max(net.ended.get(tag, 99.0) - began for tag in tags) < 10 * SEEN
+    for endpoint in (SERIAL, SERIAL + 1, SERIAL + 2):
+        net.parked.add(endpoint)
+        net.submit(endpoint, 512)
+    assert max(stream(net, BULK_OUT, 40, 1500)) < 3 * SEEN
+
+
+def test_writes_do_not_hold_up_reads() -> None:
+    """More of them than are under way in a second."""
+    net = Net()
+    for _ in range(100):
+        net.submit(BULK_OUT, 30_000)
+    began = net.now
+    tags = [net.submit(BULK_IN, 512) for _ in range(40)]
+    net.until(began + 0.05)
+    assert [net.ended.get(tag, 0) - began for tag in tags] == pytest.approx([SEEN] * 40, abs=0.0015)
+    assert len(net.ended) < 70
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_bulk_does_not_hold_up_control_transfers_and_what_is_behind_them(way: str) -> None:
+    """They waited in the window that it had filled, and so did an interrupt transfer behind them, which is in none."""
+    net = Net()
+    net.parked = {BULK_IN}
+    for _ in range(100):
+        net.submit(BULK_IN if way == "in" else BULK_OUT, FIRST_WINDOW - 64)
+    for _ in range(10):
+        began = net.now
+        setup = Setup(0xC0, 1, 0, 0, 8) if way == "in" else Setup(0x40, 1, 0, 0, 8)
+        control = Transfer(0x80 if way == "in" else 0, 8, b"" if way == "in" else bytes(8), setup.pack())
+        tags = [net.importer.submit(control), net.submit(READ)]
+        net.until(began + 0.05)
+        assert [net.ended.get(tag, 0) - began for tag in tags] == pytest.approx([SEEN, SEEN], abs=0.0015)
+
+
+def test_control_transfers_wait_for_one_another_and_bulk_for_them() -> None:
+    """Unless little of them is under way: nothing is sent without bound."""
+    net = Net()
+    began = net.now
+    tags = [net.importer.submit(Transfer(0, 20_000, bytes(20_000), Setup(0x40, 1, 0, 0, 20_000).pack())) for _ in "12"]
+    tags.append(net.submit(BULK_OUT, 20_000))
+    net.until(began + 1.0)
+    assert [net.ended[tag] - began for tag in tags] == pytest.approx([SEEN, 2 * SEEN, 2 * SEEN], abs=0.0015)
 
 
 def test_writes_that_came_do_not_hold_up_others() -> None:

@@ -38,11 +38,14 @@ LEAST_TRANSFER: Final = 1024  # bytes that a target takes in one: the largest bu
 _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
     Code.UNKNOWN_DEVICE: (Refusal.NOT_FOUND, "the server has no such device"),
     Code.BUSY: (Refusal.BUSY, "somebody else uses it"),
-    Code.NOT_OPENED: (Refusal.FAILED, "the server could not open it"),
-    Code.UNAVAILABLE: (Refusal.UNAVAILABLE, "the server takes nobody now"),
+    Code.NOT_OPENED: (Refusal.FAILED, "the server could not open it, its log should say why"),
+    Code.UNAVAILABLE: (Refusal.UNAVAILABLE, "the server takes nobody now; try later"),
     Code.NO_SESSION: (Refusal.NOT_FOUND, "the server has given the device up, or was started again"),
     code_of(Status.GONE): (Refusal.NOT_FOUND, "the device has left the server"),
-    Code.NO_COMMON_VERSION: (Refusal.FAILED, f"the server speaks no version of ferry known here, which is {VERSION}"),
+    Code.NO_COMMON_VERSION: (
+        Refusal.FAILED,
+        f"the server speaks no version of ferry known here, which is {VERSION}; update the older",
+    ),
 }
 
 

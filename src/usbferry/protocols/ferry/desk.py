@@ -14,13 +14,14 @@ from struct import error as struct_error
 from typing import Final
 
 from ...usb.info import DeviceInfo
-from ...usb.transfer import Buffer
+from ...usb.transfer import Buffer, Completion
 from ..errors import ProtocolError
 from ..events import Claim, Event, List, Refusal, Watch
 from ..limits import Limits
+from ..pending import Entry
 from . import infos
-from .framing import Way, records
-from .lanes import Lanes
+from .framing import HEADER, MARKER, PART_BYTES, Way, pack_record, records
+from .lanes import BURST, ENOUGH, Lanes
 from .ledger import Message
 from .messages import (
     CAPABILITIES,
@@ -38,12 +39,16 @@ from .messages import (
     parse_words,
     words,
 )
+from .repeats import Repeats
 from .session import Session
 from .states import TARGET, Target
+from .transfers import kept
 
 
 class Desk(Lanes):
     """Where a controller is received: its calls that are no session's are answered here, as they come."""
+
+    _burst: int  # bytes of records that may go out as they are; 0 where there is no controller, or no stream to it
 
     def __init__(self, limits: Limits, instance: bytes, token: Callable[[], bytes]) -> None:
         super().__init__()
@@ -67,6 +72,8 @@ class Desk(Lanes):
         self._changes = 0
         self._hold: int | None = None
         self._unconfirmed: dict[int, None] = {}  # calls of the session that just came, where packets get lost
+        self._repeats = Repeats()  # there
+        self._is_measuring = False  # there, until something follows the answer to RESUME: a round trip
 
     # -- what the pump answers ----------------------------------------------------------------------------------------
 
@@ -108,6 +115,7 @@ class Desk(Lanes):
             self._finish_backlog()
             self._first, self._spent = self._session.expected, self._claim
             self._session = None
+            self._repeats.clear()
             self._end_hold(Code.OK)
             self._move("device closed")
 
@@ -162,10 +170,15 @@ class Desk(Lanes):
     def _confirm(self) -> None:
         """IN_PROGRESS for what waits here: a controller then knows it to be safe, and what is missing before it."""
         if self._session is not None:
-            ledger = self._session.ledger
+            ledger, waiting = self._session.ledger, self._session.pending.entries
             for identifier in self._unconfirmed:
-                if identifier in ledger.open or identifier in ledger.early:
+                if identifier in ledger.early:
                     self._say(identifier, Code.IN_PROGRESS)
+                    self._repeats.parks(identifier, ledger.early[identifier].endpoint)
+                elif identifier in ledger.open:
+                    self._say(identifier, Code.IN_PROGRESS)
+                    if identifier in waiting:
+                        self._repeats.parks(identifier, waiting[identifier].transfer.endpoint)
         self._unconfirmed.clear()
 
     def _version(self, identifier: int, body: memoryview) -> None:
@@ -255,8 +268,12 @@ class Desk(Lanes):
             self._resumed = (identifier, self._session.expected)
             self._say(identifier, Code.OK, words([self._session.expected]))
             self._session.resume(outstanding)
+            for entry in self._session.pending:
+                self._repeats.parks(entry.tag, entry.transfer.endpoint)
+            self._repeats.trip = 0.0
         else:
             self._say(identifier, Code.OK, words([self._resumed[1]]))
+        self._is_measuring = True
 
     @abstractmethod
     def set_way(self, way: Way) -> None:
@@ -270,8 +287,42 @@ class Desk(Lanes):
 
     def _send(self, identifier: int, code: int, head: bytes, data: Buffer, is_bulk: bool = False) -> None:
         if self._attached:
-            chunks = records(identifier, code, head, data, Code.PART, self._way.packet_bytes)
+            way = self._way
+            chunks = records(identifier, code, head, data, Code.PART, way.packet_bytes)
             (self._say_bulk if is_bulk else self._say_records)(chunks)
+            if way.is_lossy and code != Code.IN_PROGRESS:
+                self._repeats.says(identifier, is_short=HEADER + len(head) + len(data) <= way.packet_bytes)
+
+    def _answer_late(self, session: Session, entry: Entry, completion: Completion) -> None:
+        """A transfer that has left `pending`: what nearly all of them are goes a short way, as `exporter` has it."""
+        tag, transfer = entry.tag, entry.transfer
+        length, size = transfer.length, 0
+        data: Buffer = b""
+        if transfer.endpoint < 0x80:
+            is_plain = completion.actual == length
+        else:
+            data = completion.data
+            size = len(data)
+            is_plain = size <= length and size <= PART_BYTES
+        before = self.outgoing_bytes
+        room = self._burst - self._way.unsent * (BURST // ENOUGH)
+        if (
+            not is_plain
+            or completion.status
+            or before >= room
+            or self._backlog
+            or transfer.setup
+            or transfer.packets is not None
+            or session.gates.held
+        ):
+            session.finish(tag, transfer, completion)
+            return
+        data = kept(data)
+        session.ledger.answer(tag, 0, b"", data)
+        self.outgoing.append(pack_record(HEADER + size, tag, 0))
+        if size:
+            self.outgoing.append(data)
+        self.outgoing_bytes = before + MARKER + HEADER + size
 
     def _move(self, what: str) -> None:
         self.state = TARGET[self.state, what]

@@ -8,6 +8,9 @@ there and back:
     complete     answers given at once, that nothing on their queue is before: neither a transfer that has not ended
                  (`pending`) nor an answer that waits for the transport (`_backlog`, which an answer before may have
                  filled); and only until `_short_room` is used up, for what is read then would wait behind them
+    _answer_late     in `desk`, those given later whose turn it is, while the transport wants more and no queue is held
+
+Both of the last repeat what they share, and what `session.finish` would do: it doubled what each answer costs.
 """
 
 from __future__ import annotations
@@ -22,14 +25,13 @@ from ...usb.types import Status
 from ..errors import ProtocolError
 from ..events import Event, Release, Resume, Submit
 from ..limits import DEFAULT_LIMITS, Limits
-from .desk import Desk
+from ..openings import Stranger
 from .framing import HEADER, MARKER, PART_BYTES, RECORD_BYTES, Way, pack_record
 from .lanes import BURST
 from .ledger import Message
 from .messages import (
     INSTANCE_BYTES,
     MASK,
-    SILENT_HEARTBEATS,
     TOKEN_BYTES,
     TRANSPORT,
     Call,
@@ -37,9 +39,10 @@ from .messages import (
     code_of,
 )
 from .pace import LONG
+from .patience import Patience
 from .session import NO_TRANSFER, Session
 from .states import TARGET, Target
-from .transfers import is_bulk
+from .transfers import is_bulk, kept
 
 INSTANCE: Final = token_bytes(INSTANCE_BYTES)  # of this process
 _CALL: Final = Struct(">IIBBH")  # marker, identifier, number, endpoint, flags
@@ -64,7 +67,7 @@ def new_token() -> bytes:
     return token_bytes(TOKEN_BYTES)
 
 
-class Exporter(Desk):
+class Exporter(Patience):
     """One transport seen from the side that has the devices, and the session on it, which may have others later."""
 
     protocol = "ferry"
@@ -93,14 +96,10 @@ class Exporter(Desk):
         instance: bytes = INSTANCE,
         token: Callable[[], bytes] = new_token,
     ) -> None:
-        super().__init__(limits, instance, token)
+        super().__init__(limits, instance, token, now)
         self.needed = _LEAST  # bytes that must be there before the next record can be read
         self._bounds = (limits.transfer_bytes, limits.bytes_in_flight, limits.transfers)
-        self._silence = float(SILENT_HEARTBEATS * limits.heartbeat_seconds)  # after which the transport is lost
         self._view: memoryview = _EMPTY
-        self._heard = now  # since then the transport is silent
-        self._lost_at = now
-        self._linked = True  # there is a transport
         self._is_simple = False  # the last call went the short way, so the next may
         self._burst = BURST  # where records go out as they are: there is a controller, and a stream to it; else 0
         self._short_room = 0  # bytes of answers that go the short way now
@@ -135,7 +134,12 @@ class Exporter(Desk):
     def receive(self, view: memoryview, now: float) -> None:
         """Look at all received bytes that are not consumed yet; `events` reads them and counts up `consumed`."""
         self._view = view
-        if len(view) and not self._challenge:  # what anybody may have sent prolongs nothing
+        if self._challenge:
+            self._repeats.trip = now - self._heard  # when the last of these shows who sent it
+        elif len(view):  # what anybody may have sent prolongs nothing
+            if self._is_measuring:
+                self._is_measuring = False
+                self._repeats.trip += now - self._heard
             self._heard = now
         self.consumed = 0
         if self._backlog or self._way.blocked:
@@ -173,7 +177,7 @@ class Exporter(Desk):
                 self._is_simple = False
             size, identifier, number, endpoint, flags = _CALL.unpack_from(view, at)
             if not HEADER <= size <= RECORD_BYTES:
-                raise _no_record(size)
+                raise self._no_record(size)
             after = at + MARKER + size
             if after > end:
                 self.needed = after - at
@@ -203,7 +207,7 @@ class Exporter(Desk):
         if MARKER <= end - at < _LEAST:  # who speaks USB/IP here says no more than 8 bytes, and waits
             size = int.from_bytes(view[at : at + MARKER], "big")
             if not HEADER <= size <= RECORD_BYTES:
-                raise _no_record(size)
+                raise self._no_record(size)
 
     def _may_be_short(self) -> bool:
         """Whether calls of the session are carried out as they come, on this transport."""
@@ -218,7 +222,7 @@ class Exporter(Desk):
         What it reads of itself is in locals. An event that was answered is given again, for the next transfer: to make
         one costs more than all of the checks.
         """
-        session = self._session
+        session, repeats = self._session, self._repeats if self._way.is_lossy else None
         assert session is not None
         view, ledger, event, (most, room, calls) = self._view, session.ledger, self._event, self._bounds
         unpack, end, at = _unpack_bulk, len(view), self.consumed
@@ -253,6 +257,8 @@ class Exporter(Desk):
             ledger.bytes = used
             ledger.expected = expected = identifier + 1 & MASK
             self.consumed = at = after
+            if repeats is not None:
+                repeats.hears(endpoint)
             self._tag = event.tag = identifier
             self._transfer = event.transfer = transfer
             try:
@@ -260,7 +266,7 @@ class Exporter(Desk):
             finally:
                 if self._tag == identifier:  # the device answers later
                     self._park(session)
-                    self._event = event = Submit(identifier, transfer)
+            event = self._event
         if end - at >= self.needed and goes_on:
             self._is_simple = False
             yield from self._calls()
@@ -268,7 +274,8 @@ class Exporter(Desk):
     def _park(self, session: Session) -> None:
         tag, transfer, self._tag = self._tag, self._transfer, NO_TAG
         session.ledger.later(tag, transfer.length)
-        session.pending.add(tag, transfer)
+        session.pending.add(self._event)
+        self._event = Submit(NO_TAG, NO_TRANSFER)
         if self._way.is_lossy:
             self._unconfirmed[tag] = None
         elif transfer.length > LONG and transfer.endpoint & 0x0F:
@@ -282,6 +289,8 @@ class Exporter(Desk):
     def _emit(self, event: Event) -> Iterator[Event]:
         if event.__class__ is Release:
             self._move("RELEASE")
+        elif self._way.is_lossy and isinstance(event, Submit):
+            self._repeats.hears(event.transfer.endpoint)
         session = self._session
         try:
             yield event
@@ -297,35 +306,6 @@ class Exporter(Desk):
             if event is not None:
                 yield from self._emit(event)
 
-    def deadline(self) -> float | None:
-        """When `tick` wants to be called."""
-        if self._linked:
-            return self._heard + (self._silence if self.state is _CLAIMED else self._patience)
-        return self._lost_at + self._limits.grace_seconds if self.state is Target.DETACHED else None
-
-    def tick(self, now: float) -> None:
-        """Let time pass. Raises ProtocolError when the controller was silent for too long."""
-        if self._linked:
-            if now < self._heard + self._patience:
-                return
-            if not (self._challenge or self._may_leave_silently):
-                raise ProtocolError(f"silent for {self._patience:g} s")
-            if self.state is Target.OPEN:  # no mistake of whose address it is, and nobody there to be told
-                self._move("transport lost")
-        elif self.state is Target.DETACHED and now >= self._lost_at + self._limits.grace_seconds:
-            self._move("grace over")
-
-    @property
-    def _may_leave_silently(self) -> bool:
-        """Whether silence is how a controller ends: it has no claim, and datagrams tell nobody that it closed."""
-        return self.state is Target.OPEN and self._way.is_lossy
-
-    @property
-    def _patience(self) -> float:
-        if self.state is Target.NEW:
-            return self._limits.handshake_seconds
-        return self._limits.proof_seconds if self._challenge else self._silence
-
     def complete(self, tag: int, completion: Completion) -> None:
         """Answer the Submit of `tag`, once.
 
@@ -335,7 +315,11 @@ class Exporter(Desk):
         if session is None:
             return
         if tag != self._tag:
-            session.complete(tag, completion)
+            entry = session.pending.finish_alone(tag)
+            if entry is None:
+                session.complete(tag, completion)
+            else:
+                self._answer_late(session, entry, completion)
             return
         transfer, ledger = self._transfer, session.ledger
         if ledger.open and session.pending.waits_on(transfer):
@@ -351,13 +335,13 @@ class Exporter(Desk):
             data = completion.data
             size = len(data)
             is_plain = size <= length and size <= PART_BYTES
-            if type(data) is not bytes and not (isinstance(data, memoryview) and type(data.obj) is bytes):
-                data = bytes(data)  # it is kept, and must not change
         before = self.outgoing_bytes
         if not is_plain or completion.status or before >= self._short_room or self._backlog:
             ledger.later(tag, length)
             session.finish(tag, transfer, completion)
             return
+        if data.__class__ is not bytes:
+            data = kept(data)
         costs, outgoing = ledger.costs, self.outgoing
         if not costs:
             ledger.tail = tag
@@ -386,6 +370,7 @@ class Exporter(Desk):
         self._burst = self._short_room = 0
         self._clear()
         self._unconfirmed.clear()
+        self._repeats.clear()
         if self.state is not Target.OVER:
             self._move("transport lost, token unproven" if self._claimed else "transport lost")
             self._lost_at = now
@@ -407,6 +392,7 @@ class Exporter(Desk):
         self._heard = now
         self.needed = _LEAST
 
-
-def _no_record(size: int) -> ProtocolError:
-    return ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")
+    def _no_record(self, size: int) -> ProtocolError:
+        if self.state is Target.NEW:
+            return Stranger(self.protocol, self._view[self.consumed :])
+        return ProtocolError(f"a record of {size} bytes, allowed are {HEADER} to {RECORD_BYTES}")

@@ -20,7 +20,7 @@ from ...usb.types import Status
 from ..errors import ProtocolError
 from ..events import Claimed, Completed, Event
 from ..limits import DEFAULT_LIMITS, Limits
-from ..pending import Pending
+from ..pending import Entry, Pending
 from . import infos
 from .asking import word_of
 from .framing import HEADER, MARKER, OVERHEAD, RECORD_BYTES, Assembly, Way, part_total
@@ -100,7 +100,7 @@ class Importer(Sending):
         call.tag, call.transfer = tag, transfer
         self._flying[tag] = call
         if self._resends:
-            self._order.add(tag, transfer)
+            self._order.add(Entry(tag, transfer))
         elif (
             number == _BULK
             and self.state is _USING
@@ -127,7 +127,7 @@ class Importer(Sending):
         call.tag, call.transfer = self._tags, Transfer(0, 0)
         self._flying[call.tag] = call
         if self._resends:
-            self._order.add(call.tag, call.transfer)
+            self._order.add(Entry(call.tag, call.transfer))
         self._put(call)
         return call.tag
 
@@ -264,6 +264,7 @@ class Importer(Sending):
             after = at + MARKER + size
             if after > end:
                 self.needed = after - at
+                self._stream.moves(self._now)
                 return
             body = view[at + _LEAST : after]
             self.consumed = at = after
@@ -297,6 +298,8 @@ class Importer(Sending):
             call = calls.get(identifier)
             if call is not None and self._resends:
                 self._trips.has_part(call, self._now)
+            elif call is not None and call.under_way:
+                self._stream.moves(self._now)
             if call is None or not self._part(call, body):
                 return None
             assert call.parts is not None
@@ -305,7 +308,7 @@ class Importer(Sending):
         if identifier & TRANSPORT:
             call = self._asked.pop(identifier, None)
             if call is not None:
-                self._was_answered(call)
+                self._was_answered(call, len(body))
             event = self._answered(call.number, code, body) if call is not None else None
             while self._later and all(one.number not in (Call.VERSION, Call.RESUME) for one in self._asked.values()):
                 self._ask_now(self._later.pop(0))
@@ -315,7 +318,7 @@ class Importer(Sending):
             self._acknowledge()
         if call is None:
             return None
-        self._was_answered(call)
+        self._was_answered(call, None if code and not body else len(body))
         return self._finished(call, code, body, is_lent=not in_parts)
 
     def _part(self, call: Sent, body: memoryview) -> bool:

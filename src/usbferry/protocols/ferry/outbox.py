@@ -3,7 +3,9 @@
     put -> waiting -> [room in the window] -> sent -> answered -> acknowledged, which makes room
 
 Bulk leaves a part of the window to the others, and waits behind them: a flood of it holds up no interrupt transfer.
-All transfers leave some of it to calls that are none: where all are parked, an UNLINK is what makes room.
+What is read leaves a part to what is written: reads may be parked for hours. So each endpoint's bulk has a queue of its
+own, and waits behind no other's; of what is left to others it may have one call, where it has none. All transfers leave
+some of the window to calls that are none: where all are parked, an UNLINK is what makes room.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from .framing import Assembly
 from .messages import FIRST, MASK, Call, words
 
 NO_IDENTIFIER: Final = -1
-RESERVE: Final = 16  # bulk leaves a sixteenth of the window to other transfers
+RESERVE: Final = 16  # bulk leaves a sixteenth of the window to others, and reads of its calls one more, 1 at least
 KEPT: Final = 64  # and all transfers a 64th of its calls, and one of 8 at least, to UNLINK and RELEASE
 ACKNOWLEDGE: Final = 4  # replies are acknowledged when they take a fourth of it
 FIRST_RESEND: Final = 0.1  # seconds, where no round trip was measured; doubled each time
@@ -38,7 +40,8 @@ class Sent:
     wait = FIRST_RESEND
     is_again = in_progress = False  # sent more than once; at the target
     is_resting = is_overtaken = False  # there for long; its reply has left before another that came
-    is_lost = under_way = False  # was, at least once; its bytes are, there or back
+    is_lost = False  # was, at least once
+    under_way = 0  # bytes that it is taken for, while they are on their way, there or back
 
     def __init__(self, number: int, word: int, head: bytes = b"", payload: Buffer = b"", cost: int = 0) -> None:
         self.number = number
@@ -48,6 +51,11 @@ class Sent:
         self.cost = cost  # bytes of the window
 
     @property
+    def endpoint(self) -> int:
+        """Its address with the direction bit; 0 of a call that has none."""
+        return self.word >> 16 & 0xFF
+
+    @property
     def is_in(self) -> bool:
         """Whether what a transfer reads comes with its reply."""
         return bool(self.word & 1 << 23)
@@ -55,7 +63,8 @@ class Sent:
     def lose_transport(self) -> None:
         """What is known of its way is of no use on another one."""
         self.parts, self.due = None, inf
-        self.is_again = self.in_progress = self.is_resting = self.is_overtaken = self.is_lost = self.under_way = False
+        self.is_again = self.in_progress = self.is_resting = self.is_overtaken = self.is_lost = False
+        self.under_way = 0
 
 
 class Outbox:
@@ -67,8 +76,9 @@ class Outbox:
         self._next = FIRST
         self._unlinks: deque[Sent] = deque()  # they may pass what has not left: what they are for has
         self._urgent: deque[Sent] = deque()
-        self._bulk: deque[Sent] = deque()
+        self._bulk: dict[int, deque[Sent]] = {}  # by endpoint, none of them empty
         self._used = self._used_bytes = 0
+        self._is_full = False  # something waits for room in the window
         self._answered: list[tuple[int, int]] = []  # identifier and bytes of replies not acknowledged
         self._answered_bytes = 0
         self._acknowledging: list[tuple[int, int]] = []  # those of the heartbeat that is on its way
@@ -80,40 +90,73 @@ class Outbox:
         self._all = (calls, size)
         self._transfers = (calls - kept, size)
         self._bulks = (calls - kept - calls // RESERVE, size - size // RESERVE)
+        parkable = min(self._bulks[0] - max(calls // RESERVE, 1), self._transfers[0] - 2 * min(kept, 1))
+        self._parkable = (parkable, self._bulks[1])
+        self._firsts = (self._bulks[0] - 1, self._bulks[1])
 
     def put(self, call: Sent) -> None:
         """One call more; `leaving` gives it out when there is room."""
-        if call.number == Call.UNLINK:
-            self._unlinks.append(call)
+        if call.number == Call.BULK:
+            self._bulk.setdefault(call.endpoint, deque()).append(call)
         else:
-            (self._bulk if call.number == Call.BULK else self._urgent).append(call)
+            (self._unlinks if call.number == Call.UNLINK else self._urgent).append(call)
 
     def withdraw(self, call: Sent) -> bool:
         """Take back one that has not left; whether that is so."""
-        queue = self._bulk if call.number == Call.BULK else self._urgent
-        if call.identifier != NO_IDENTIFIER or call not in queue:
+        queue = self._bulk.get(call.endpoint) if call.number == Call.BULK else self._urgent
+        if call.identifier != NO_IDENTIFIER or queue is None or call not in queue:
             return False
         queue.remove(call)
+        if not queue and queue is not self._urgent:
+            del self._bulk[call.endpoint]
         return True
 
     def leaving(self, may: Callable[[Sent], bool]) -> Iterator[Sent]:
         """The calls that may be sent now, with their identifiers, as long as `may` says so too."""
-        for queue, bounds in (
-            (self._unlinks, self._all),
-            (self._urgent, self._transfers),
-            (self._bulk, self._bulks),
-        ):
+        self._is_full = False
+        for queue, bounds in ((self._unlinks, self._all), (self._urgent, self._transfers)):
             while queue:
                 call = queue[0]
-                if not self._has_room(call.cost, bounds if call.transfer is not None else self._all) or not may(call):
+                if not self._has_room(call.cost, bounds if call.transfer is not None else self._all):
+                    self._is_full = True
+                    return
+                if not may(call):
                     return
                 queue.popleft()
                 self._leave(call)
                 yield call
+        if self._bulk:
+            yield from self._bulk_leaving(may)
+
+    def _bulk_leaving(self, may: Callable[[Sent], bool]) -> Iterator[Sent]:
+        """What was put first, and where its endpoint has no room, the others go on."""
+        queues = list(self._bulk.values())
+        while queues:
+            queue = min(queues, key=_first_tag)
+            call = queue[0]
+            bounds = self._parkable if call.is_in else self._bulks
+            if not self._has_room(call.cost, bounds) and not self._is_first(call):
+                self._is_full = True
+            elif may(call):
+                queue.popleft()
+                if not queue:
+                    del self._bulk[call.endpoint]
+                self._leave(call)
+                yield call
+                if queue:
+                    continue
+            queues = [one for one in queues if one is not queue]
+
+    def _is_first(self, call: Sent) -> bool:
+        """Whether bulk may have of what is left to others: it is its endpoint's only one."""
+        endpoint, bounds = call.endpoint, self._firsts if call.is_in else self._transfers
+        return self._has_room(call.cost, bounds) and all(one.endpoint != endpoint for one in self.sent.values())
 
     def leaves_at_once(self, call: Sent) -> bool:
         """Whether a bulk call may be sent now, without having waited; then it has its identifier."""
-        if self._bulk or self._urgent or self._unlinks or not self._has_room(call.cost, self._bulks):
+        if self._bulk or self._urgent or self._unlinks:
+            return False
+        if not self._has_room(call.cost, self._parkable) and (call.is_in or not self._has_room(call.cost, self._bulks)):
             return False
         self._leave(call)
         return True
@@ -146,9 +189,9 @@ class Outbox:
 
     @property
     def wants_acknowledgement(self) -> bool:
-        """Whether what is answered takes up enough of the window, or an UNLINK waits for any of it."""
+        """Whether what is answered takes up enough of the window, or something waits for any of it."""
         much = len(self._answered) * ACKNOWLEDGE >= self.calls or self._answered_bytes * ACKNOWLEDGE >= self.size
-        return (much or bool(self._unlinks and self._answered)) and not self._acknowledging
+        return (much or bool(self._is_full and self._answered)) and not self._acknowledging
 
     def acknowledge(self, most: int) -> bytes:
         """The body of a heartbeat: first and last identifier of each run of replies that are here.
@@ -191,3 +234,7 @@ class Outbox:
         if self._next - expected & MASK > self.calls:
             raise ProtocolError(f"the session resumes at #{expected}, the next call is #{self._next}")
         return [call for number, call in self.sent.items() if number - expected & MASK <= MASK // 2]
+
+
+def _first_tag(queue: deque[Sent]) -> int:
+    return queue[0].tag

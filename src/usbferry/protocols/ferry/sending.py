@@ -33,6 +33,7 @@ class Sending(Asking):
         self.releasing = False  # RELEASE has no answer yet
         self._now = self._beat = 0.0
         self._holds_back = False  # bulk, for the transport has enough
+        self._holds_long = False  # what is long, for so much is under way
         self._begin()
 
     def _begin(self) -> None:
@@ -52,10 +53,13 @@ class Sending(Asking):
             self._send()
 
     def _send(self) -> None:
-        self._holds_back = False
-        self._stream.goes_on()
+        self._holds_back = self._holds_long = False
         for call in self._outbox.leaving(self._may_leave):
             self._transmit(call)
+        if not self._holds_long:
+            self._stream.goes_on()
+        if self._outbox.wants_acknowledgement:
+            self._acknowledge()
 
     @property
     def _has_room(self) -> bool:
@@ -68,8 +72,9 @@ class Sending(Asking):
         if call.number == _BULK and not self._has_room:
             self._holds_back = True
             return False
-        if call.cost > LONG and not (self._resends or self._stream.has_room(call)):
+        if call.cost > LONG and not self._resends and (self._holds_long or not self._stream.has_room(call)):
             self._stream.holds(self._now)
+            self._holds_long = True
             return False
         return True
 
@@ -110,12 +115,12 @@ class Sending(Asking):
         elif call.under_way:
             self._arrived(call)
 
-    def _was_answered(self, call: Sent) -> None:
-        """By its final reply."""
+    def _was_answered(self, call: Sent, size: int | None) -> None:
+        """By its final reply, which has a body of as many bytes; None is for one that only says what went wrong."""
         if self._resends:
             self._trips.heard(call, self._now)
             if not call.identifier & TRANSPORT:
-                self._pace.answered(call)
+                self._pace.answered(call, size)
                 self._proceed()
         elif call.number in _PINGS:
             self._stream.answered_after(self._now - call.since)
@@ -126,6 +131,7 @@ class Sending(Asking):
         """On a stream, nothing of it is on its way any more."""
         self._stream.rests(call)
         if self._stream.is_holding:
+            self._stream.moves(self._now)
             self._proceed()
 
     def _resumed_at(self, expected: int) -> None:
@@ -156,6 +162,7 @@ class Sending(Asking):
         elif now >= self._stream.held_since + HELD_SECONDS and self._stream.is_over(now):
             for call in self._outbox.sent.values():
                 self._stream.rests(call)
+            self._stream.goes_on()
             self._proceed()
 
     def _unanswered(self) -> list[Sent]:

@@ -48,7 +48,7 @@ class Session:
         self.pending = Pending()
         self._limits = limits
         self._say = say
-        self._current: tuple[int, Transfer] | None = None  # the submit that was just emitted
+        self._current: Submit | None = None  # the submit that was just emitted
         self._describe = 0  # identifiers of calls that wait
         self._release: int | None = None
         self._is_over = False  # by RELEASE, or with the device: nothing is carried out after it
@@ -92,15 +92,11 @@ class Session:
 
     def emitted(self) -> tuple[int, Transfer] | None:
         """What `take` or `follow` gave is at the device, and answered by now, or later: a transfer is returned then."""
-        waits = self._current
-        if waits is not None:
-            self._park()
-        return waits
-
-    def _park(self) -> None:
-        assert self._current is not None
-        self.pending.add(*self._current)
-        self._current = None
+        waits, self._current = self._current, None
+        if waits is None:
+            return None
+        self.pending.add(waits)
+        return waits.tag, waits.transfer
 
     def _again(self, identifier: int) -> None:
         """A call that was received before."""
@@ -145,10 +141,10 @@ class Session:
 
     def _submit(self, identifier: int, transfer: Transfer) -> Event | None:
         if self.gates.passes(identifier, transfer):
-            self._current = (identifier, transfer)
-            return Submit(identifier, transfer)
+            self._current = Submit(identifier, transfer)
+            return self._current
         transfer.data = bytes(transfer.data)  # it was lent, and waits
-        self.pending.add(identifier, transfer)
+        self.pending.add(Entry(identifier, transfer))
         if self.gates.is_stopped(transfer):
             self.complete(identifier, Completion(Status.CANCELLED))
         return None
@@ -169,16 +165,16 @@ class Session:
 
     def _reset(self, message: Message) -> Event:
         self.gates.restart_all()
-        self.pending.add(message.identifier, NO_TRANSFER)
+        self.pending.add(Entry(message.identifier, NO_TRANSFER))
         return Reset(message.identifier)
 
     def _alloc_streams(self, message: Message) -> Event:
         [count] = parse_words(message.body[:4], 0, 1)
-        self.pending.add(message.identifier, NO_TRANSFER)
+        self.pending.add(Entry(message.identifier, NO_TRANSFER))
         return AllocStreams(message.identifier, tuple(message.body[4:]), count)
 
     def _free_streams(self, message: Message) -> Event:
-        self.pending.add(message.identifier, NO_TRANSFER)
+        self.pending.add(Entry(message.identifier, NO_TRANSFER))
         return FreeStreams(message.identifier, tuple(message.body))
 
     def _suspend(self, message: Message) -> Event:
@@ -202,12 +198,16 @@ class Session:
     def complete(self, tag: int, completion: Completion) -> None:
         """A transfer ended. The reply may wait for earlier ones on its endpoint; an unknown tag is ignored."""
         current = self._current
-        if current is not None and current[0] == tag:
-            if not self.pending.waits_on(current[1]):
-                self._current = None
-                self.finish(tag, current[1], completion)
+        if current is not None and current.tag == tag:
+            self._current = None
+            if not self.pending.waits_on(current.transfer):
+                self.finish(tag, current.transfer, completion)
                 return
-            self._park()
+            self.pending.add(current)
+        alone = self.pending.finish_alone(tag)
+        if alone is not None:
+            self.finish(tag, alone.transfer, completion)
+            return
         for entry in self.pending.finish(tag, completion):
             self._finish_entry(entry)
 
