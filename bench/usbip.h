@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -80,9 +81,14 @@ static inline bool write_all(int fd, const void *buffer, size_t size)
     return true;
 }
 
+// Nothing waits: not for more to send, and not for the clock by which BBR sends, as little as usbferry does here.
 static inline void no_delay(int fd)
 {
+    char name[16] = "";
+    socklen_t size = sizeof name;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &size) == 0 && strncmp(name, "bbr", 3) == 0)
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
 }
 
 #endif

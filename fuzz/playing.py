@@ -6,6 +6,7 @@ from typing import Any
 
 from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import Completed, Event
+from usbferry.protocols.openings import Stranger
 from usbferry.usb.transfer import Completion, Transfer
 from usbferry.usb.types import Status
 
@@ -40,7 +41,7 @@ class Player:
             text = str(broken)
             assert text
             assert "\n" not in text
-            self.told.append(f"error: {text}")
+            self.told.append("a stranger" if isinstance(broken, Stranger) else f"error: {text}")  # named by all he said
             return False
         finally:
             lent[:] = b"\xee" * len(lent)  # it was lent, and is used again

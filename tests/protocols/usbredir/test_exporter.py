@@ -45,8 +45,9 @@ from tests.protocols.usbredir.wire import (
 from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import Refusal
 from usbferry.protocols.limits import Limits
+from usbferry.protocols.openings import Stranger
 from usbferry.protocols.usbredir import filter as filters
-from usbferry.protocols.usbredir.exporter import State
+from usbferry.protocols.usbredir.exporter import UNWANTED_SECONDS, State
 from usbferry.protocols.usbredir.messages import Dialect
 from usbferry.usb.info import DeviceInfo
 from usbferry.usb.transfer import Completion, IsoPacket
@@ -110,6 +111,15 @@ def test_our_hello_comes_first_and_nothing_before_the_peers():
     talk = Talk()
     talk.hears(hello(version=b"usbferry usb-host"))
     talk.goes_on().asks().hears()
+
+
+@pytest.mark.parametrize("step", [1, 5, 100])
+@pytest.mark.parametrize("raw", [bulk(1, 0x81, 512), control(7, CONTROL_IN, length=18), RESET])
+def test_a_machine_that_was_restored_goes_on_where_it_was(raw, step):
+    """QEMU says no hello then. Whoever is told of it shall not look for a wrong port."""
+    with pytest.raises(ProtocolError, match="came before any hello: a machine that was restored") as raised:
+        Talk().says(raw, step=step)
+    assert not isinstance(raised.value, Stranger)
 
 
 @pytest.mark.parametrize("step", [1, 2, 13, 75])
@@ -229,6 +239,7 @@ def test_streams_of_an_endpoint_are_said():
 # -- filters [5], [13] ------------------------------------------------------------------------------------------------
 
 STORAGE = filters.parse("8,-1,-1,-1,1")
+UNWANTED = "note the peer does not want 1-1 1209:0001: its filter, or the speed of its ports, does not admit it"
 
 
 def test_our_filter_is_sent_after_the_hello():
@@ -248,8 +259,10 @@ def test_a_device_that_our_filter_denies_is_not_offered():
     talk = Talk(rules=STORAGE)
     talk.says(hello()).asks("claim 1-1").takes()
     talk.exporter.accept(INFO)
-    talk.goes_on().asks("note 1-1 1209:0001 is not redirected: the filter given here does not admit it").hears()
-    assert talk.exporter.done
+    talk.goes_on().asks(
+        "note 1-1 1209:0001 is not redirected: the filter given here does not admit it", "release"
+    ).hears()
+    assert talk.exporter.state is State.UNWANTED
 
 
 def test_a_device_that_our_filter_admits_is_offered():
@@ -278,10 +291,31 @@ def test_a_filter_without_its_nul(data):
 def test_a_peer_that_does_not_want_the_device():
     talk = connected()
     talk.says(packet(22, 0))
-    talk.asks(
-        "note the peer does not want 1-1 1209:0001: its filter, or the speed of its ports, does not admit it"
-    ).hears()
+    talk.asks(UNWANTED, "release").hears()
+    talk.exporter.released()
+    talk.exporter.noticed()
+    talk.says(bulk(1, 0x81, 512)).asks().hears(bulk(1, 0x81, 0, status=IOERROR))
+    assert not talk.exporter.done
+
+
+def test_a_peer_that_does_not_want_the_device_is_sent_away_after_a_while():
+    """QEMU connects again within a second: that often, a real device would be taken from its driver and reset."""
+    talk = connected()
+    talk.says(packet(22, 0)).asks(UNWANTED, "release").hears()
+    talk.exporter.released()
+    assert talk.exporter.deadline() == UNWANTED_SECONDS  # the clock stands at 0
+    talk.exporter.tick(UNWANTED_SECONDS - 0.01)
+    assert not talk.exporter.done
+    talk.exporter.tick(UNWANTED_SECONDS)
     assert talk.exporter.done
+
+
+def test_a_device_that_is_not_wanted_while_its_transfers_are_under_way():
+    talk = connected()
+    talk.says(bulk(1, 0x81, 512), packet(22, 0)).asks("submit #1 in 81 512", UNWANTED, "release")
+    talk.does(1, Completion(Status.GONE)).hears()
+    talk.exporter.gone()
+    talk.goes_on().asks().hears()
 
 
 # -- the data rule [6] ------------------------------------------------------------------------------------------------
@@ -720,7 +754,30 @@ def test_iso_out_that_fails_says_so_once_for_a_transfer():
     talk.says(iso(40, 0x06, b"a"), iso(41, 0x06, b"b"))
     talk.does(1, Completion(OK, packets=[IsoPacket(0, 1, 0, Status.CRC)])).hears(iso_status(40, IOERROR, 0x06))
     talk.does(2, Completion(Status.STALL)).hears(iso_status(0, STALL, 0x06))
-    talk.says(iso(42, 0x06, b"c")).hears(iso_status(42, INVAL, 0x06))
+
+
+def test_iso_packets_that_cross_the_end_of_their_stream_are_not_answered():
+    talk = connected()
+    talk.says(start_iso(0, 0x06, 1, 1)).takes()
+    talk.says(iso(40, 0x06, b"a")).does(1, Completion(Status.STALL)).hears(iso_status(0, STALL, 0x06))
+    talk.says(iso(41, 0x06, b"b"), iso(42, 0x06, b"c")).hears()
+    assert talk.exporter.dropped == 2
+    talk.says(start_iso(1, 0x06, 1, 1)).hears(iso_status(1, SUCCESS, 0x06))
+    talk.says(iso(43, 0x06, b"d")).asks("submit #1 iso*1 out 06 1", "submit #2 iso*1 out 06 1").hears()
+
+
+def test_iso_packets_after_the_importer_stopped_a_stream_that_had_ended():
+    talk = connected()
+    talk.says(start_iso(0, 0x06, 1, 1), iso(40, 0x06, b"a")).does(1, Completion(Status.STALL)).takes()
+    talk.says(packet(13, 1, b"\6")).hears(iso_status(1, SUCCESS, 0x06))
+    talk.says(iso(41, 0x06, b"b")).hears(iso_status(41, INVAL, 0x06))
+
+
+def test_iso_packets_that_cross_a_reset_are_not_answered():
+    talk = connected()
+    talk.says(start_iso(0, 0x06, 1, 1)).takes()
+    talk.says(RESET).hears(iso_status(0, STALL, 0x06))
+    talk.says(iso(41, 0x06, b"b")).hears()
 
 
 def test_iso_out_that_runs_dry_gathers_again():

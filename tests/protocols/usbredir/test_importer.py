@@ -32,7 +32,7 @@ from tests.protocols.usbredir.wire import (
     packet,
 )
 from usbferry.protocols.errors import ProtocolError
-from usbferry.protocols.events import Claimed, Completed, Left, Listed, Refused
+from usbferry.protocols.events import Claimed, Completed, Left, Listed, Refusal, Refused
 from usbferry.protocols.usbredir import filter as filters
 from usbferry.protocols.usbredir.exporter import Exporter
 from usbferry.protocols.usbredir.importer import Importer
@@ -744,3 +744,28 @@ def test_streams_capability_alone_suffices_for_the_draft():
     both.turn()
     assert both.exporter._codec.in_force == {Capability.BULK_STREAMS}
     assert STREAMS == 1 << Capability.BULK_STREAMS
+
+
+@pytest.mark.parametrize("version", [b"qemu usb-redir guest 7.2.0", b"usbferry usb-guest", b"guest \x1b[2J"])
+@pytest.mark.parametrize("asks_first", [True, False])
+def test_a_peer_that_is_no_host_either(version: bytes, asks_first: bool) -> None:
+    """Both would wait for ever: a hello does not say whose it is, but by its words."""
+    talk = Talk()
+    if asks_first:
+        talk.importer.list_devices()
+    talk.says(hello(version=version))
+    if not asks_first:
+        talk.importer.claim("1-1")
+        talk.says()
+    [refused] = talk.events
+    assert isinstance(refused, Refused)
+    who = f" ({version.decode()})" if b"\x1b" not in version else ""
+    assert (refused.reason, refused.text) == (Refusal.UNAVAILABLE, f"it waits for a device itself{who}")
+
+
+@pytest.mark.parametrize("version", [b"usbredirect 0.13.0", b"usbferry usb-host", b"a host of guests", b""])
+def test_who_is_not_known_to_be_a_guest_may_have_a_device(version: bytes) -> None:
+    talk = Talk()
+    talk.importer.list_devices()
+    talk.says(hello(version=version))
+    assert talk.events == []

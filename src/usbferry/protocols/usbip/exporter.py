@@ -28,6 +28,7 @@ from ...usb.types import Status
 from ..errors import ProtocolError
 from ..events import Cancel, Claim, Event, List, Refusal, Reset, Submit
 from ..limits import DEFAULT_LIMITS, Limits
+from ..openings import Stranger, spoken_by
 from ..pending import Entry, Pending
 from .messages import (
     ECONNRESET,
@@ -98,7 +99,7 @@ class Exporter:
         self._devid = 0
         self._pending = Pending()
         self._has_packets: dict[int, bool] = {}  # endpoint -> whether it is isochronous, where the descriptors say
-        self._current: tuple[int, int, int, Transfer] | None = None  # the submit that was just emitted
+        self._current: Submit | None = None  # the submit that was just emitted
         self._newest: int | None = None  # newest seqnum submitted so far, modulo 2**32
         self._early: dict[int, tuple[list[int], float]] = {}  # unlinks that overtook their submit, and since when
 
@@ -174,19 +175,19 @@ class Exporter:
 
         The reply may wait for earlier transfers on its endpoint. A tag that is not in flight is ignored.
         """
-        current = self._current
-        if current is not None and current[0] == tag:
-            if not self._pending.entries or not self._pending.waits_on(current[3]):
-                self._current = None
-                self._reply(current[0], current[1], current[2], current[3], completion)
+        current, pending = self._current, self._pending
+        if current is not None and current.tag == tag:
+            self._current = None
+            if not pending.entries or not pending.waits_on(current.transfer):
+                self._reply(current, completion)
                 return
-            self._park(current)
-        for entry in self._pending.finish(tag, completion):
-            if entry.cancels:
-                self._answer(entry)
-            else:
-                _, start_frame, packets, transfer = entry.asked
-                self._reply(entry.tag, start_frame, packets, transfer, entry.completion or completion)
+            pending.add(current)
+        alone = pending.finish_alone(tag)
+        if alone is not None:
+            self._reply(alone, completion)
+            return
+        for entry in pending.finish(tag, completion):
+            self._answer(entry)
 
     def reset_done(self, tag: int, ok: bool) -> None:
         """Answer Reset: the request was a control transfer to the importer."""
@@ -217,6 +218,8 @@ class Exporter:
             return None
         header = OpHeader.parse(view)
         if header.version != VERSION:
+            if spoken_by(view) != self.protocol:
+                raise Stranger(self.protocol, view)
             raise ProtocolError(f"version {header.version:#06x}, spoken here is {VERSION:#06x}")
         if header.status:
             raise ProtocolError(f"status {header.status} in a request, must be 0")
@@ -295,12 +298,11 @@ class Exporter:
                 # Not in its order: behind parked reads it would wait for them, and they for room.
                 if count > 0:
                     transfer.packets = iso_packets(view[descriptors:after])
-                self._reply(seqnum, start_frame, packets, transfer, Completion(Status.NO_MEMORY))
+                self._reply(Submit(seqnum, transfer, (start_frame, packets)), Completion(Status.NO_MEMORY))
                 continue
-            self._current = (seqnum, start_frame, packets, transfer)
-            event = Submit(seqnum, transfer)
+            self._current = event = Submit(seqnum, transfer, (start_frame, packets))
             if ep == 0 or count > 0 or ep > 15 or length > limits.transfer_bytes:
-                event = self._unusual(transfer, ep, setup, start_frame, view[descriptors:after])
+                event = self._unusual(event, ep, setup, start_frame, view[descriptors:after])
                 if event is None:
                     continue
             try:
@@ -309,19 +311,18 @@ class Exporter:
                 current = self._current
                 if current is not None:  # the device answers later
                     self._current = None
-                    pending.add(seqnum, transfer, current)
+                    pending.add(current)
 
     def _unusual(
         self,
-        transfer: Transfer,
+        asked: Submit,
         ep: int,
         setup: bytes,
         start_frame: int,
         descriptors: memoryview,
     ) -> Event | None:
         """Control and isochronous transfers, and what no device needs to see: None when it was answered here."""
-        assert self._current is not None
-        tag = self._current[0]
+        tag, transfer = asked.tag, asked.transfer
         if len(descriptors):
             transfer.packets = iso_packets(descriptors)
             transfer.start_frame = 0 if transfer.flags & Flags.ISO_ASAP else start_frame
@@ -332,10 +333,11 @@ class Exporter:
             return self._refuse(tag, Status.NO_MEMORY)
         if transfer.packets is not None and not _fits(transfer):
             return self._refuse(tag, Status.INVALID)
-        return self._control(tag, transfer, setup) if ep == 0 else Submit(tag, transfer)
+        return self._control(asked, setup) if ep == 0 else asked
 
-    def _control(self, tag: int, transfer: Transfer, raw: bytes) -> Event | None:
+    def _control(self, asked: Submit, raw: bytes) -> Event | None:
         """Where transfer_buffer_length and wLength differ (Windows clients), the smaller counts."""
+        tag, transfer = asked.tag, asked.transfer
         setup = Setup.parse(raw)
         length = min(setup.length, transfer.length)
         if length and bool(setup.request_type & 0x80) != transfer.is_in:
@@ -351,16 +353,12 @@ class Exporter:
         transfer.endpoint = 0x80 if length and transfer.is_in else 0
         transfer.length = length
         transfer.setup = raw
-        return Submit(tag, transfer)
+        return asked
 
     def _refuse(self, tag: int, status: Status) -> Event | None:
         """Answer without asking the device: there is no event."""
         self.complete(tag, Completion(status))
         return None
-
-    def _park(self, current: tuple[int, int, int, Transfer]) -> None:
-        self._current = None
-        self._pending.add(current[0], current[3], current)
 
     # -- unlink -------------------------------------------------------------------------------------------------------
 
@@ -409,22 +407,23 @@ class Exporter:
     def _answer(self, entry: Entry) -> None:
         completion, cancels = entry.completion, entry.cancels
         assert completion is not None
-        _, start_frame, packets, _ = entry.asked
         if cancels and completion.status == Status.CANCELLED and not completion.actual:
             self._say_unlinked(cancels[0], ECONNRESET)
             cancels = cancels[1:]
         else:
-            self._reply(entry.tag, start_frame, packets, entry.transfer, completion)
+            self._reply(entry, completion)
         for seqnum in cancels:
             self._say_unlinked(seqnum, 0)
 
-    def _reply(self, seqnum: int, start_frame: int, packets: int, transfer: Transfer, completion: Completion) -> None:
+    def _reply(self, entry: Entry, completion: Completion) -> None:
         """RET_SUBMIT. The number of packets is the command's, whatever it was; data goes with IN alone.
 
         A device that gave more than was asked for babbled: Status.OVERFLOW, with what fits.
         """
+        transfer = entry.transfer
+        start_frame, packets = entry.asked
         if transfer.packets is not None:
-            self._reply_iso(seqnum, start_frame, transfer, completion)
+            self._reply_iso(entry.tag, start_frame, transfer, completion)
             return
         status, length = completion.status, transfer.length
         data = completion.data if transfer.endpoint >= 0x80 else b""
@@ -433,7 +432,7 @@ class Exporter:
             status, data = Status.OVERFLOW, data[:length]
             actual = len(data) if transfer.endpoint >= 0x80 else length
         number = 0 if status is _OK else ERRNO.get(status, EPROTO)
-        self.outgoing.append(_pack_ret_submit(_RET_SUBMIT, seqnum, number, actual, start_frame, packets, 0))
+        self.outgoing.append(_pack_ret_submit(_RET_SUBMIT, entry.tag, number, actual, start_frame, packets, 0))
         self.outgoing_bytes += HEADER + len(data)
         if data:
             self.outgoing.append(data)

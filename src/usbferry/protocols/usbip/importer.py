@@ -51,9 +51,9 @@ _RET_SUBMIT: Final = int(Command.RET_SUBMIT)
 _RET_UNLINK: Final = int(Command.RET_UNLINK)
 _OK: Final = Status.OK
 _REASONS: Final[dict[int, tuple[Refusal, str]]] = {
-    OpStatus.NA: (Refusal.UNAVAILABLE, "the server cannot export it"),
+    OpStatus.NA: (Refusal.UNAVAILABLE, "the server cannot export it, its log should say why"),
     OpStatus.DEV_BUSY: (Refusal.BUSY, "somebody else uses it"),
-    OpStatus.DEV_ERR: (Refusal.FAILED, "the device is in an error state at the server"),
+    OpStatus.DEV_ERR: (Refusal.FAILED, "the server could not open it, its log should say why"),
     OpStatus.NODEV: (Refusal.NOT_FOUND, "the server has no such device"),
     OpStatus.ERROR: (Refusal.FAILED, "the server failed over it, its log should say why"),
 }

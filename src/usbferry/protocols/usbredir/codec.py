@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ...usb.transfer import Buffer
 from ..errors import ProtocolError
+from ..openings import Stranger, spoken_by
 from ..record import Record
 from .messages import (
     MAX_PACKET,
@@ -38,6 +39,8 @@ _BULK: Final = int(Type.BULK_PACKET)
 _SHORT_BULK: Final = Struct("<BBHI")
 LONG_BULK: Final = Struct("<" + "".join((*Header.FORMATS.values(), *BulkPacket.FORMATS.values())))
 """A bulk packet but for its data where ids have 64 bits and lengths 32, header and layout in one."""
+HELLO: Final = Type.HELLO.to_bytes(4, "little")  # what all that either side says begins with
+_TYPES: Final = frozenset(Type)
 _DATA: Final = Type.CONTROL_PACKET  # from here on packets carry data
 _RECEIVING: Final = frozenset(
     (
@@ -128,6 +131,9 @@ class Codec:
         left = len(view) - at
         header = self._header
         if left < header.size:
+            # Who speaks USB/IP says no more than 8 bytes.
+            if not self.greeted and not self._may_begin(view[at : at + 4]):
+                raise Stranger("usbredir", view[at:])
             self.needed = header.size
             return None
         kind, length, id = header.unpack_from(view, at)
@@ -167,10 +173,29 @@ class Codec:
         assert form.capability is not None
         return ProtocolError(f"{name} without its capability, {form.capability.name.lower()}")
 
+    def _may_begin(self, said: memoryview) -> bool:
+        """Whether a conversation begins with these bytes, or goes on with them: see `_no_hello`."""
+        if said == HELLO[: len(said)]:
+            return True
+        return self._is_host and any(kind.to_bytes(4, "little").startswith(bytes(said)) for kind in _TYPES)
+
+    def _no_hello(self, said: memoryview, kind: int, length: int) -> ProtocolError:
+        """What is wrong with a peer that begins with another packet.
+
+        A QEMU whose machine was restored, or migrated to it, goes on with the conversation that its state is of:
+        usbredirparser_fl_no_hello in usbredir_create_parser, hw/usb/redirect.c. Its next one begins as it should.
+        """
+        if not self._is_host or kind not in _TYPES or length > MAX_PACKET or spoken_by(said):
+            return Stranger("usbredir", said)
+        return ProtocolError(
+            f"{Type(kind).name.lower()} came before any hello: a machine that was restored goes on where it was, "
+            "until it connects again"
+        )
+
     def _greet(self, view: memoryview, at: int, kind: int, length: int, id: int) -> Packet | None:
         """The peer's hello; from then on there are packets, of the size that both hellos settle."""
         if kind != Type.HELLO:
-            raise ProtocolError(f"the first packet is of type {kind}, it must be a hello")
+            raise self._no_hello(view[at:], kind, length)
         if not Hello.SIZE <= length <= _MAX_HELLO:
             raise ProtocolError(f"a hello of {length} bytes, the limits are {Hello.SIZE} and {_MAX_HELLO}")
         self.needed = self.size = _SHORT.size + length

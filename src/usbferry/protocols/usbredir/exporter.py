@@ -1,9 +1,10 @@
 """usbredir's usb-host, the side that has the device. No I/O.
 
     HELLO --hello--> CLAIMING --accept--> SERVING --gone--> WAITING --a device again--> CLAIMING
-                         `------refuse, not there or busy------^           DONE: refused for good, or not wanted
+                         `------refuse, not there or busy------^           DONE: refused for good
 
-One device on a connection at a time; the connection outlives it, and waits where there is none.
+One device on a connection at a time; the connection outlives it, and waits where there is none. A device that is not
+wanted leaves it UNWANTED for a while: who connects again at once, as QEMU does each second, is offered it less often.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from .streams import ISO_SECONDS
 from .transfers import DATA, Transfers
 
 VERSION: Final = "usbferry usb-host"
+UNWANTED_SECONDS: Final = 30.0  # before a device is offered again to who did not want it: each time it is opened
 HELD_SECONDS: Final = 0.01  # after which a stream that waits for the network looks again
 _NEVER_RESET: Final = frozenset(((0x1210, 0x001C), (0x2798, 0x0001)))  # they do not survive it; the reference's list
 _MAX_STREAMS: Final = 0xFFFF  # USB 3.2 §8.12.1.4
@@ -56,6 +58,7 @@ class State(Enum):
     CLAIMING = auto()  # waits for `accept` or `refuse`
     SERVING = auto()
     WAITING = auto()  # there is no device now
+    UNWANTED = auto()  # there is one, and it is not for this peer
     DONE = auto()  # everything said: write what is left and close
 
 
@@ -93,6 +96,7 @@ class Exporter:
         self._view: memoryview = _EMPTY
         self._begun: float | None = None  # when the first byte of the hello came
         self._now = now
+        self._unwanted_since = now
         self._tags = count(1)
         self._stream_requests: dict[int, tuple[int, int, Any]] = {}  # alloc and free that wait: type, id, layout
         self._resets: dict[int, int] = {}  # tag -> id
@@ -169,6 +173,8 @@ class Exporter:
         """
         if self.state is State.HELLO:
             return None if self._begun is None else self._begun + self._limits.handshake_seconds
+        if self.state is State.UNWANTED:
+            return self._unwanted_since + UNWANTED_SECONDS
         return self._now + HELD_SECONDS if self._runner.running and self._runner.is_held else None
 
     def tick(self, now: float) -> None:
@@ -177,13 +183,15 @@ class Exporter:
         deadline = self.deadline()
         if self.state is State.HELLO and deadline is not None and now >= deadline:
             raise ProtocolError(f"no whole hello within {self._limits.handshake_seconds:g} s")
+        if self.state is State.UNWANTED and deadline is not None and now >= deadline:
+            self.state = State.DONE
 
     def accept(self, info: DeviceInfo) -> None:
         """Answer Claim: the importer has the device. Infos first: QEMU takes no device without them."""
         self._transfers.is_used, self._may_claim = True, False
         if self._rules and filters.check(self._rules, info) is not filters.Verdict.ALLOWED:
             self._own.append(Note(f"{info} is not redirected: the filter given here does not admit it"))
-            self.state = State.DONE
+            self._give_up()
             return
         self.state = State.SERVING
         self._settings.begin(info)
@@ -219,11 +227,7 @@ class Exporter:
         """The device left, and everything pending is answered."""
         if self.state is not State.SERVING:
             return
-        self._runner.forget_all()
-        self._transfers.forget_all()
-        self._stream_requests.clear()
-        self._own.clear()
-        self._settings.end()
+        self._forget_device()
         if not self._codec.has(Type.DEVICE_DISCONNECT):
             self.state = State.DONE  # the draft's device is its connection
             return
@@ -236,7 +240,8 @@ class Exporter:
     def released(self) -> None:
         """Answer Release: whatever comes next may be claimed."""
         self._is_released = True
-        self._watch()
+        if self.state is State.WAITING:
+            self._watch()
 
     def noticed(self) -> None:
         """Answer Watch: a device came, left or changed hands."""
@@ -319,11 +324,24 @@ class Exporter:
         return None
 
     def _rejected(self, packet: Packet) -> Event | None:
+        info = self._settings.info
+        self._forget_device()
+        self._give_up()
+        return Note(f"the peer does not want {info}: its filter, or the speed of its ports, does not admit it")
+
+    def _give_up(self) -> None:
+        """Others may have the device. The connection stays for a while, with nothing to say."""
+        self.state = State.UNWANTED
+        self._unwanted_since = self._now
+        self._is_released = False
+        self._own.append(Release())
+
+    def _forget_device(self) -> None:
         self._runner.forget_all()
-        self.state = State.DONE
-        return Note(
-            f"the peer does not want {self._settings.info}: its filter, or the speed of its ports, does not admit it"
-        )
+        self._transfers.forget_all()
+        self._stream_requests.clear()
+        self._own.clear()
+        self._settings.end()
 
     def _acknowledged(self, packet: Packet) -> Event | None:
         self._is_acknowledged = True

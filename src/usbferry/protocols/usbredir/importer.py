@@ -23,7 +23,7 @@ from ..events import Claimed, Completed, Event, Left, Listed, Refusal, Refused
 from ..limits import DEFAULT_LIMITS, Limits
 from ..record import Record
 from . import filter as filters
-from .codec import Codec, Packet
+from .codec import HELLO, Codec, Packet
 from .flights import ANSWERED, Flights
 from .infos import device_info, interface_classes, peer_pipes
 from .intake import Intake
@@ -64,7 +64,7 @@ class Importer:
 
     protocol = "usbredir"
     is_prompt = True
-    opening = Type.HELLO.to_bytes(4, "little")  # what all that an exporter says begins with
+    opening = HELLO
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ class Importer:
             self._say(Type.FILTER_FILTER, 0, _NO_BODY, filters.wire_of(self._rules))
         if self._dialect is Dialect.DRAFT and self._info is None:
             self._info = _unknown()  # it is implied by the connection
-            self._answer_question()
+        self._answer_question()
 
     def _filter(self, packet: Packet) -> None:
         with suppress(ValueError):  # as the reference; it decides about nothing here
@@ -365,9 +365,14 @@ class Importer:
         self._answer_question()
 
     def _answer_question(self) -> None:
-        if self._info is None or not self._question:
+        if not self._question or (self._info is None and not self._faces_importer):
             return
         question, self._question = self._question, ""
+        if self._info is None:
+            version = self._codec.peer_version
+            who = f" ({version})" if version.isprintable() else ""
+            self._own.append(Refused(Refusal.UNAVAILABLE, f"it waits for a device itself{who}"))
+            return
         if question == "list":
             self._own.append(Listed([self._info]))
             return
@@ -375,6 +380,15 @@ class Importer:
         flights.claiming = flights.next()  # the claim is answered when the configuration in force is known
         flights.fly(flights.claiming, Type.CONFIGURATION_STATUS, Transfer(0x80, 1))
         self._say(Type.GET_CONFIGURATION, flights.claiming)
+
+    @property
+    def _faces_importer(self) -> bool:
+        """Whether the peer has no device to offer, by its own words: "qemu usb-redir guest 7.2", and ours.
+
+        A hello has no field for the side that it is of, so two importers would wait for each other's device.
+        """
+        version = self._codec.peer_version
+        return "guest" in version and "host" not in version and self._dialect is Dialect.RELEASED
 
     def _disconnect(self, packet: Packet) -> None:
         """The device left: all that waits ends, and whatever still comes of it is late."""

@@ -46,6 +46,7 @@ class Runner:
         self._own = own
         self.running: dict[int, Stream] = {}  # by endpoint
         self.flying: dict[int, Stream] = {}  # tag of a transfer -> its stream, stopped ones too
+        self._failed: set[int] = set()  # endpoints whose stream ended by itself, until the importer shows that it knows
 
     @property
     def is_due(self) -> bool:
@@ -88,10 +89,12 @@ class Runner:
         for stream in self.running.values():
             stream.is_running = False
         self.running.clear()
+        self._failed.clear()
 
     def _drop(self, stream: Stream) -> None:
         """The stream is over: what it has at the device is cancelled."""
         stream.is_running = False
+        self._failed.add(stream.endpoint)
         if self.running.get(stream.endpoint) is stream:
             del self.running[stream.endpoint]
         self._own.extend(Cancel(tag, transfer) for tag, transfer in stream.flying.items())
@@ -101,6 +104,7 @@ class Runner:
     def start_iso(self, packet: Packet) -> None:
         body: Any = packet.body
         endpoint, shape = body.endpoint, (body.packets_per_urb, body.urbs)
+        self._failed.discard(endpoint)
         status = WireStatus.SUCCESS
         if not self._is_free(endpoint, TransferType.ISOCHRONOUS):
             status = WireStatus.INVAL
@@ -115,10 +119,15 @@ class Runner:
         self._host.say(Type.ISO_STREAM_STATUS, packet.id, StreamStatus(status, endpoint))
 
     def iso(self, packet: Packet) -> None:
+        """One that was sent before the importer heard that its stream has ended is dropped: QEMU would take an answer
+        for one to the stream that it has begun anew since.
+        """
         body: Any = packet.body
         stream = self.running.get(body.endpoint)
         if isinstance(stream, IsoOut):
             stream.take(packet.id, packet.data)
+        elif body.endpoint in self._failed:
+            self._host.dropped += 1
         else:
             self._host.say(Type.ISO_STREAM_STATUS, packet.id, StreamStatus(WireStatus.INVAL, body.endpoint))
 
@@ -148,6 +157,7 @@ class Runner:
         stream = self.running.get(body.endpoint)
         if stream is not None:
             self._drop(stream)
+        self._failed.discard(body.endpoint)
 
     def _is_free(self, endpoint: int, kind: TransferType) -> bool:
         return self._settings.has_endpoint(endpoint, kind) and endpoint not in self.running

@@ -23,7 +23,7 @@ from ...usb.types import Status, TransferType
 from ..errors import ProtocolError
 from ..events import Cancel, Event, Submit
 from ..limits import Limits
-from ..pending import Pending
+from ..pending import Entry, Pending
 from .codec import LONG_BULK, Codec, Packet, length_of
 from .messages import BulkPacket, ControlPacket, Header, Type, wire_status
 from .settings import Settings
@@ -41,9 +41,6 @@ _unpack_setup: Final = Struct("<BBHH2x").unpack
 DATA: Final = frozenset((Type.CONTROL_PACKET, Type.BULK_PACKET, Type.INTERRUPT_PACKET))
 _OK: Final = Status.OK
 
-# Tag of a transfer; type and id of the packet that asked for it, and its layout: for control and bulk its endpoint.
-Asked = tuple[int, int, int, Any, Transfer]
-
 
 class Host(Protocol):
     """What is written of the exporter: how much of its view is done with, and what it has to say."""
@@ -59,7 +56,9 @@ class Transfers:
     def __init__(self, host: Host, codec: Codec, settings: Settings, limits: Limits, tags: Iterator[int]) -> None:
         self.pending = Pending()
         self.is_used = True  # something happened since the last reset
-        self.current: Asked | None = None  # the submit that was just emitted
+        # The submit that was just emitted. What is `asked` of it: type and id of its packet, and the layout, which for
+        # control and bulk is only the endpoint.
+        self.current: Submit | None = None
         self._host = host
         self._codec = codec
         self._settings = settings
@@ -80,20 +79,20 @@ class Transfers:
     def complete(self, tag: int, completion: Completion) -> bool:
         """Answer a transfer, when those before it on its endpoint are answered; whether it was one of these."""
         current, pending = self.current, self.pending
-        if current is not None and current[0] == tag:
-            if not pending.entries or not pending.waits_on(current[4]):
+        if current is not None and current.tag == tag:
+            if not pending.entries or not pending.waits_on(current.transfer):
                 self.current = None
                 self._answer(current, completion)
                 return True
             self._park(current)
         elif tag not in pending.entries:
             return False
-        for entry in pending.finish(tag, completion):
-            asked, done = entry.asked, entry.completion
-            if self._tag_of.get(asked[2]) == entry.tag:
-                del self._tag_of[asked[2]]
-            assert done is not None
-            self._answer(asked, done)
+        alone = pending.finish_alone(tag)
+        for entry in pending.finish(tag, completion) if alone is None else (alone,):
+            id = entry.asked[1]
+            if self._tag_of.get(id) == entry.tag:
+                del self._tag_of[id]
+            self._answer(entry, entry.completion or completion)
         return True
 
     # -- packets ------------------------------------------------------------------------------------------------------
@@ -132,8 +131,8 @@ class Transfers:
         if len(pending) >= limits.transfers or pending.bytes + transfer.length > limits.bytes_in_flight:
             return self._refuse(packet, transfer, Status.NO_MEMORY)
         tag = next(self._tags)
-        self.current = (tag, packet.kind, packet.id, packet.body, transfer)
-        return Submit(tag, transfer)
+        self.current = Submit(tag, transfer, (packet.kind, packet.id, packet.body))
+        return self.current
 
     def data_packets(self, view: memoryview, at: int) -> Iterator[Event]:
         """The hot loop: bulk and control packets from `at` on, while they are whole, allowed and in their longest form.
@@ -172,12 +171,14 @@ class Transfers:
             transfer = Transfer(
                 address, length, view[body:after] if endpoint < 0x80 else b"", setup, 0, None, stream_id
             )
-            self.current = (tag, kind, id, endpoint, transfer)
+            self.current = event = Submit(tag, transfer, (kind, id, endpoint))
             try:
-                yield Submit(tag, transfer)
+                yield event
             finally:
-                if self.current is not None:  # the device answers later
-                    self._park(self.current)
+                if self.current is not None:  # the device answers later: `_park`, without its call
+                    self.current = None
+                    pending.add(event)
+                    self._tag_of[id] = tag
             if pending is not self.pending:
                 return  # the device is gone
 
@@ -187,16 +188,16 @@ class Transfers:
             raise ProtocolError(f"{len(self.pending)} transfers without answer, the limit is {self._limits.transfers}")
         tag = next(self._tags)
         refused = Transfer(transfer.endpoint, 0, b"", transfer.setup, stream_id=transfer.stream_id)
-        self.current = (tag, packet.kind, packet.id, packet.body, refused)
+        self.current = Submit(tag, refused, (packet.kind, packet.id, packet.body))
         self.complete(tag, Completion(status))
         return None
 
-    def _park(self, asked: Asked) -> None:
+    def _park(self, entry: Entry) -> None:
         self.current = None
-        tag, kind, id, _, transfer = asked
-        self.pending.add(tag, transfer, asked)
+        self.pending.add(entry)
+        kind, id, _ = entry.asked
         if kind in DATA:
-            self._tag_of[id] = tag
+            self._tag_of[id] = entry.tag
 
     def cancel(self, packet: Packet) -> Event | None:
         tag = self._tag_of.pop(packet.id, None)
@@ -207,17 +208,18 @@ class Transfers:
         if entry.completion is None:
             return Cancel(tag, entry.transfer)
         self.pending.release(entry)  # its answer was held back
-        self._answer(entry.asked, entry.completion)
+        self._answer(entry, entry.completion)
         return None
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def _answer(self, asked: Asked, completion: Completion) -> None:
+    def _answer(self, entry: Entry, completion: Completion) -> None:
         """The packet comes back with another status and length, and with data for IN alone.
 
         A device that gave more than was asked for babbled: that is the status, with what fits.
         """
-        _, kind, id, body, transfer = asked
+        transfer = entry.transfer
+        kind, id, body = entry.asked
         status, is_in = completion.status, transfer.endpoint >= 0x80
         data = completion.data if is_in else b""
         actual = len(data) if is_in else completion.actual
