@@ -303,6 +303,8 @@ async def _in_time(future: asyncio.Future[Completion], seconds: float) -> None:
 
 def control_transfer(request_type: int, request: int, value: int, index: int, data_or_length: Buffer | int) -> Transfer:
     is_in = bool(request_type & 0x80)
+    if not isinstance(data_or_length, int):
+        data_or_length = _data(data_or_length)
     length = data_or_length if isinstance(data_or_length, int) else len(data_or_length)
     if is_in != isinstance(data_or_length, int) and length:
         raise ValueError("an IN request takes a length, an OUT request takes data")
@@ -327,6 +329,7 @@ def read_transfer(endpoint: int, length: int) -> Transfer:
 def write_transfer(endpoint: int, data: Buffer, zero_packet: bool) -> Transfer:
     if endpoint & 0x80:
         raise ValueError(f"{endpoint:#04x} is an IN endpoint")
+    data = _data(data)
     return Transfer(endpoint, len(data), data, b"", Flags.ZERO_PACKET if zero_packet else 0)
 
 
@@ -340,6 +343,16 @@ def read_packets_transfer(endpoint: int, lengths: Sequence[int]) -> Transfer:
 def write_packets_transfer(endpoint: int, packets: Sequence[Buffer]) -> Transfer:
     data = b"".join(packets)
     return Transfer(endpoint, len(data), data, b"", Flags.ISO_ASAP, _packets([len(p) for p in packets]))
+
+
+def _data(given: Buffer) -> Buffer:
+    """What is sent, bytes one by one. Raises TypeError for a text or a list, which would fail far from here."""
+    if isinstance(given, bytes | bytearray):
+        return given
+    try:
+        return memoryview(given).cast("B")
+    except TypeError:
+        raise TypeError(f"data are bytes, such as b'text', and not of type {type(given).__name__}") from None
 
 
 def packets_read(completion: Completion) -> list[tuple[Status, bytes]]:

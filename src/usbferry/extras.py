@@ -15,15 +15,15 @@ def install(*packages: str) -> str:
     if home.parent.name == "venvs" and home.parent.parent.name == "pipx":
         return f"pipx inject {home.name} {words}"
     if find_spec("pip") is not None:
-        return f"{_python()} -m pip install {words}"
+        return f"{python()} -m pip install {words}"
     if shutil.which("uv"):
-        return f"uv pip install --python {_python()} {words}"
+        return f"uv pip install --python {python()} {words}"
     if find_spec("ensurepip") is not None and sys.prefix != sys.base_prefix:
-        return f"{_python()} -m ensurepip && {_python()} -m pip install {words}"
-    return f"apt install python3-pip (or what your system has), then: {_python()} -m pip install {words}"
+        return f"{python()} -m ensurepip && {python()} -m pip install {words}"
+    return f"apt install python3-pip (or what your system has), then: {python()} -m pip install {words}"
 
 
-def _python() -> str:
+def python() -> str:
     """This Python as it can be typed: by its name where that is the one found first."""
     name = Path(sys.executable).name
     found = shutil.which(name)

@@ -124,8 +124,15 @@ def load(table: dict[str, str], kind: str, name: str) -> Any:
     try:
         where = table[name]
     except KeyError:
-        raise UnknownName(f"no {kind} {name!r}; there are: {', '.join(sorted(table))}") from None
+        raise UnknownName(f"no {kind} {name!r}; {_meant(table, name)}: {', '.join(sorted(table))}") from None
     return _import(where)
+
+
+def _meant(table: dict[str, str], name: str) -> str:
+    from difflib import get_close_matches  # here alone: every start would pay for it
+
+    close = get_close_matches(name.lower(), table, 1, 0.66)
+    return f"did you mean {close[0]}? There are" if close else "there are"
 
 
 def load_exporter(protocol: str) -> Any:
@@ -164,9 +171,31 @@ def open_source(address: str) -> Source:
         raise TypeError(f"an address is a text such as 'usbip://host/1-2', not {address!r}")
     scheme, colon, _ = address.partition(":")
     if not colon:
-        raise UnknownName(f"{address!r} is no address: write it as scheme:rest, such as virtual:zero")
+        machine = f"usbip://{address} if it is a machine, or as " if address else ""
+        other = f"{machine}scheme:rest, such as virtual:zero"
+        raise UnknownName(f"{address!r} is no address: write it as {with_colon(address) or other}")
     protocol, plus, _ = scheme.partition("+")
     if plus:
         check_transport(address)
-    source: Source = load(SOURCES, "kind of address", protocol)(address)
+    try:
+        source: Source = load(SOURCES, "kind of address", protocol)(address)
+    except ValueError as error:
+        mistake = _without_question_mark(address)
+        if mistake is None:
+            raise
+        raise mistake from error
     return source
+
+
+def with_colon(address: str) -> str:
+    """What is meant by an address whose colon was left out, as usbip//host; "" where none was."""
+    scheme, slashes, rest = address.partition("//")
+    return f"{scheme}://{rest}" if slashes and scheme.partition("+")[0] in SOURCES else ""
+
+
+def _without_question_mark(address: str) -> ValueError | None:
+    """What is wrong with an address whose first option stands behind `&`, as the further ones do."""
+    what, joint, options = address.partition("&")
+    if not joint or "?" in what or not options.partition("=")[0].partition("&")[0].isidentifier():
+        return None
+    return ValueError(f"{address!r}: options stand behind a question mark, write it as {what}?{options}")

@@ -239,8 +239,11 @@ def _some(infos: Sequence[DeviceInfo]) -> list[str]:
 
 def check_bus_id(name: str) -> None:
     """Raises ValueError for what no device of a machine has as its bus id; those of servers may look like anything."""
-    if not re.fullmatch(r"\d+-\d+(\.\d+)*", name, re.ASCII):
-        raise ValueError(f"{name!r} is no term of a selector; there are: {FORMS}")
+    if re.fullmatch(r"\d+-\d+(\.\d+)*", name, re.ASCII):
+        return
+    ids = re.fullmatch(r"([0-9a-f]{4})([0-9a-f]{4})?", name, re.I)
+    meant = f"did you mean {ids[1]}:{ids[2] or '*'}? There are" if ids else "there are"
+    raise ValueError(f"{name!r} is no term of a selector; {meant}: {FORMS}")
 
 
 def _is_like(text: str, glob: str) -> bool:

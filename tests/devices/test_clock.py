@@ -1,8 +1,9 @@
 """The device clock: virtual time that only a test moves, and the event loop's."""
 
 import asyncio
+import math
 
-from usbferry.devices.clock import LoopClock, VirtualClock
+from usbferry.devices.clock import Alarm, LoopClock, VirtualClock
 
 
 def test_virtual_time_passes_only_by_advance():
@@ -69,3 +70,37 @@ async def test_the_loop_clock_is_the_loops():
     clock.call_at(clock.now(), lambda: 1 / 0).cancel()
     await called.wait()
     assert before <= clock.now() <= loop.time() + 1e-6
+
+
+def test_an_alarm_rings_at_the_earliest_of_its_times() -> None:
+    clock, rang = VirtualClock(), list[float]()
+    alarm = Alarm(clock, rang.append)
+    for when in (5.0, 3.0, None, 4.0):
+        alarm.set(when)
+    assert alarm.wakes == 3.0
+    clock.advance(10)
+    assert rang == [3.0]
+    assert alarm.wakes == math.inf
+
+
+def test_an_alarm_may_be_set_anew_while_it_rings() -> None:
+    clock, rang = VirtualClock(), list[float]()
+
+    def ring(now: float) -> None:
+        rang.append(now)
+        alarm.set(now + 1 if len(rang) < 3 else None)
+
+    alarm = Alarm(clock, ring)
+    alarm.set(1.0)
+    clock.advance(10)
+    assert rang == [1.0, 2.0, 3.0]
+
+
+def test_an_alarm_that_is_stopped_is_set_later_too() -> None:
+    clock, rang = VirtualClock(), list[float]()
+    alarm = Alarm(clock, rang.append)
+    alarm.set(1.0)
+    alarm.stop()
+    alarm.set(2.0)
+    clock.advance(10)
+    assert rang == [2.0]

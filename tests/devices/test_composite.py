@@ -413,7 +413,7 @@ async def test_one_that_cannot_be_opened_leaves_none_open(tmp_path):
     [
         ("parts=keyboard, disk", r"parts=keyboard, disk: write \+ between them, as parts=keyboard\+disk"),
         ("", r"it has no parts; name some, as parts=keyboard\+serial"),
-        ("parts=keyboard+dsk", "no virtual device 'dsk'; there are: broken, camera"),
+        ("parts=keyboard+dsk", r"no virtual device 'dsk'; did you mean disk\? There are: broken, camera"),
         ("parts=keyboard&disk.size=1M", "disk.size: there is no part 'disk'; there are: keyboard"),
         ("parts=serial+serial&serial3.to=pty", "there is no part 'serial3'; there are: serial, serial2"),
         ("parts=keyboard&keyboard.txt=a", "keyboard has no option 'txt'"),

@@ -115,7 +115,7 @@ def test_its_serial_number_is_12_digits_or_more_and_stays_with_its_image(tmp_pat
     ("options", "text"),
     [
         ({}, "image=FILE"),
-        ({"size": 1000}, "no whole number of 512-byte blocks"),
+        ({"size": 1000}, "no whole number of 512-byte blocks; 64M is 64 MiB"),
         ({"size": 4096 + 512, "block": 4096}, "no whole number of 4096-byte blocks"),
         ({"size": MIB, "block": 1024}, "512 or 4096"),
         ({"size": MIB, "speed": Speed.LOW}, "low speed"),

@@ -724,7 +724,7 @@ async def test_an_address_may_name_what_the_device_becomes():
 @pytest.mark.parametrize(
     ("become", "complaint"),
     [
-        ("virtual:mous", "no virtual device 'mous'; there are: "),
+        ("virtual:mous", "no virtual device 'mous'; did you mean mouse? There are: "),
         ("virtual:mouse?colour=red", "mouse has no option 'colour'"),
         ("virtual:zero?fault=stall", "zero: stall needs an endpoint"),
         ("virtual:", "no virtual device ''; there are"),

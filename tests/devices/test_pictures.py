@@ -313,3 +313,14 @@ async def test_a_picture_of_another_size_is_left_out_and_told_once(live, caplog)
     assert source.next() == card(3)
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == ["not shown"]
     assert "sends 320x240 where the host has chosen 160x120" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
+def test_a_film_that_is_not_there_is_not_made_a_fifo_without_a_word(tmp_path, caplog):
+    path = tmp_path / "flim.mjpeg"
+    make(f"mjpeg:{path}")
+    assert caplog.messages == [f"there is no file {path}: it is made a FIFO, for programs to write pictures to"]
+    caplog.clear()
+    os.mkfifo(path)
+    make(f"mjpeg:{path}")
+    assert caplog.messages == []

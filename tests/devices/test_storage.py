@@ -83,6 +83,15 @@ def test_images_that_are_none(path, tmp_path):
         Image(tmp_path / "no" / "such" / "folder", size=512)
 
 
+def test_an_image_where_this_user_may_make_no_file(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DeviceError, match="this user may make no file there; name another folder"):
+        Image(tmp_path / "x.img", size=512)
+
+
 @pytest.mark.parametrize(
     ("readonly", "readable", "text"),
     [

@@ -147,6 +147,26 @@ def test_no_file_stays_open(run):
     assert files() == before
 
 
+def test_a_call_may_close_its_clock(run):
+    """As whoever gives a connection on does. The loop was told to watch file -1 no longer, and complained."""
+
+    async def work() -> list[str]:
+        loop, reported, done = asyncio.get_running_loop(), [], asyncio.Event()
+        loop.set_exception_handler(lambda loop, context: reported.append(str(context["exception"])))
+        clock = LoopClock()
+
+        def end() -> None:
+            clock.close()
+            loop.call_soon(done.set)
+
+        clock.call_at(clock.now() + 0.0005, end)
+        await done.wait()
+        assert clock._fine is None
+        return reported
+
+    assert run(work()) == []
+
+
 def test_the_file_is_watched_only_while_a_call_is_to_come(run):
     async def work() -> list[bool]:
         loop, done = asyncio.get_running_loop(), asyncio.Event()

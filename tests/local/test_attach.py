@@ -224,7 +224,7 @@ async def test_a_server_that_takes_long_over_the_import_is_waited_for(kernel, mo
             writer.write(op(3, status=3))
 
     async with bad_server(script) as address:
-        with pytest.raises(DeviceError, match="the device is in an error state"):
+        with pytest.raises(DeviceError, match="the server could not open it, its log should say why"):
             await open_and_fail(kernel, address)
 
 

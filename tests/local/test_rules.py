@@ -95,7 +95,8 @@ RULE = '[[rule]]\ndevice = "usbip://lab"\n'
         ("[[rule]]\ndevice = []\n", 2, 1, "device is an address, or a list of them, each in quotes"),
         ("[[rule]]\ndevice = 3\n", 2, 1, "device is an address, or a list of them, each in quotes"),
         ("[[rule]]\ndevice = ['usbip://lab', 3]\n", 2, 1, "device is an address, or a list of them, each in quotes"),
-        ("[[rule]]\n\tdevice =  'lab'\n", 2, 13, "'lab' is no address: write it as scheme:rest"),
+        ("[[rule]]\n\tdevice =  'lab'\n", 2, 13, "'lab' is no address: write it as usbip://lab if it is"),
+        ("[[rule]]\ndevice = 'ferry//lab/1-1'\n", 2, 11, "'ferry//lab/1-1' is no address: write it as ferry://lab/1-1"),
         ("[[rule]]\ndevice = 'carrier:pigeon'\n", 2, 11, "no kind of address 'carrier'; there are: "),
         ("[[rule]]\ndevice = 'virtual:zero?speed=warp'\n", 2, 11, "'warp' is none of low, full"),
         (

@@ -17,6 +17,7 @@ from usbferry.backends.virtual import VirtualSource
 from usbferry.device import Claimant
 from usbferry.local import state, status_file
 from usbferry.server.catalog import Catalog
+from usbferry.transports.place import Place
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the files of dead processes stay on Windows")
 
@@ -315,3 +316,25 @@ def test_a_file_of_another_user_that_is_no_state(others: Path) -> None:
     for text in ("", "[" * 100_000, "3", "\xff"):
         path.write_bytes(text.encode("latin-1"))
         assert state.read() == []
+
+
+@pytest.mark.parametrize(
+    ("place", "listening", "is_in_the_way"),
+    [
+        (Place("127.0.0.1", 3240), "127.0.0.1:3240", True),
+        (Place("", 3240), "127.0.0.1:3240", True),
+        (Place("127.0.0.1", 3240), "[::]:3240", True),
+        (Place("::1", 3240), "[::1]:3240", True),
+        (Place("127.0.0.2", 3240), "127.0.0.1:3240", False),
+        (Place("127.0.0.1", 3240), "127.0.0.1:3241", False),
+        (Place("127.0.0.1", 4000), "usbredir://127.0.0.1:4000/1-2", True),
+        (Place("127.0.0.1", 32740), "ferry+udp://127.0.0.1:32740", False),
+        (Place("127.0.0.1", 32740, other="udp"), "ferry+udp://0.0.0.0:32740", True),
+        (Place("", 0, "/run/ferry"), "ferry+seqpacket:///run/ferry", True),
+        (Place("", 0, "/run/ferry"), "usbredir:///run/other?device=1-2", False),
+        (Place("127.0.0.1", 3240), "", False),
+    ],
+)
+def test_which_server_is_in_the_way(folder: Path, place: Place, listening: str, is_in_the_way: bool) -> None:
+    plant(folder, f"{os.getpid()}.json", listening=[listening])
+    assert (state.listener(place) == os.getpid()) is is_in_the_way

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from array import array
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -327,3 +328,20 @@ def test_ctrl_c_cancels_what_is_waited_for():
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended.wait(10)
+
+
+@pytest.mark.parametrize("data", ["text", [1, 2], None, 1.5])
+def test_what_is_no_data_is_told_at_once(data):
+    """A text was taken by some endpoints, and failed at the far side of others."""
+    with usbferry.open("virtual:zero") as device:
+        with pytest.raises(TypeError, match=r"^data are bytes, such as b'text', and not of type "):
+            device.write(0x01, data)
+        with pytest.raises(TypeError, match=r"^data are bytes, such as b'text', and not of type "):
+            device.control(0x40, 0x5B, data_or_length=data)
+
+
+def test_larger_numbers_are_written_whole():
+    numbers = array("H", [1, 2])
+    with usbferry.open("virtual:zero") as device:
+        assert device.write(0x02, numbers) == 4
+        assert device.read(0x82, 64) == numbers.tobytes()

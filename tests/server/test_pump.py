@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 
 import pytest
 
@@ -24,8 +25,9 @@ from tests.protocols.usbip.wire import (
 from tests.protocols.usbip.wire import submit as _submit
 from tests.server.fakes import Puppet, Shelf, Wire
 from usbferry.device import Busy, DeviceError, NotFound, Promise, ResetOutcome, Unavailable
+from usbferry.devices.clock import LoopClock
 from usbferry.protocols.errors import ProtocolError
-from usbferry.protocols.events import AllocStreams, FreeStreams, Suspend, Wake, Watch
+from usbferry.protocols.events import AllocStreams, FreeStreams, Note, Suspend, Wake, Watch
 from usbferry.protocols.limits import Limits
 from usbferry.protocols.usbip.exporter import Exporter
 from usbferry.server import pump as module
@@ -55,7 +57,14 @@ class Bench:
 
     def __init__(self, group, limits, shelf):
         self.shelf, self.catalog, self.ended = shelf, Catalog(), []
-        self.pump = Pump(Exporter(limits, group._loop.time()), self.catalog, {}, group.create_task, self.ended.append)
+        self.pump = Pump(
+            Exporter(limits, group._loop.time()),
+            self.catalog,
+            {},
+            group.create_task,
+            self.ended.append,
+            clock=LoopClock(math.inf),
+        )
         self.link = Wire(self.pump)
 
     @property
@@ -241,6 +250,25 @@ async def test_a_device_that_raises_over_a_reset_is_lost(bench, caplog):
     bench.device.reset = fail
     bench.link.feed(request(1, PORT_RESET))
     assert bench.link.heard() == ret_submit(1, ENODEV)
+
+
+# -- the log --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_an_importer_makes_us_note_is_said_once(bench, caplog):
+    for _ in range(3):
+        bench.pump._handle(Note("it does not want the device"))
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"{bench.link.peer}: it does not want the device"
+    ]
+
+
+@pytest.mark.parametrize(("error", "said"), [(BrokenPipeError(32, "Broken pipe"), ""), (OSError("odd"), ": odd")])
+async def test_an_importer_that_closes_while_it_is_written_to_has_released_the_device(bench, caplog, error, said):
+    caplog.set_level(logging.INFO)
+    bench.pump.lost(error)
+    await turn()
+    assert caplog.messages[-1] == f"1-1 released by {bench.link.peer}{said}"
 
 
 # -- resets ---------------------------------------------------------------------------------------------------------
@@ -583,7 +611,7 @@ async def test_an_ended_pump_leaves_no_timer():
     async with working(Limits(handshake_seconds=0.01), imported=False) as slow:
         slow.link.close()
         await turn()
-        assert slow.pump._out._timer is None
+        assert slow.pump._out.alarm.wakes == math.inf
 
 
 async def test_out_payloads_reach_the_device_as_they_were_sent(bench):

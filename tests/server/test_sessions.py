@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.devices.host import turn
 from tests.server.fakes import Puppet, Shelf, Wire
+from usbferry.devices.clock import LoopClock
 from usbferry.protocols.errors import ProtocolError
 from usbferry.protocols.events import (
     AllocStreams,
@@ -116,7 +118,9 @@ class Bench:
 
     def connect(self, session: bytes = b"", patience: float | None = None) -> tuple[Script, Wire, Pump]:
         exporter = Script(session, patience)
-        pump = Pump(exporter, self.catalog, self.sessions, self.group.create_task, self.ended.append)
+        pump = Pump(
+            exporter, self.catalog, self.sessions, self.group.create_task, self.ended.append, clock=LoopClock(math.inf)
+        )
         return exporter, Wire(pump), pump
 
     async def hears(self, exporter: Script, link: Wire, *events: Event) -> list[object]:
@@ -344,4 +348,4 @@ async def test_stopping_while_a_session_waits(bench):
     await turn()
     await pump.stop()
     assert (pump.closed, bench.sessions, bench.is_free) == (True, {}, True)
-    assert pump._out._timer is None
+    assert pump._out.alarm.wakes == math.inf

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
-import os
 import re
 import socket
 import sys
@@ -116,17 +115,18 @@ def test_what_is_no_place(address: str) -> None:
         ("host:port", "a port is a number up to 65535"),
         ("host:65536", "a port is a number up to 65535"),
         ("host:0", "a port is a number from 1 to 65535"),
-        ("fe80::1", "an IPv6 address stands in brackets, as in [::1]:3240"),
-        ("::1/1-2", "an IPv6 address stands in brackets, as in [::1]:3240"),
+        ("fe80::1", "an IPv6 address stands in brackets, as in [::1]:PORT"),
+        ("::1/1-2", "an IPv6 address stands in brackets, as in [::1]:PORT"),
         ("[::1", "what is in brackets is an IPv6 address"),
         ("[::1]:port", "a port is a number up to 65535"),
     ],
 )
 def test_what_is_wrong_is_said_in_our_words(where: str, text: str) -> None:
-    """Python's were "Port could not be cast to integer value as ':1'"."""
-    for scheme in ("usbip", "ferry", "usbredir"):
+    """Python's were "Port could not be cast to integer value as ':1'". The port of an example is the protocol's."""
+    for scheme, port in (("usbip", 3240), ("ferry", 32740), ("ferry+udp", 32740), ("usbredir", 4000)):
+        said = text.replace("PORT", str(port))
         with pytest.raises(
-            ValueError, match=rf"://{re.escape(where)}' is no address, write it as .*: {re.escape(text)}$"
+            ValueError, match=rf"://{re.escape(where)}' is no address, write it as .*: {re.escape(said)}$"
         ):
             open_source(f"{scheme}://{where}")
 
@@ -185,8 +185,17 @@ async def test_a_socket_file_that_was_left_behind_is_replaced(tmp_path: Path) ->
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
 async def test_a_socket_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        await Place("", 0, str(tmp_path / "sock")).connect(Echo())
+    """It was told that there is no such file or directory, and neither which, nor what to do."""
+    file = tmp_path / "plain"
+    file.touch()
+    for path, text in (
+        (tmp_path / "sock", "there is no socket file; is the path right, and a server running?"),
+        (tmp_path / "x" / "sock", f"there is no folder {tmp_path / 'x'}; is the path right, and a server running?"),
+        (file, "the file is no socket; is the path right?"),
+    ):
+        with pytest.raises(DeviceError) as raised:
+            await open_source(f"usbredir://{path}").list()
+        assert str(raised.value) == f"no connection to {path}: {text}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
@@ -214,8 +223,10 @@ def test_what_was_meant_is_told_where_it_is_so() -> None:
     wrong_kind, no_folder = OSError(errno.EPROTOTYPE, ""), OSError(errno.ENOTDIR, "")
     for address in ("usbredir:///x/y", "ferry:///x/y/1-3"):
         text = parse(address, 4000).no_connection(no_folder, address.partition(":")[0])
-        assert text == os.strerror(errno.ENOTDIR), "no socket is there"
-    assert parse("usbredir:///x", 4000).no_connection(wrong_kind, "usbredir") == os.strerror(errno.EPROTOTYPE)
+        there = "/x" if "1-3" not in address else "/x/y"
+        assert text == f"there is no folder {there}; is the path right, and a server running?"
+    told = parse("usbredir:///x", 4000).no_connection(wrong_kind, "usbredir")
+    assert told == "a socket of another kind is there; is the path right?"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")

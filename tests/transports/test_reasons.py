@@ -14,7 +14,7 @@ from usbferry.registry import load_exporter
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
 from usbferry.transports.place import Place
-from usbferry.transports.reasons import no_listening_at_file, reason
+from usbferry.transports.reasons import no_listening, no_listening_at_file, reason, reason_at_file
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,16 @@ from usbferry.transports.reasons import no_listening_at_file, reason
             OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 101] Connect call failed"),
             "Connection refused; is a server running there?",
         ),
-        (OSError(113, "Connect call failed ('192.0.2.1', 9)"), "No route to host"),
-        (socket.gaierror(8, "nodename nor servname provided"), "nodename nor servname provided"),
+        (
+            OSError(113, "Connect call failed ('192.0.2.1', 9)"),
+            "No route to host; is that machine on, and the address right?",
+        ),
+        (OSError(101, "x"), "Network is unreachable; is this machine's network up, and the address right?"),
+        (
+            socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+            "Temporary failure in name resolution; is this machine on the network?",
+        ),
+        (socket.gaierror(8, "nodename nor servname provided"), "nodename nor servname provided; is the name right?"),
         (OSError("could not get source address"), "could not get source address"),
         (TimeoutError(), "no answer"),
     ],
@@ -39,14 +47,27 @@ def test_why_there_is_no_connection(error: OSError, text: str) -> None:
     assert reason(error) == text
 
 
+def test_a_name_that_nobody_has() -> None:
+    error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    assert no_listening(error) == "Name or service not known; is the name right?"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="numbers of errors")
+def test_a_socket_file_of_somebody_else() -> None:
+    text = reason_at_file(PermissionError(errno.EACCES, "x"), "/run/vms/1.sock")
+    assert text == "permission denied; run it as the server's user, or as root"
+    gone = ConnectionRefusedError(errno.ECONNREFUSED, "x")
+    assert reason_at_file(gone, "/run/vms/1.sock") == "Connection refused; is a server running there?"
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [
         (errno.EADDRINUSE, "another server listens at this file; choose another"),
         (errno.EEXIST, "the file is there and is no socket; choose another"),
-        (errno.EACCES, "permission denied: /run/vms"),
-        (errno.EPERM, "permission denied: /run/vms"),
-        (errno.ENOENT, "there is no folder /run/vms"),
+        (errno.EACCES, "this user may make no file in /run/vms; choose another"),
+        (errno.EPERM, "this user may make no file in /run/vms; choose another"),
+        (errno.ENOENT, "there is no folder /run/vms; choose another, or make it"),
         (errno.ENOSPC, "No space left on device"),
     ],
 )

@@ -80,6 +80,34 @@ class _CoarseTimer:
         self._handle.cancel()
 
 
+class Alarm:
+    """One call to come, at the earliest of the times that it was set to. Whose it is looks up what is due then."""
+
+    def __init__(self, clock: Clock, ring: Callable[[float], None]) -> None:
+        """`ring` gets the time that it is, never one before that which was asked for."""
+        self.wakes = math.inf  # when it rings
+        self._clock, self._ring = clock, ring
+        self._timer: Timer | None = None
+
+    def set(self, when: float | None) -> None:
+        """Ring at `when`, or earlier if that was asked for before; None asks for nothing."""
+        if when is not None and when < self.wakes:
+            self.stop()
+            self.wakes = when
+            self._timer = self._clock.call_at(when, self._rings)
+
+    def stop(self) -> None:
+        """Not to ring, until it is set again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self.wakes = None, math.inf
+
+    def _rings(self) -> None:
+        now = max(self._clock.now(), self.wakes)
+        self._timer, self.wakes = None, math.inf
+        self._ring(now)
+
+
 class VirtualClock:
     """Time that passes only by `advance`: a test sees every microframe, and takes no time for it."""
 

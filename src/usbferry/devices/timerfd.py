@@ -132,7 +132,7 @@ class FineTimers:
         finally:
             if self._timers and self._timers[0][0] < self._armed:
                 self._arm(self._timers[0][0])
-            elif not self._timers:
+            elif self._watched and not self._timers:  # or one of them has closed it
                 self._watched = False
                 self._loop.remove_reader(self._fd)
 

@@ -239,7 +239,9 @@ class Place:
         self._failures += 1
         if not self._error:
             self._error = reason
-            self._tell(f"{self.address}: {reason}; trying again")
+            # What to do about it is for one that never was there.
+            why = reason.partition("; ")[0] if self._has_answered else reason
+            self._tell(f"{self.address}: {why}; trying again")
         self._error = reason
 
     def _answered(self) -> None:

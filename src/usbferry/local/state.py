@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ..device import Claimant
 from ..server.catalog import Catalog, Offer
+from ..transports.place import Place
 from ..usb.classes import class_name
 from ..usb.info import DeviceInfo
 from . import status_file
@@ -104,6 +105,21 @@ def read() -> list[dict[str, Any]]:
         for runtime in (*_RUNTIMES.glob("*/usbferry"), *Path(tempfile.gettempdir()).glob("usbferry-*")):
             states += _of_others(runtime)
     return sorted(states, key=lambda state: int(state["pid"]))
+
+
+def listener(place: Place) -> int | None:
+    """The process of a server, of those that `read` finds, that is in the way of another one at `place`."""
+    return next((state["pid"] for state in read() if any(_is_at(place, one) for one in state["listening"])), None)
+
+
+def _is_at(place: Place, listening: str) -> bool:
+    scheme, _, where = listening.rpartition("://")
+    if place.path:
+        return where.partition("?")[0] == place.path
+    host, _, port = where.partition("/")[0].rpartition(":")
+    every = ("", "0.0.0.0", "[::]")
+    is_host = host in every or place.host in every or f"{host}:{port}" == str(place)
+    return port == str(place.port) and is_host and scheme.endswith("+udp") == (place.transport == "udp")
 
 
 def _of_others(where: Path) -> list[dict[str, Any]]:

@@ -11,15 +11,17 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from math import inf
 from typing import Final, Protocol, runtime_checkable
 
 from ..device import Promise, ResetOutcome
-from ..devices.clock import Clock, Timer
+from ..devices.clock import Alarm, Clock
 from ..protocols.errors import ProtocolError
 from ..protocols.events import Event, Refusal
+from ..protocols.openings import Stranger
+from ..registry import PROTOCOLS
 from ..transports import turn
 from ..transports.link import Link
+from ..transports.refusals import Refusals
 from ..usb.info import DeviceInfo
 from ..usb.transfer import Buffer, Completion
 from ..usb.types import Status
@@ -69,21 +71,20 @@ class OnPackets(Protocol):
 class Answers:
     """All that goes from one pump to its importer."""
 
-    def __init__(self, exporter: Exporter, end: Callable[[], None], clock: Clock) -> None:
+    def __init__(self, exporter: Exporter, end: Callable[[], None], clock: Clock, refusals: Refusals) -> None:
         self.link: Link | None = None
         self.name = "-"  # of the claimed device, for people
         self.closing = False  # what comes is not looked at any more: the connection is being closed
         self.trace = False  # whether answers are logged: asking the logger each time would cost as much as an answer
         self._exporter = exporter
         self._end = end  # the pump's: nothing more comes for it
+        self._refusals = refusals
         self._loop = asyncio.get_running_loop()
         self._flush_due = self._turn_due = False
         self._may_borrow = False  # the next flush comes before what is lent now is used again
         self._awaited = 0  # futures that have not ended
         self._settled: asyncio.Event | None = None  # set when they have
-        self._clock = clock
-        self._timer: Timer | None = None
-        self._wakes = inf  # when it does
+        self.alarm = Alarm(clock, self._tick)  # the exporter's, whose `deadline` sets it
 
     # -- from the device ----------------------------------------------------------------------------------------------
 
@@ -203,9 +204,7 @@ class Answers:
             return
         if exporter.has_events:
             self.process_soon()
-        deadline = exporter.deadline()
-        if deadline is not None and deadline < self._wakes:
-            self.set_timer()
+        self.alarm.set(exporter.deadline())
 
     def flush_and_process(self) -> None:
         """Write, then look at what has come meanwhile."""
@@ -234,7 +233,12 @@ class Answers:
     def fail(self, error: ProtocolError) -> None:
         """The importer broke its protocol: close, once what it is owed is written."""
         if self.link is not None and not self.closing:
-            log.warning("%s broke %s: %s", self.link.peer, self._exporter.protocol, error)
+            if isinstance(error, Stranger):
+                text = f": {error}; {_remedy(self._exporter.protocol, error.spoken)}"
+            else:
+                text = f" broke {self._exporter.protocol}: {error}"
+            level = self._refusals.level(self.link.peer, text, self._loop.time())  # some connect for ever
+            log.log(level, "%s%s", self.link.peer, text)
             self.flush()
             self.closing = True
             self.link.close()
@@ -242,25 +246,22 @@ class Answers:
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def set_timer(self) -> None:
-        """Call the exporter when it wants to be called."""
-        self.stop_timer()
-        deadline = self._exporter.deadline()
-        if deadline is not None:
-            self._wakes = deadline
-            self._timer = self._clock.call_at(deadline, self._tick)
+        """Call the exporter when it wants to be called now, whatever it wanted before."""
+        self.alarm.stop()
+        self.alarm.set(self._exporter.deadline())
 
-    def stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._wakes = None, inf
-
-    def _tick(self) -> None:
-        now = max(self._loop.time(), self._wakes)  # uvloop counts milliseconds, and would be woken again and again
-        self._timer, self._wakes = None, inf
+    def _tick(self, now: float) -> None:
         try:
             self._exporter.tick(now)
         except ProtocolError as error:
             self.fail(error)
             return
-        self.set_timer()
+        self.alarm.set(self._exporter.deadline())
         self.flush_or_end()
+
+
+def _remedy(protocol: str, spoken: str) -> str:
+    """What to do about a client that speaks another protocol."""
+    if spoken in PROTOCOLS:
+        return f"write {protocol}:// there, or serve it --on {spoken}://HOST here"
+    return "is the port right there?"

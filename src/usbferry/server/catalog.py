@@ -11,6 +11,7 @@ from typing import Final
 from ..backends.buffered import Buffered
 from ..device import Busy, Change, Claimant, Device, DeviceError, NotFound, Source, Unavailable
 from ..registry import PROTOCOLS
+from ..transports.refusals import Refusals
 from ..usb.info import DeviceInfo
 
 log: Final = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Catalog:
         self._sources: list[Source] = []
         self._changes: dict[Source, AsyncIterator[Change]] = {}  # of sources that nobody follows yet
         self.draining = False  # no new claims
+        self.refusals = Refusals()
         self._watchers: list[Callable[[], None]] = []
 
     async def add(self, source: Source) -> list[Offer]:

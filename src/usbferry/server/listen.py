@@ -17,7 +17,6 @@ from ..protocols.limits import DEFAULT_LIMITS, Limits
 from ..transports import tcp
 from ..transports.link import Link, StreamLink
 from ..transports.place import Listening, Place
-from ..transports.reasons import reason
 from .answers import Exporter, OnPackets
 from .catalog import Catalog, Offer
 from .pump import Pump
@@ -134,14 +133,14 @@ class Server:
                 self._ended(user)
             if not isinstance(error, OSError):  # TimeoutError is one
                 raise
-            return f"no connection to {place}, trying on: {reason(error)}"
+            return f"no connection to {place}, trying on: {place.reason(error)}"
         log.info("connected to %s", place)
         loop = asyncio.get_running_loop()
         since = loop.time()
         if isinstance(user, Pump):
             await ended.wait()
         is_brief = loop.time() < since + BRIEF_SECONDS
-        return f"the connection to {place} was closed at once, trying on" if is_brief else ""
+        return f"the connection to {place} was closed at once, trying on; its log may say why" if is_brief else ""
 
     def _user(self, exporter: MakeExporter, ended: Callable[[], object] = lambda: None) -> Pump | _Refused:
         if self.catalog.draining:
@@ -155,7 +154,7 @@ class Server:
             self._ended(pump)
             ended()
 
-        pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, over, self._clock)
+        pump = Pump(exporter(self._limits, now), self.catalog, self._sessions, self._spawn, over, clock=self._clock)
         self.pumps.add(pump)
         self._empty.clear()
         return pump

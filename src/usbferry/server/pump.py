@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from math import inf
 from typing import Any, Final, Protocol, cast
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, Unavailable
-from ..devices.clock import Clock, LoopClock
+from ..devices.clock import Clock
 from ..protocols.errors import ProtocolError
 from ..protocols.events import (
     AllocStreams,
@@ -69,7 +68,8 @@ class Pump:
         sessions: dict[bytes, Pump],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         ended: Callable[[Pump], None] = lambda pump: None,
-        clock: Clock | None = None,
+        *,
+        clock: Clock,
     ) -> None:
         self._exporter = exporter
         self._catalog = catalog
@@ -77,7 +77,7 @@ class Pump:
         self._spawn = spawn  # runs a coroutine in the server's task group
         self._ended = ended
         self._loop = asyncio.get_running_loop()
-        self._out = Answers(exporter, self._end, clock or LoopClock(inf))
+        self._out = Answers(exporter, self._end, clock, catalog.refusals)
         self._device: Device | None = None
         self._offer: Offer | None = None
         self._user = ""  # who has the device, for people
@@ -219,7 +219,8 @@ class Pump:
             case Resume():
                 self._resume(event.session)
             case Note():
-                log.warning("%s: %s", self._peer, event.text)
+                level = self._catalog.refusals.level(self._peer, event.text, self._loop.time())
+                log.log(level, "%s: %s", self._peer, event.text)
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not served here")
 
@@ -267,7 +268,9 @@ class Pump:
         try:
             await self._open(name)
         except DeviceError as error:
-            log.warning("%s may not have %r: %s", self._peer, name, error)  # any bytes: it may come from the wire
+            level = self._catalog.refusals.level(self._peer, f"{name} {error}", self._loop.time())
+            what = repr(name) if name else "a device"  # any bytes: it may come from the wire
+            log.log(level, "%s may not have %s: %s", self._peer, what, error)
             self._exporter.refuse(_refusal(error))
         except Exception:
             log.exception("%r could not be opened", name)
@@ -330,7 +333,8 @@ class Pump:
 
     def _say_released(self, error: Exception | None = None) -> None:
         if self._offer is not None:
-            log.info("%s released by %s%s", self._out.name, self._user, f": {error}" if error else "")
+            why = f": {error}" if error and not isinstance(error, BrokenPipeError) else ""  # it closed while we wrote
+            log.info("%s released by %s%s", self._out.name, self._user, why)
 
     def _end(self, error: Exception | None = None) -> None:
         """Nothing more comes for this pump: what it holds is given back."""
@@ -338,7 +342,7 @@ class Pump:
         self._say_released(error)
         self._unwatch()
         self._sessions.pop(self._exporter.session, None)
-        self._out.stop_timer()
+        self._out.alarm.stop()
         if self._offer is not None:
             self._spawn(self._release())
         else:

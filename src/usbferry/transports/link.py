@@ -111,8 +111,7 @@ class StreamLink(Link, asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return
         if size < _GATHER_BYTES * len(pieces):
-            transport.write(b"".join(pieces))
-            return
+            pieces = (b"".join(pieces),)
         if self._fd >= 0 and not transport.get_write_buffer_size():
             pieces = _gather(self._fd, pieces, size)
         if pieces:
@@ -146,11 +145,11 @@ class StreamLink(Link, asyncio.BufferedProtocol):
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.peer = _name(transport.get_extra_info("peername"))
-        # uvloop gathers by itself, and keeps writes until the end of its turn: nothing may overtake them.
-        plain = transport.get_extra_info("sslcontext") is None and type(transport).__module__.startswith("asyncio")
-        if plain and hasattr(os, "writev"):
+        # uvloop's own queue is in get_write_buffer_size, too, seen from 0.19 to 0.23.
+        is_known = type(transport).__module__.split(".")[0] in ("asyncio", "uvloop")
+        if is_known and transport.get_extra_info("sslcontext") is None and hasattr(os, "writev"):
             self._fd = transport.get_extra_info("socket").fileno()
-            self.is_prompt = True  # what the system does not take, asyncio gets as a copy
+            self.is_prompt = True  # what the system does not take, the transport gets as a copy
         self.user.opened(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -7,7 +7,6 @@ protocol, and after a plus another transport than TCP and Unix streams: `ferry+u
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from ..registry import PROTOCOLS, TRANSPORTS, check_transport, load_transport
 from .link import Link, User
-from .reasons import no_listening, no_listening_at_file, reason
+from .reasons import is_loopback, no_listening, no_listening_at_file, reason, reason_at_file, with_listening
 
 STREAMS: Final = {False: "tcp", True: "unix"}  # what is meant where no transport is said, by whether it is a file
 
@@ -69,11 +68,17 @@ class Place:
         """Why nobody can listen here, in words for people; `another` says how to choose another place."""
         return no_listening_at_file(error, self.path, another) if self.path else no_listening(error, another)
 
+    def reason(self, error: OSError) -> str:
+        """Why there is no connection, in words for people."""
+        return reason_at_file(error, self.path) if self.path else reason(error)
+
     def no_connection(self, error: OSError, protocol: str) -> str:
-        """Why there is no connection, in words for people, with the address that was meant if that can be told."""
-        meant = self._meant(error.errno, protocol) if self.path else None
+        """The same, or the address that was meant if that can be told."""
+        if not self.path:
+            return with_listening(self.reason(error), error, self.host, f"--on {self.scheme(protocol)}://:{self.port}")
+        meant = self._meant(error.errno, protocol)
         if meant is None:
-            return reason(error)
+            return self.reason(error)
         address = f"{meant.scheme(protocol)}://{quote(meant.path)}"
         return f"write {address}?device={quote(meant.name)}" if meant.name else f"write {address}"
 
@@ -97,13 +102,8 @@ class Place:
 
     @property
     def is_of_this_machine(self) -> bool:
-        """Whether nobody else can reach it; a name other than localhost may be anything."""
-        if self.path or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        """Whether nobody else can reach it."""
+        return bool(self.path) or is_loopback(self.host)
 
     @property
     def whole(self) -> str:
@@ -121,11 +121,15 @@ def split(address: str, form: str) -> tuple[SplitResult, int | None]:
     host_and_port, why = address.partition("://")[2].partition("/")[0], "what is in brackets is an IPv6 address"
     try:
         parts = urlsplit(address)
+        why = "options stand behind a question mark"
+        if "&" in parts.netloc:
+            raise ValueError(why)
         why = "a port is a number up to 65535"
         return parts, parts.port
     except ValueError as error:  # its text is about Python
+        protocol = address.partition(":")[0].partition("+")[0]
         if host_and_port.count(":") > 1 and not set("[]") & set(host_and_port):
-            why = "an IPv6 address stands in brackets, as in [::1]:3240"
+            why = f"an IPv6 address stands in brackets, as in [::1]:{PROTOCOLS[protocol].port}"
         raise ValueError(f"{address!r} is no address, write it as {form}: {why}") from error
 
 

@@ -16,7 +16,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from ...device import DeviceError
-from ...transports.reasons import reason
+from ...transports.reasons import no_listening, reason
 from ...transports.tcp import tune
 from .bridge import Bridge, BridgeOptions, notes
 
@@ -272,7 +272,7 @@ class Listener(_Tcp):
         try:
             self._server = await loop.create_server(lambda: _Connection(self), self.host or None, self.port)
         except OSError as error:
-            raise DeviceError(f"{self}: {reason(error)}") from error
+            raise DeviceError(f"{self}: {no_listening(error)}") from error
         self.port = self._server.sockets[0].getsockname()[1]
         notes.info("%s: listening", self)
 

@@ -42,7 +42,7 @@ class Image(Backing):
         self._can_peek = _NOWAIT is not None and hasattr(os, "preadv")
         self._can_punch = True
         self._dirty = False  # something was written that may not be on stable storage yet
-        if size and not readonly and not path.exists():
+        if size and not readonly and not os.path.exists(path):  # Path.exists raises for what may not be looked at
             _create(path, size)
         self.size = 0
         self.open()  # so that an image which cannot be had is told when the disk is made
@@ -205,6 +205,8 @@ def _create(path: Path, size: int) -> None:
             raise
         finally:
             os.close(fd)
+    except PermissionError as error:
+        raise DeviceError(f"{path} cannot be made: this user may make no file there; name another folder") from error
     except OSError as error:
         raise DeviceError(f"{path} cannot be made with {size} bytes: {error.strerror}") from error
 

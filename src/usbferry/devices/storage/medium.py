@@ -17,7 +17,7 @@ _memory_disks = count(1)
 def choose(image: Path | None, files: Path | None, size: int, readonly: bool, block: int) -> Backing:
     """Where the bytes are, by the options. Raises ValueError or DeviceError."""
     if size % block:
-        raise ValueError(f"size {size} is no whole number of {block}-byte blocks")
+        raise ValueError(f"size {size} is no whole number of {block}-byte blocks; 64M is 64 MiB")
     if image is not None and files is not None:
         raise ValueError("image and files exclude each other")
     if files is not None:

@@ -326,4 +326,6 @@ def _of_path(kind: str, path: Path) -> Pictures:
         return Files(found)
     if path.is_file():
         return Film(path)
+    if not path.exists():
+        log.warning("there is no file %s: it is made a FIFO, for programs to write pictures to", path)
     return Live(FifoReader(BridgeOptions(str(path))))
