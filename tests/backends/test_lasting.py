@@ -10,6 +10,7 @@ import contextlib
 import logging
 import random
 import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -323,3 +324,16 @@ async def test_closing_while_there_is_no_connection() -> None:
             proxy.cut()
             await asyncio.sleep(0.01)
         assert (await done(answer)).status == Status.SHUTDOWN
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="timerfd")
+async def test_closing_while_there_is_no_connection_keeps_no_file() -> None:
+    """Its heartbeat's timer stayed open until it would have come."""
+    async with ferried(Limits(heartbeat_seconds=3600, grace_seconds=3600)) as (_, proxy):
+        async with opened(proxy.where) as device:
+            clock = device._connection._clock
+            assert clock._fine is not None
+            proxy.refuses = True
+            proxy.cut()
+            await until_lost(device)
+        assert clock._fine is None

@@ -22,6 +22,7 @@ from usbferry.protocols.usbip.importer import Importer
 from usbferry.server.answers import Answers, Exporter
 from usbferry.transports import turn
 from usbferry.transports.link import Link
+from usbferry.transports.refusals import Refusals
 from usbferry.usb.transfer import Buffer, Completion, IsoPacket, Transfer
 
 SIZE = LENT_FROM
@@ -47,7 +48,7 @@ class Prompt:
 
 
 class Slow(Prompt):
-    """As uvloop's or TLS's: what it was given must not change for a while."""
+    """As TLS's: what it was given must not change for a while."""
 
     is_prompt = False
 
@@ -211,7 +212,7 @@ def in_a_turn(what: Callable[[], bool]) -> bool:
 
 
 def answers(link: Prompt | None = None, exporter: type[Exporter] = usbip.Exporter) -> Answers:
-    made = Answers(exporter(), lambda: None, VirtualClock())
+    made = Answers(exporter(), lambda: None, VirtualClock(), Refusals())
     made.link = cast(Link | None, link)
     return made
 
@@ -223,7 +224,7 @@ async def test_a_server_borrows_what_it_writes_in_the_same_turn() -> None:
 @pytest.mark.parametrize(
     "made",
     [lambda: answers(Slow()), lambda: answers(Prompt(), ferry.Exporter), answers],
-    ids=["uvloop", "ferry keeps it", "no link"],
+    ids=["TLS", "ferry keeps it", "no link"],
 )
 async def test_a_server_that_keeps_it_does_not(made: Callable[[], Answers]) -> None:
     assert not in_a_turn(made().borrows)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.backends.test_lasting import ME, SECONDS, ferried, until
-from usbferry.backends import news
-from usbferry.device import Change, Source
+from usbferry.backends import news, remote
+from usbferry.device import Busy, Change, Source
 from usbferry.registry import load_exporter, open_source
 from usbferry.server.catalog import Catalog
 from usbferry.server.listen import serving
@@ -50,6 +50,18 @@ async def test_what_comes_goes_and_changes_hands() -> None:
         zero = server.catalog.list()[0]
         zero.source.device.vanish("unplugged")  # type: ignore[attr-defined]
         assert text(await following(changes)) == ("1-1", None)
+
+
+async def test_who_has_a_device_is_told_to_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "BUSY_SECONDS", 0.0)
+    async with ferried() as (_, proxy):
+        source = open_source(proxy.where)
+        device = await source.open("1-1", ME)
+        [info] = await source.list()
+        with pytest.raises(Busy, match=rf"^1-1 at .*: somebody else uses it, {info.holder}$"):
+            await source.open("1-1", ME)
+        assert info.holder.startswith("127.0.0.1:")
+        await device.close()
 
 
 async def test_what_changed_while_there_was_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:

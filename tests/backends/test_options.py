@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from usbferry.backends.options import arguments, described, options_of, split
-from usbferry.registry import DEVICES, load
+from usbferry.registry import DEVICES, load, open_source
 from usbferry.usb.types import Speed
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["virtual:zero&speed=full", "usbip://host/1-1&buffer=0.1", "ferry://host&buffer=0.1", "usbredir://host&ahead=0x81"],
+)
+@pytest.mark.parametrize("outer", ["", "tap:x?of=", "tap:x?of=tap:y?of="])
+def test_the_first_option_behind_the_wrong_sign(address: str, outer: str) -> None:
+    """It was a virtual device, a selector or a host of a strange name."""
+    meant = address.replace("&", "?")
+    said = f"^{re.escape(repr(address))}: options stand behind a question mark, write it as {re.escape(meant)}$"
+    with pytest.raises(ValueError, match=said):
+        open_source(outer + address)
+
+
+@pytest.mark.parametrize("address", ["replay:a&b.pcapng", "virtual:./R&D.py", "usbip://host/vid=1&2", "usb:?x&y=1"])
+def test_a_sign_that_is_part_of_a_name(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^(?!.*question mark)"):
+        open_source(address)
 
 
 class Thing:

@@ -177,7 +177,7 @@ def test_a_file_with_devices_for_both_is_ours() -> None:
         ("virtual:./echo:Echo", "'./echo' is neither a module nor a file: a file is written virtual:PATH.py:CLASS"),
         ("virtual::Echo", "'' is neither a module nor a file"),
         ("virtual:./echo.py?wrod=x", "./echo.py has no option 'wrod'; it has: speed, word, fault"),
-        ("virtual:echo", "one of your own is virtual:FILE.py"),
+        ("virtual:echo", "did you mean the file, virtual:echo.py?"),
     ],
 )
 def test_what_is_not_there_is_said(address: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -153,11 +154,12 @@ async def test_one_that_is_held_is_waited_for_on_the_connection() -> None:
 
 async def test_one_that_is_held_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redir, "DEVICE_SECONDS", 0.5)
-    why = r"^127\.0\.0\.1:\d+ has offered no device within 0\.5 s: somebody else uses it, or it is not there$"
+    monkeypatch.setattr(redir, "LIST_SECONDS", 0.25)
+    why = r"^127\.0\.0\.1:\d+ has offered no device within 0\.25 s: somebody else uses it, or it is not there$"
     async with served("virtual:zero") as (_, address), opened(address):
         with pytest.raises(Unavailable, match=why):
             await open_source(address).list()
-        with pytest.raises(Unavailable, match=why):
+        with pytest.raises(Unavailable, match=why.replace("0\\.25", "0\\.5")):
             await open_source(address).open("", ME)
 
 
@@ -251,12 +253,23 @@ def test_what_is_no_option(option: str, why: str) -> None:
         open_source(f"usbredir://host?{option}")
 
 
-async def test_a_device_that_is_brought_where_one_is_offered(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_device_that_is_brought_where_one_is_offered(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tries on, and each of the two says so once."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(server_listen, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(server_listen, "MAX_RETRY_SECONDS", 0.05)
     said = "broke usbredir: both sides offer a device: interface_info came from the usb-"
+
+    def levels() -> list[int]:
+        return [record.levelno for record in caplog.records if said in record.getMessage()]
+
     async with served("virtual:zero") as (_, address), serving(Catalog()) as other:
         await other.offer(open_source("virtual:zero"))
         other.connect_to(Place("127.0.0.1", int(address.rpartition(":")[2])), partial(Exporter, name=""))
-        await until(lambda: said in caplog.text)
+        await until(lambda: len(levels()) >= 6)
+    assert levels().count(logging.WARNING) == 2
 
 
 async def test_nobody_listens() -> None:

@@ -27,7 +27,8 @@ from tests.backends.hand import (
 )
 from usbferry import aio
 from usbferry.backends import connection, enumeration, imported, pieces, remote
-from usbferry.backends.connection import Connection, Silent
+from usbferry.backends.connection import Connection
+from usbferry.backends.doubts import Silent, Unreached, Wordless
 from usbferry.backends.imported import RemoteDevice
 from usbferry.backends.lasting import LastingConnection
 from usbferry.backends.remote import RemoteSource
@@ -350,13 +351,15 @@ async def fails(ask: Awaitable[object], text: str, kind: type[DeviceError] = Dev
 async def test_nobody_listens() -> None:
     source = RemoteSource(f"usbip://127.0.0.1:{free_port()}")
     for ask in (source.list(), source.open("1-1", ME)):
-        await fails(ask, r"no connection to 127.0.0.1:\d+: Connection refused; is a server running there\?")
+        await fails(ask, r"no connection to 127.0.0.1:\d+: Connection refused; is a server running there\?", Unreached)
 
 
 async def test_nobody_listens_where_there_are_no_connections() -> None:
     source = open_source(f"ferry+udp://127.0.0.1:{free_port()}")
     for ask in (source.list(), source.open("1-1", ME)):
-        await fails(ask, r"^no connection to 127.0.0.1:\d+: Connection refused; is a server running there\?$")
+        await fails(
+            ask, r"^no connection to 127.0.0.1:\d+: Connection refused; is a server running there\?$", Unreached
+        )
     await source.close()
 
 
@@ -371,7 +374,9 @@ async def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nobody)
-    with pytest.raises(DeviceError, match=r"^no connection to nobody.invalid:3240: Name or service not known$"):
+    with pytest.raises(
+        DeviceError, match=r"^no connection to nobody.invalid:3240: Name or service not known; is the name right\?$"
+    ):
         await RemoteSource("usbip://nobody.invalid").list()
 
 
@@ -507,7 +512,7 @@ LIST_ANSWERS = {
 @pytest.mark.parametrize("case", LIST_ANSWERS)
 async def test_a_list_that_fails(case: str) -> None:
     script, text = LIST_ANSWERS[case]
-    kind = Unavailable if case == "refuses" else DeviceError
+    kind = {"refuses": Unavailable, "hangs up": Wordless, "resets": Wordless}.get(case, DeviceError)
     async with bad_server(script) as address:
         await fails(RemoteSource(address).list(), text, kind)
 
@@ -579,14 +584,14 @@ CLAIM_ANSWERS = {
 async def test_an_import_that_fails(case: str) -> None:
     script, text = CLAIM_ANSWERS[case]
     async with bad_server(script) as address:
-        await fails(RemoteSource(address).open("1-1", ME), text)
+        await fails(RemoteSource(address).open("1-1", ME), text, Wordless if case == "hangs up" else DeviceError)
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "text"),
     [
         (1, Unavailable, "cannot export"),
-        (3, DeviceError, "error state"),
+        (3, DeviceError, "the server could not open it, its log should say why"),
         (4, NotFound, "no such device"),
         (5, DeviceError, "its log should say why"),
         (77, DeviceError, "status 77"),
@@ -643,8 +648,7 @@ async def test_a_busy_device_is_asked_for_again(monkeypatch: pytest.MonkeyPatch)
     assert waits == [0.2, 0.4, 0.8]
 
 
-async def test_a_device_that_stays_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "BUSY_SECONDS", 0.0)
+async def times_asked_for_what_stays_busy() -> int:
     asked = 0
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -654,7 +658,18 @@ async def test_a_device_that_stays_busy(monkeypatch: pytest.MonkeyPatch) -> None
 
     async with bad_server(script) as address:
         await fails(RemoteSource(address).open("1-1", ME), "somebody else uses it", Busy)
-    assert asked == 6
+    return asked
+
+
+async def test_a_device_that_stays_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "BUSY_SECONDS", 0.0)
+    assert await times_asked_for_what_stays_busy() == 6
+
+
+async def test_a_server_that_waited_for_it_itself_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a gateway each attempt took all of the gateway's own: 43 seconds together."""
+    monkeypatch.setattr(remote, "BUSY_PATIENCE", 0.0)
+    assert await times_asked_for_what_stays_busy() == 1
 
 
 async def test_our_own_server_tells_busy_from_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -664,6 +679,22 @@ async def test_our_own_server_tells_busy_from_unknown(monkeypatch: pytest.Monkey
         await fails(
             RemoteSource(address).open("7-7", ME), r"^7-7 at .*: the server has no such device; it has: 1-1 ", NotFound
         )
+
+
+async def test_who_waits_for_a_busy_device_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of six attempts was a line of the server's log."""
+    monkeypatch.setattr(remote, "BUSY_SECONDS", 0.0)
+    caplog.set_level(logging.INFO, "usbferry")
+    async with zero_server() as (_, address):
+        for _ in range(2):
+            async with opened(address):  # another user, so it is news again
+                for _ in range(2):
+                    await fails(RemoteSource(address).open("1-1", ME), "somebody else uses it$", Busy)
+    said = [record.getMessage() for record in caplog.records if "1-1" in record.getMessage()]
+    assert [bool(re.search("may not have '1-1': 1-1 is in use by", line)) for line in said].count(True) == 2
+    assert [line.endswith("somebody else uses it; trying again for 6.2 s") for line in said].count(True) == 4
 
 
 # --- reading the descriptors ------------------------------------------------------------------------------------------

@@ -188,6 +188,8 @@ async def test_it_is_the_other_source_in_everything_else(file: Path) -> None:
     await device.close()
     await source.close()
     assert open_source(f"tap:{file}?of=usbip://host:3241/1-2").name == "1-2"
+    buffered = open_source(f"tap:{file}?of=usbip://host/1-2?buffer=0.1")._source
+    assert (buffered.name, buffered.buffer) == ("1-2", 0.1)
 
 
 @pytest.mark.parametrize(

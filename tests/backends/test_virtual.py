@@ -35,6 +35,7 @@ async def test_options_may_be_left_out(address: str) -> None:
     [
         ("virtual:", "no virtual device ''; there are: "),
         ("virtual:nothing", "no virtual device 'nothing'; there are: "),
+        ("virtual:thermometer", "no virtual device 'thermometer'; there are: "),  # ethernet is not so close
         ("virtual:zero?speed=warp", "zero, option speed: 'warp' is none of low, full, high, super, super"),
         ("virtual:zero?pattern=many", "zero, option pattern: 'many' is no number"),
         ("virtual:zero?pattern=7", "zero: pattern 7 is unknown"),
@@ -49,6 +50,14 @@ def test_an_address_that_makes_none_says_why(address: str, text: str) -> None:
     with pytest.raises(ValueError, match=text) as caught:
         VirtualSource(address)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `usbferry new` has written one."""
+    monkeypatch.chdir(tmp_path)
+    Path("thermometer.py").touch()
+    with pytest.raises(UnknownName, match=r"did you mean the file, virtual:thermometer\.py\?$"):
+        VirtualSource("virtual:thermometer")
 
 
 def test_an_unknown_device_names_those_there_are() -> None:

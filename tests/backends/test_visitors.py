@@ -15,7 +15,7 @@ from tests.backends.test_redir import ME, control, done, until, use
 from usbferry import aio
 from usbferry.backends import redir
 from usbferry.backends.redir import RedirSource
-from usbferry.device import Busy, Change, DeviceError, NotFound, Source
+from usbferry.device import Busy, Change, DeviceError, NotFound, Source, Unavailable
 from usbferry.protocols.usbredir.exporter import Exporter
 from usbferry.registry import load_exporter, open_source
 from usbferry.server import listen as server_listen
@@ -26,6 +26,10 @@ from usbferry.usb.transfer import Transfer
 from usbferry.usb.types import Status
 
 HERE = "usbredir://127.0.0.1:0?listen"
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @asynccontextmanager
@@ -149,6 +153,31 @@ async def test_who_is_turned_away_is_spoken_of_once(
                     await until(lambda before=before: said(away, logging.DEBUG) >= before + 3)
                 assert (said(away, logging.WARNING), said(closed, logging.WARNING)) == (times, times)
             assert (await anext(changes)).info is None
+
+
+async def test_two_that_wait_for_a_device_tell_each_other_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One waited ten seconds for it, and the other for ever; who asks again is spoken of once."""
+    async with listening() as source, asyncio.timeout(5):
+        there = f"usbredir://{source.where}"
+        for ask in (open_source(there).list(), open_source(there).open("", ME)):
+            with pytest.raises(Unavailable) as raised:
+                await ask
+            why = "it waits for a device itself (usbferry usb-guest)"
+            assert str(raised.value) == f"{source.where}: {why}; usbferry serve ADDRESS --to {there} brings it one"
+        assert await source.list() == []
+    [said] = warnings(caplog)
+    assert said.endswith(f": turned away, {why}; usbferry serve ADDRESS --on is for it")
+
+
+async def test_a_stranger_who_comes_again_and_again_is_spoken_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with listening() as source, asyncio.timeout(5):
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(source.where.host, source.where.port)
+            with closing(writer):
+                writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                await reader.read()  # a hello, and it is closed
+    [said] = warnings(caplog)
+    assert "it does not speak usbredir, it says 'GET / HTTP/1.1'; to this port come those who bring" in said
 
 
 async def test_a_second_device_waits_until_the_first_has_left() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,29 @@ from usbferry.cli.address import whole_address
         ("virtual:zero", "virtual:zero"),
         ("virtual:", "virtual:"),
         ("usb:1-2", "usb:1-2"),  # a kind of address
+        ("img", "usbip://img"),
+        ("stick.img/1-2", "usbip://stick.img/1-2"),
     ],
 )
 def test_a_machines_name_is_its_usbip_server(text: str, address: str) -> None:
     assert whole_address(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("stick.img", "a disk made of an image is virtual:disk?image=stick.img"),
+        ("STICK.IMG", "a disk made of an image is virtual:disk?image=STICK.IMG"),
+        ("/srv/debian.iso", "a disk made of an image is virtual:disk?image=/srv/debian.iso"),
+        ("session.pcapng", "a recorded device is replay:session.pcapng"),
+        ("./mine.py", "a device of your own is virtual:./mine.py"),
+    ],
+)
+def test_a_file_is_no_machine(text: str, meant: str) -> None:
+    """It was looked for by name: "is the name right?"."""
+    with pytest.raises(ValueError, match="is no address") as caught:
+        whole_address(text)
+    assert str(caught.value) == f"{text!r} is no address: {meant}"
 
 
 @pytest.mark.parametrize(
@@ -47,12 +67,29 @@ def test_a_machines_name_is_its_usbip_server(text: str, address: str) -> None:
         ("0525:0104", "usb:0525:0104"),
         ("046D:*,serial=AB/C", "usb:046D:*,serial=AB/C"),
         ("class=08/06", "usb:class=08/06"),
+        ("usb", "usb:..."),
+        ("virtual", "virtual:..."),
+        ("ferry", "ferry:..."),
     ],
 )
 def test_a_device_is_no_machine(text: str, address: str) -> None:
     with pytest.raises(ValueError, match="is no address: write it as") as caught:
         whole_address(text)
     assert f"write it as {address}, or usbip://" in str(caught.value)
+
+
+def test_a_port_without_a_machine() -> None:
+    """Asked for 3240, a resolver says 0.0.12.168."""
+    with pytest.raises(ValueError, match=r"^'3240' is no address: a port stands behind its machine, write it as HOST:"):
+        whole_address("3240")
+
+
+@pytest.mark.parametrize("text", ["usbip//lab", "ferry//lab:1/1-2", "ferry+udp//lab"])
+def test_a_colon_that_is_missing(text: str) -> None:
+    """It was a machine called usbip."""
+    meant = text.replace("//", "://")
+    with pytest.raises(ValueError, match=rf"^{re.escape(repr(text))} is no address: write it as {re.escape(meant)}$"):
+        whole_address(text)
 
 
 @pytest.mark.parametrize("words", [["attach"], ["info"], ["keep"], ["list"], ["run", "--device"], ["serve"]])

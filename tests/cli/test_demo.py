@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from usbferry.cli import demo
+
 DEMO = [sys.executable, "-m", "usbferry", "demo"]
 
 
@@ -26,6 +28,22 @@ def test_it_serves_lists_reads_and_measures_and_is_plain_on_a_pipe():
     assert "\x1b" not in text
     assert "\r" not in text
     assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_it_says_how_it_is_typed_here(monkeypatch, tmp_path):
+    """`make demo` named a command that nobody's shell knew."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo.shutil, "which", lambda name: None)
+    for argument, typed in (
+        (tmp_path / ".venv" / "bin" / "usbferry", os.path.join(".venv", "bin", "usbferry")),
+        ("/opt/bin/usbferry", "/opt/bin/usbferry"),
+        ("/opt/usbferry/__main__.py", "usbferry"),
+    ):
+        monkeypatch.setattr(demo.sys, "argv", [str(argument)])
+        assert demo._program() == typed
+    monkeypatch.setattr(demo.shutil, "which", lambda name: "/usr/bin/usbferry")
+    monkeypatch.setattr(demo.sys, "argv", ["/opt/bin/usbferry"])
+    assert demo._program() == "usbferry"
 
 
 @pytest.mark.slow

@@ -14,10 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from tests.backends.test_lasting import ME, SECONDS, ferried, until
+from tests.backends.test_remote import free_port
 from usbferry.cli import main
-from usbferry.cli.follow import _known, _print
+from usbferry.cli.follow import _begin, _print, follow
 from usbferry.device import Change, DeviceError, Watching
-from usbferry.registry import open_source
+from usbferry.registry import load_exporter, open_source
+from usbferry.server.catalog import Catalog
+from usbferry.server.listen import serving
 
 SOON = 0.1  # seconds from a change to its line, on a machine that has nothing else to do
 
@@ -133,6 +136,18 @@ async def test_a_server_that_is_gone_and_back_is_said_once_each(as_json: bool) -
         assert back == f"{proxy.where} answers again\n"
 
 
+async def test_a_server_that_never_was_there_is_said_once() -> None:
+    """It was tried again, by one line, and given up by the next."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "usbferry", "list", "--follow", f"ferry://127.0.0.1:{free_port()}"),
+        stderr=subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    [line] = said.decode().splitlines()
+    assert line.startswith("usbferry list: no connection to 127.0.0.1:")
+
+
 def run(*words: str) -> tuple[int, str]:
     done = CliRunner().invoke(main, ["list", "--follow", *words])
     return done.exit_code, done.output
@@ -158,10 +173,10 @@ async def test_a_source_that_tells_no_more_and_one_that_never_did(capsys: pytest
 async def test_what_is_not_there_yet_is_said(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
     async with ferried() as (server, proxy):
         named, whole = open_source(f"{proxy.where}/9-9"), open_source(proxy.where)
-        assert await _known(named, as_json) == {}
+        assert (await _begin(named, as_json))[2] == {}
         server.catalog.list()[0].source.device.vanish("unplugged")  # type: ignore[attr-defined]
         await until(lambda: not server.catalog.list())
-        assert await _known(whole, as_json) == {}
+        assert (await _begin(whole, as_json))[2] == {}
         await named.close()
         await whole.close()
     out, err = capsys.readouterr()
@@ -169,6 +184,19 @@ async def test_what_is_not_there_yet_is_said(as_json: bool, capsys: pytest.Captu
     assert out == ""
     assert lines == [] if as_json else "lists no device '9-9'; it has: 1-1" in lines[0]
     assert lines[1:] == ([] if as_json else [f"not there yet: there is no device at {proxy.where}"])
+
+
+async def test_who_tells_of_no_changes_is_refused_before_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is there was printed first, and of what is not that it may come."""
+    async with serving(Catalog()) as server, asyncio.timeout(SECONDS):
+        await server.offer(open_source("virtual:zero"))
+        [(host, port)] = await server.listen("127.0.0.1", 0, load_exporter("usbip"))
+        for name in ("", "/1-1", "/9-9"):
+            where = f"usbip://{host}:{port}{name}"
+            with pytest.raises(DeviceError) as raised:
+                await follow((where,), False)
+            assert str(raised.value) == f"{where} tells of no changes; usbferry list {where} says what is there"
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_cannot_be_followed() -> None:

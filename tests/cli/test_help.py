@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -49,25 +51,74 @@ def test_the_version() -> None:
 def test_a_verb_that_is_not_there() -> None:
     result = CliRunner().invoke(main, ["lst"])
     assert result.exit_code == 2
-    assert "There is no command 'lst'. Did you mean 'list'?" in result.output
+    assert result.output == "usbferry: there is no command 'lst'; did you mean 'list'?\n"
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("atach", "attach"), ("ports?", "ports"), ("udevrule", "udev-rule"), ("bind", "serve")]
+    ("word", "meant"),
+    [
+        ("atach", "attach"),
+        ("ports?", "ports"),
+        ("udevrule", "udev-rule"),
+        ("bind", "serve"),
+        ("follow", "list --follow"),
+    ],
 )
 def test_a_mistyped_verb_and_one_of_another_tool(word: str, meant: str) -> None:
     result = CliRunner().invoke(main, [word])
     assert result.exit_code == 2
-    assert f"Did you mean {meant!r}?" in result.output
+    assert f"; did you mean {meant!r}?" in result.output
 
 
 def test_what_is_like_no_verb_lists_them() -> None:
     output = CliRunner().invoke(main, ["frobnicate"]).output
-    assert "There are: attach, demo, " in output
+    assert "; there are: attach, demo, " in output
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--bogus", "usbferry: no such option '--bogus'; usbferry --help has them all"),
+        ("serve --lisen :1 virtual:zero", "usbferry serve: no such option '--lisen'; did you mean '--listen'?"),
+        ("serve -q virtual:zero", "usbferry serve: no such option '-q'; usbferry serve --help has them all"),
+        ("serve --buffer", "usbferry serve: option '--buffer' requires an argument; see usbferry serve --help"),
+        (
+            "serve --buffer x",
+            "usbferry serve: invalid value for '--buffer': 'x' is not a valid number of seconds; "
+            "see usbferry serve --help",
+        ),
+        ("attach", "usbferry attach: missing argument 'ADDRESS'; write it as usbferry attach [OPTIONS] ADDRESS"),
+        ("ports 0", "usbferry ports: got unexpected extra argument (0); write it as usbferry ports [OPTIONS]"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(words: str, line: str) -> None:
+    """click says them in four, of which the last is what is wrong. Its versions differ in marks alone."""
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 2
+    assert re.sub(r"[':]", "", result.output) == re.sub(r"[':]", "", line) + "\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_an_output_cannot_say_ends_no_command(encoding: str) -> None:
+    """The demo ended in the middle where its output went to a file on Windows."""
+    done = subprocess.run(
+        [sys.executable, "-m", "usbferry", "info", "virtual:zero?serial=\u00e4\u2502"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    [line] = [line for line in done.stdout.splitlines() if b" serial " in line]
+    assert line.endswith("\u00e4\u2502".encode(encoding, "replace"))
+
+
+def test_without_a_verb_the_help_is_shown() -> None:
+    result = CliRunner().invoke(main, [])
+    assert "Commands:" in result.output
 
 
 def test_what_other_tools_say_is_a_verb_here() -> None:
-    assert set(_OTHERS.values()) <= set(VERBS)
+    assert {meant.split()[0] for meant in _OTHERS.values()} <= set(VERBS)
     assert not set(_OTHERS) & set(VERBS)
 
 

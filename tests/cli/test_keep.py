@@ -57,7 +57,8 @@ def test_without_rules(no_file: Path) -> None:
     result = run()
     assert result.exit_code == 2
     assert result.stderr == (
-        f"usbferry keep: there is no ADDRESS, and no file of rules at {no_file.parent / 'nothing'} nor at {no_file}\n"
+        "usbferry keep: name an ADDRESS, such as usbip://HOST/046d:*; "
+        f"there is no file of rules at {no_file.parent / 'nothing'} nor at {no_file}\n"
     )
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from usbferry.cli import main
 from usbferry.cli.new import write
-from usbferry.extras import install
+from usbferry.extras import install, python
 
 
 def new(*words: str) -> Result:
@@ -48,7 +48,7 @@ def test_it_says_what_it_wrote_and_what_to_do(here: Path) -> None:
         "heat-pump/test_heat_pump.py  its test",
         "Try it:",
         "  cd heat-pump",
-        "  python -m pytest",
+        f"  {python()} -m pytest",
         "  usbferry info virtual:./heat_pump.py",
         "  usbferry serve virtual:./heat_pump.py",
     ]
@@ -62,7 +62,7 @@ def test_it_says_what_it_wrote_and_what_to_do(here: Path) -> None:
 def test_who_has_no_pytest_is_told_how_to_get_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("usbferry.cli.new.util.find_spec", lambda name: None if name == "pytest" else find_spec(name))
     lines = new("thermometer").output.splitlines()
-    assert lines[4:6] == [f"  {install('pytest')}", "  python -m pytest"]
+    assert lines[4:6] == [f"  {install('pytest')}", f"  {python()} -m pytest"]
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_said_in_one_line(name: str, said: str, here: 
 
 @pytest.mark.parametrize("word", ["create", "init"])
 def test_what_others_call_it(word: str) -> None:
-    assert "Did you mean 'new'?" in CliRunner().invoke(main, [word, "x"]).output
+    assert "; did you mean 'new'?" in CliRunner().invoke(main, [word, "x"]).output
 
 
 # -- like another ------------------------------------------------------------------------------------------------------

@@ -89,6 +89,8 @@ def refused(*arguments: str) -> str:
         ("zero", "'zero' is no address: write it as virtual:zero, or usbip://zero if it is a machine"),
         ("carrier:pigeon", "'carrier'; there are: "),
         ("virtual:nothing", "no virtual device 'nothing'; there are: "),
+        ("virtual:Zeor", "no virtual device 'Zeor'; did you mean zero? There are: "),
+        ("ubsip://lab", "no kind of address 'ubsip'; did you mean usbip? There are: "),
         ("virtual:zero?speed=warp", "'warp' is none of low, full, high, super, super+"),
         ("virtual:zero?colour=red", "zero has no option 'colour'; it has: speed, pattern, serial, fault"),
         ("virtual:disk?image=/nowhere/stick.img", "/nowhere/stick.img"),
@@ -105,12 +107,22 @@ def test_a_port_that_is_in_use(taken: str) -> None:
     assert text == f"cannot listen on {taken}: the port is in use; choose another with --listen, 0 for any free one"
 
 
+@pytest.mark.parametrize("option", [("--listen", "{}"), ("--on", "ferry://{}")])
+def test_the_process_of_ours_that_has_a_port_is_named(option: tuple[str, str], runtime: Path) -> None:
+    with served("virtual:zero", runtime=runtime) as one:
+        [here] = one.listening
+        text = refused("virtual:zero", option[0], option[1].format(here))
+    remedy = f"end usbferry's process {one.process.pid}, or choose another with {option[0]}, 0 for any free one"
+    assert text == f"cannot listen on {here}: the port is in use; {remedy}"
+
+
 @pytest.mark.parametrize(
     ("where", "text"),
     [
         ("192.0.2.1:4000", "cannot listen on 192.0.2.1:4000: this machine has no such address"),
         ("[2001:db8::1]:4000", "cannot listen on [2001:db8::1]:4000: "),
         ("127.0.0.1:port", "write it as HOST:PORT"),
+        ("3241", "--listen '3241': write it as :3241 for every interface, or as 127.0.0.1:3241"),
     ],
 )
 def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
@@ -166,7 +178,8 @@ def test_a_socket_file_that_cannot_be_had(scheme: str, tmp_path: Path) -> None:
     assert text == f"cannot listen on {path}: the file is there and is no socket; choose another with --on"
     assert path.read_text() == "mine"
     text = refused("virtual:zero", "--on", f"{scheme}://{tmp_path}/none/f.sock")
-    assert text == f"cannot listen on {tmp_path}/none/f.sock: there is no folder {tmp_path}/none"
+    where = f"{tmp_path}/none"
+    assert text == f"cannot listen on {where}/f.sock: there is no folder {where}; choose another with --on, or make it"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
@@ -440,6 +453,8 @@ def test_a_server_that_shares_nothing_now_is_told(runtime: Path) -> None:
 
 def test_a_selector_that_is_wrong_is_named_as_it_was_written() -> None:
     assert refused("--match", "foo=1").startswith("--match foo=1: 'foo=1' is no term of a selector")
+    meant = "'046d' is no term of a selector; did you mean 046d:*? There are: VID:PID, "
+    assert refused("--match", "046d").startswith(f"--match 046d: {meant}")
 
 
 @pytest.mark.parametrize("force", ["", "&force"])

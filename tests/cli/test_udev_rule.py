@@ -57,7 +57,7 @@ def test_another_group_and_several_selectors():
         (["serial=[é]"], "[é] cannot stand"),
         (["product=éàüöäßéàü"], "too many letters beyond ASCII"),
         (["1-*"], "'1-*' is no term of a selector; there are: VID:PID, "),
-        (["046dc52b"], "'046dc52b' is no term of a selector; "),
+        (["046dc52b"], "'046dc52b' is no term of a selector; did you mean 046d:c52b? There are: VID:PID, "),
         (["usb:foo"], "'foo' is no term of a selector; "),
         (["--group", 'x"', "1209:1"], "is no name of a group"),
         (["nonsense:1"], "'nonsense:1' is no VID:PID"),

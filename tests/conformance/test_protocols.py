@@ -231,13 +231,16 @@ def told_apart(transfer: Transfer, number: int) -> Transfer:
     return transfer
 
 
-def is_plain(transfer: Transfer) -> bool:
-    """Nor one that has a packet of its own."""
-    return transfer.packets is None and (not transfer.setup or transfer.setup[0] & 0x60 != 0)
+def to_the_class(transfer: Transfer) -> Transfer:
+    """A standard request as one of a class: standard ones may have a packet of their own."""
+    if not transfer.setup[0] & 0x60:
+        transfer.setup = bytes((transfer.setup[0] | 0x20, *transfer.setup[1:]))
+    return transfer
 
 
 ordinary_transfers = usb.transfers.filter(is_ordinary)
-TRANSFERS = {protocol: ordinary_transfers.filter(is_plain) for protocol in ONE_DEVICE}
+plain_transfers = (usb.control_transfers().map(to_the_class) | usb.data_transfers()).filter(is_ordinary)
+TRANSFERS = dict.fromkeys(ONE_DEVICE, plain_transfers)
 actions = st.sampled_from(["submit", "submit", "cancel", "complete", "forward", "back"])
 
 

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from math import inf
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
-from ..device import Busy, DeviceError, NotFound, Promise, Unavailable
-from ..protocols.errors import ProtocolError, Stranger
-from ..protocols.events import Claimed, Completed, Event, Left, Lent, Listed, Refusal, Refused
+from ..device import DeviceError, Promise
+from ..devices.clock import Alarm, LoopClock
+from ..protocols.errors import ProtocolError
+from ..protocols.events import Claimed, Completed, Event, Left, Lent, Listed, Refused
+from ..protocols.openings import Stranger, check
 from ..transports import turn
 from ..transports.link import Link
 from ..transports.reasons import reason
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.types import Status
+from .doubts import DOUBT_SECONDS, Doubt, Silent, Unreached, Wordless, doubted, refusal, remedy, settle
 
 log: Final = logging.getLogger(__name__)
-DOUBT_SECONDS: Final = 2.0  # without a byte from the server, after which it is doubted
 GREETING_SECONDS: Final = 5.0  # for the first byte of a server that speaks first
-_TITLES: Final = {"usbip": "USB/IP"}  # of protocols, for people; the others go by their names
-_SHOWN: Final = 40  # characters of what a stranger says
-_ERRORS: Final = {Refusal.BUSY: Busy, Refusal.NOT_FOUND: NotFound, Refusal.UNAVAILABLE: Unavailable}
-
-Doubt = Callable[[], Coroutine[Any, Any, None]]  # raises DeviceError over who is no server; may be cancelled
-
-
-class Silent(DeviceError):
-    """A server did not answer in time."""
 
 
 class Importer(Protocol):
@@ -90,11 +82,11 @@ class Connection:
         self._behind: dict[int, list[tuple[Promise, Completion]]] = {}  # what was refused, by the tag
         self._flush_due = False
         self._may_lend = False  # what is to be flushed will be before its lender uses it again
-        self._timer: asyncio.Handle | None = None  # the importer's
-        self._wakes = inf  # when it does
+        self._clock = LoopClock(inf)  # nothing here waits in the loop, whose turns that would make dearer
+        self._alarm = Alarm(self._clock, self._tick)  # the importer's, whose `deadline` sets it
         self._lost = asyncio.Event()
         self._heard = False  # the server has said something
-        self._is_known = False  # enough of it to know that it is one
+        self._is_known = False  # some of it made sense: later bytes are no opening, and may look like any
 
     @property
     def reason(self) -> str:
@@ -114,7 +106,7 @@ class Connection:
         if self.over is not None:  # it was hung up on us, or spoke out of turn
             raise DeviceError(f"{self.server}: {self.reason}")
         question(*arguments)
-        self._about = " at ".join((*arguments, self.server))
+        self._about = " at ".join(filter(None, (*arguments, self.server)))
         self._answer = self._loop.create_future()
         self._flush()
         try:
@@ -138,7 +130,7 @@ class Connection:
 
     def silent(self, seconds: float) -> Silent:
         """The error of a server that has not answered for so long."""
-        asked = "" if self._heard else f"; does it speak {title(self.importer)}?"
+        asked = "" if self._heard else f"; {doubted(self.importer.protocol, self.server)}"
         return Silent(f"{self.server} did not answer within {seconds:g} s{asked}")
 
     def submit(self, transfer: Transfer, answer: Promise | None = None) -> Completion | asyncio.Future[Completion]:
@@ -158,7 +150,10 @@ class Connection:
         tag = self.importer.submit(transfer)
         if is_lent:
             transfer.data = b""  # it is sent at the end of this turn; a view that is kept would keep a whole buffer
-        future = answer if answer is not None else Promise(loop=self._loop)
+        future = answer
+        if future is None:
+            future = Promise(loop=self._loop)
+            future.listener, future.is_awaited = None, False
         self._flying[tag] = future
         future.transfer = transfer
         transfer.number = tag
@@ -215,7 +210,7 @@ class Connection:
         for tag in tuple(self._flying):
             self.importer.cancel(tag)
         self._end(Status.SHUTDOWN)
-        self._stop_timer()
+        self._end_alarm()
         other = self._successor()
         other._heard, other._is_known = self._heard, self._is_known
         if self._link is not None:
@@ -236,20 +231,20 @@ class Connection:
         link.reads_while_blocked = True
 
     def received(self, view: memoryview) -> int:
-        importer, flying = self.importer, self._flying
+        importer, flying, wakes = self.importer, self._flying, False
         importer.receive(view, self._loop.time())
         try:
             if not self._is_known:
-                check_opening(importer, view)
+                check(importer.protocol, importer.opening, view)
                 self._heard = self._heard or len(view) > 0
-                self._is_known = len(view) >= len(importer.opening)
             for event in importer.events():
                 if event.__class__ is Completed or event.__class__ is Lent:
                     future = flying.pop(event.tag, None)
                     if future is not None:
                         if event.__class__ is Lent and not future.may_borrow:
                             event.data = bytes(event.data)
-                        future.fulfil(event)
+                        if future.fulfil(event):
+                            wakes = True
                         if self._behind and event.tag in self._behind:
                             self._end_behind(event.tag)
                 elif isinstance(event, Left):
@@ -260,7 +255,10 @@ class Connection:
             self._error = error
             if self._link is not None:
                 self._link.abort()
-        self._flush_soon()  # behind those who are woken now: what they submit goes out in their own turn of the loop
+        if not self._is_known:
+            self._is_known = importer.consumed > 0
+        if wakes or importer.outgoing or importer.has_events:
+            self._flush_soon()  # behind those who are woken now: what they submit goes out in their own turn
         self._set_timer()
         return importer.consumed
 
@@ -268,12 +266,16 @@ class Connection:
         self._link = None
         why = self._reason(error)
         if self._error is not None and self.in_use:
-            log.warning("%s: %s", self.server, why)
-        self._stop_timer()
+            log.log(self.level(why), "%s: %s", self.server, why)
+        self._end_alarm()
         self._leave(why)
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(DeviceError(self._unanswered(why, error)))
+            self._answer.set_exception(self._unanswered(why, error))
         self._lost.set()
+
+    def level(self, why: str) -> int:
+        """At which is logged why its peer is not heard any more, as one that breaks the protocol."""
+        return logging.WARNING
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -288,19 +290,23 @@ class Connection:
     def _reason(self, error: Exception | None) -> str:
         """Why the link is lost, for people."""
         if isinstance(self._error, Stranger):
-            return str(self._error)
+            return f"{self._error}; {self._remedy(self._error)}"
         if self._error is not None:
             return f"it broke {self.importer.protocol}: {self._error}"
         text = "" if error is None else reason(error) if isinstance(error, OSError) else str(error)
         return text or "the connection was closed"
 
-    def _unanswered(self, why: str, error: Exception | None) -> str:
+    def _remedy(self, error: Stranger) -> str:
+        return remedy(error, self.server)
+
+    def _unanswered(self, why: str, error: Exception | None) -> DeviceError:
         """The same, for who waits for an answer."""
         if isinstance(error, ConnectionRefusedError):  # said of the first packet, where there are no connections
-            return f"no connection to {self.server}: {why}"
+            return Unreached(f"no connection to {self.server}: {why}")
         if not self._heard and self._error is None and (error is None or isinstance(error, ConnectionResetError)):
-            why += f"{'' if error else ' without an answer'}; does it speak {title(self.importer)}?"
-        return f"{self.server}: {why}"
+            why += f"{'' if error else ' without an answer'}; {doubted(self.importer.protocol, self.server)}"
+            return Wordless(f"{self.server}: {why}")
+        return DeviceError(f"{self.server}: {why}")
 
     def _completed(self, tag: int, completion: Completion) -> None:
         future = self._flying.pop(tag, None)
@@ -354,73 +360,18 @@ class Connection:
 
     def _set_timer(self) -> None:
         """Call the importer when it wants to be called."""
-        deadline = self.importer.deadline()
-        if deadline is None or self._link is None or self._wakes <= deadline:
-            return
-        self._stop_timer()
-        self._timer, self._wakes = self._loop.call_at(deadline, self._tick), deadline
+        if self._link is not None:
+            self._alarm.set(self.importer.deadline())
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._wakes = None, inf
+    def _end_alarm(self) -> None:
+        self._alarm.stop()
+        self._clock.close()
 
-    def _tick(self) -> None:
-        now = max(self._loop.time(), self._wakes)  # uvloop counts milliseconds, and would be woken again and again
-        self._timer, self._wakes = None, inf
+    def _tick(self, now: float) -> None:
         self.importer.tick(now)
         self._flush()
-
-
-@contextmanager
-def connecting(where: object, seconds: float, why: Callable[[OSError], str] = reason) -> Iterator[None]:
-    """What keeps the body from a connection is a DeviceError; `why` has it in words for people."""
-    try:
-        yield
-    except TimeoutError:
-        raise DeviceError(f"no connection to {where} within {seconds:g} s") from None
-    except OSError as error:
-        raise DeviceError(f"no connection to {where}: {why(error)}") from error
-
-
-async def settle(answer: asyncio.Future[Any], doubt: Doubt) -> None:
-    """Let `doubt` raise DeviceError, for as long as there is no answer."""
-    if answer.done():
-        return
-    doubting = asyncio.get_running_loop().create_task(doubt())
-    try:
-        await asyncio.wait([answer, doubting], return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            doubting.result()
-    finally:
-        doubting.cancel()
-        await asyncio.gather(doubting, return_exceptions=True)
-
-
-def check_opening(importer: Importer, view: memoryview) -> None:
-    """Raises Stranger for the first bytes of what is no server of the importer's protocol, with its words if any.
-
-    A wrong port number is the most likely reason: many other servers begin with a line of text.
-    """
-    said = bytes(view[:_SHOWN])
-    if importer.opening.startswith(said[: len(importer.opening)]):
-        return
-    line = said.decode("latin-1").splitlines()[0] if said[:1].isalnum() else ""
-    words = f", it says {line!r}" if len(line) > 2 and line.isprintable() else ""
-    raise Stranger(f"it does not speak {title(importer)}{words}; is the port right?")
-
-
-def title(importer: Importer) -> str:
-    """The name of its protocol, for people."""
-    return _TITLES.get(importer.protocol, importer.protocol)
 
 
 def _queue(transfer: Transfer) -> tuple[int, int]:
     """Transfers of one queue end in the order in which they were submitted."""
     return (transfer.endpoint if transfer.endpoint & 0x0F else 0, transfer.stream_id)
-
-
-def refusal(event: Refused, about: str) -> DeviceError:
-    """A server's refusal as the error that it is here."""
-    kind: type[DeviceError] = _ERRORS.get(event.reason, DeviceError)
-    return kind(f"{about}: {event.text}")

@@ -10,16 +10,18 @@ from typing import Final
 from urllib.parse import quote
 from weakref import WeakSet
 
-from ..device import Change
+from ..device import Busy, Change, Claimant, Device, DeviceError
 from ..protocols.ferry.importer import Importer
 from ..registry import PROTOCOLS
 from ..transports.place import check_peer, parse, split
 from .buffered import MAX_SECONDS
 from .connection import Connection
+from .doubts import Silent
+from .elsewhere import Elsewhere
 from .lasting import LastingConnection
 from .news import News, NewsConnection
 from .options import no_others, without_buffer
-from .remote import RemoteSource
+from .remote import RemoteSource, listing
 
 RECONNECT_SECONDS: Final = 2.0  # for one attempt of many
 
@@ -39,6 +41,7 @@ class FerrySource(RemoteSource):
             raise ValueError(f"{address!r} is no address, write it as {form}")
         self.scheme, self.host, self.port = "ferry", place.host, place.port
         self._select(parts.query.removeprefix("device=") if place.path else parts.path.strip("/"))
+        self.elsewhere = Elsewhere(address, port, listing)
         self._news: WeakSet[News] = WeakSet()
 
     @property
@@ -74,6 +77,29 @@ class FerrySource(RemoteSource):
 
     def _why(self, error: OSError) -> str:
         return self._place.no_connection(error, "ferry")
+
+    async def open(self, name: str, claimant: Claimant) -> Device:
+        try:
+            return await super().open(name, claimant)
+        except Busy as error:
+            raise await self._with_holder(error, name) from None
+
+    async def _with_holder(self, error: Busy, name: str) -> Busy:
+        """An error over a device that is in use, with who that is: the list says so."""
+        try:
+            holder = next((info.holder for info in await self._listed() if info.name == name), "")
+        except DeviceError:
+            return error
+        return Busy(f"{error}, {holder}") if holder else error
+
+    async def doubt(self) -> None:
+        await self._doubt_silence()
+        await super().doubt()
+
+    async def _doubt_silence(self) -> None:
+        """A packet that is lost says nothing of it; where streams are answered, the server is told by them."""
+        if self._place.transport == "udp" and (found := await self.elsewhere.find()):
+            raise Silent(f"{self.where} says nothing by UDP; write {found}, which answers")
 
     async def _connect(self) -> Connection:
         return await self._connected(LastingConnection(self._importer(), self.where, self._connect_again))

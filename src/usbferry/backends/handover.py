@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..device import DeviceError, NotFound
-from ..protocols.errors import ProtocolError, Stranger
+from ..protocols.errors import ProtocolError
 from ..protocols.events import Claimed, Completed, Event, Refused
+from ..protocols.openings import Stranger, check
 from ..protocols.usbip.importer import Importer, State
 from ..transports import tcp
 from ..usb import setup as requests
@@ -21,7 +22,7 @@ from ..usb.info import DeviceInfo
 from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
-from .connection import DOUBT_SECONDS, Doubt, check_opening, connecting, refusal, settle, title
+from .doubts import DOUBT_SECONDS, Doubt, Wordless, connecting, doubted, refusal, remedy, settle
 from .remote import CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
@@ -33,7 +34,8 @@ async def claim(source: RemoteSource, name: str) -> tuple[socket.socket, DeviceI
     One that is busy is tried again for as long as a server takes to reset it. Raises DeviceError.
     """
     try:
-        return await source.patiently(lambda: _claim_once(source, name))
+        async with source.elsewhere.told():
+            return await source.patiently(lambda: _claim_once(source, name))
     except NotFound as error:
         raise await source.with_others(error) from None
 
@@ -60,7 +62,7 @@ async def claim_on(connected: socket.socket, name: str, server: str, doubt: Doub
     about = f"{name} at {server}"
     try:
         async with asyncio.timeout(CLAIM_SECONDS):
-            event = await _first_answer(connected, importer, doubt)
+            event = await _first_answer(connected, importer, server, doubt)
             if isinstance(event, Refused):
                 raise refusal(event, about)
             assert isinstance(event, Claimed)
@@ -70,15 +72,15 @@ async def claim_on(connected: socket.socket, name: str, server: str, doubt: Doub
     except TimeoutError:
         raise DeviceError(f"{server} did not answer within {CLAIM_SECONDS:g} s") from None
     except Stranger as error:
-        raise DeviceError(f"{server}: {error}") from error
+        raise DeviceError(f"{server}: {error}; {remedy(error, server)}") from error
     except ProtocolError as error:
         raise DeviceError(f"{server}: it broke usbip: {error}") from error
     except OSError as error:
         raise DeviceError(f"{server}: {error.strerror or error}") from error
 
 
-async def _first_answer(connected: socket.socket, importer: Importer, doubt: Doubt | None) -> Event:
-    answering = asyncio.get_running_loop().create_task(_answer(connected, importer))
+async def _first_answer(connected: socket.socket, importer: Importer, server: str, doubt: Doubt | None) -> Event:
+    answering = asyncio.get_running_loop().create_task(_answer(connected, importer, server))
     try:
         if doubt is not None:
             await asyncio.wait([answering], timeout=DOUBT_SECONDS)
@@ -89,7 +91,7 @@ async def _first_answer(connected: socket.socket, importer: Importer, doubt: Dou
         await asyncio.gather(answering, return_exceptions=True)
 
 
-async def _answer(connected: socket.socket, importer: Importer) -> Event:
+async def _answer(connected: socket.socket, importer: Importer, server: str) -> Event:
     """What the server says to what the importer has to say. Not a byte beyond that is read."""
     loop = asyncio.get_running_loop()
     pieces, importer.outgoing = importer.outgoing, []
@@ -98,11 +100,13 @@ async def _answer(connected: socket.socket, importer: Importer) -> Event:
     while True:
         got = await loop.sock_recv(connected, importer.needed - len(held))
         if not got:
-            asked = "" if held else f" without an answer; does it speak {title(importer)}?"
-            raise ConnectionError(f"the connection was closed{asked}")
+            if held or importer.state is not State.CLAIMING:
+                raise ConnectionError("the connection was closed")
+            why = f"the connection was closed without an answer; {doubted(importer.protocol, server)}"
+            raise Wordless(f"{server}: {why}")
         held += got
         if importer.state is State.CLAIMING:
-            check_opening(importer, memoryview(held))
+            check(importer.protocol, importer.opening, held)
         importer.receive(memoryview(held), 0.0)
         for event in importer.events():
             return event
@@ -113,7 +117,7 @@ async def _speed(connected: socket.socket, importer: Importer, about: str) -> Sp
     """Of a device of which a server says 0, as Linux's do of SuperSpeed+, for which the tools have no word."""
     asked = requests.get_descriptor(DescriptorType.DEVICE, length=18)
     importer.submit(Transfer(0x80, asked.length, b"", asked.pack()))
-    event = await _answer(connected, importer)
+    event = await _answer(connected, importer, about)
     assert isinstance(event, Completed)
     try:
         device = parse_device(bytes(event.data))

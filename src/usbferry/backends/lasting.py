@@ -69,7 +69,7 @@ class LastingConnection(Connection):
             return
         log.info("%s: the connection is lost, the device waits", self.server)
         self._link = None
-        self._stop_timer()
+        self._alarm.stop()
         if self._connecting is not None:  # its link came and went before it heard of it
             self._connecting.cancel()
         self._connecting = Chore(self._connect_again(), f"{self.server}: connecting again", self._gave_up)
@@ -99,6 +99,7 @@ class LastingConnection(Connection):
         self._patient.release()
         self._flush()
         if self._link is None:
+            self._end_alarm()
             self._lost.set()
         elif self._link.is_lossy and self._patient.releasing:
             with suppress(TimeoutError):  # it is sent until it is answered
@@ -112,9 +113,9 @@ class LastingConnection(Connection):
     def _leave(self, reason: str) -> None:
         super()._leave(self._patient.ended or reason)
 
-    def _tick(self) -> None:
+    def _tick(self, now: float) -> None:
         try:
-            super()._tick()
+            super()._tick(now)
         except ProtocolError as error:  # the server is silent: this link is of no use
             log.info("%s: %s", self.server, error)
             if self._link is not None:

@@ -22,13 +22,15 @@ from ..usb import setup as requests
 from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
 from ..usb.transfer import Transfer
-from .connection import Connection, Importer, Silent, connecting
+from .connection import Connection, Importer
+from .doubts import Silent, connecting
 from .imported import RemoteDevice
 from .options import buffer_seconds
 from .remote import CONNECT_SECONDS
 from .visitors import Visitors
 
-DEVICE_SECONDS: Final = 10.0  # for the server to say which device it has
+DEVICE_SECONDS: Final = 10.0  # for the server to offer a device, which another one may have till then
+LIST_SECONDS: Final = 5.0  # to say which it has: who only looks waits less
 MIN_BUFFER_SECONDS, MAX_BUFFER_SECONDS = 0.001, 10.0  # of isochronous packets that wait
 VISIT_SECONDS: Final = 60.0  # for somebody to bring a device: a person may have to go there first
 
@@ -120,7 +122,7 @@ class RedirSource(Source):
             return [self._opened.info]
         connection = await self._connection()
         try:
-            answer: Listed = await self._ask(connection, connection.importer.list_devices)
+            answer: Listed = await self._ask(LIST_SECONDS, connection, connection.importer.list_devices)
         except BaseException:
             await connection.close()
             raise
@@ -164,7 +166,7 @@ class RedirSource(Source):
     async def _open(self, name: str) -> RedirDevice:
         connection = await self._connection()
         try:
-            answer: Claimed = await self._ask(connection, connection.importer.claim, name)
+            answer: Claimed = await self._ask(DEVICE_SECONDS, connection, connection.importer.claim, name)
             device = RedirDevice(connection, answer.info, self._given_back)
             await device.prepare()
         except BaseException:
@@ -173,15 +175,19 @@ class RedirSource(Source):
         connection.in_use = True
         return device
 
-    async def _ask(self, connection: Connection, question: Any, *arguments: str) -> Any:
+    async def _ask(self, seconds: float, connection: Connection, question: Any, *arguments: str) -> Any:
         """The protocol has no word for a device that is in use: a server of one greets, and says no more."""
         try:
-            return await connection.ask(question, *arguments, seconds=DEVICE_SECONDS, doubt=connection.greeting)
+            return await connection.ask(question, *arguments, seconds=seconds, doubt=connection.greeting)
         except Silent as error:
             if not connection.is_greeted:
                 raise
-            why = f"has offered no device within {DEVICE_SECONDS:g} s: somebody else uses it, or it is not there"
+            why = f"has offered no device within {seconds:g} s: somebody else uses it, or it is not there"
             raise Unavailable(f"{self.where} {why}") from error
+        except Unavailable as error:
+            raise Unavailable(
+                f"{error}; usbferry serve ADDRESS --to {self._scheme}://{self.where} brings it one"
+            ) from None
 
     async def close(self) -> None:
         kept, self._kept = self._kept, None

@@ -10,14 +10,16 @@ from urllib.parse import quote
 
 from ..device import Busy, Claimant, Device, DeviceError, NotFound, Source
 from ..protocols.events import Claimed, Listed
-from ..registry import PROTOCOLS, load_importer
+from ..registry import PROTOCOLS, load_importer, open_source
 from ..selector import Selector, described, listed, select
 from ..transports import tcp
 from ..transports.place import check_peer, split
-from ..transports.reasons import reason
+from ..transports.reasons import reason, with_listening
 from ..usb.info import DeviceInfo
 from .buffered import MAX_SECONDS, Buffered
-from .connection import Connection, Silent, connecting
+from .connection import Connection
+from .doubts import Doubt, Silent, connecting
+from .elsewhere import Elsewhere
 from .imported import RemoteDevice
 from .options import no_others, without_buffer
 
@@ -27,6 +29,7 @@ LIST_SECONDS: Final = 5.0  # a list takes no server longer than a moment
 CLAIM_SECONDS: Final = 30.0  # usbipd-win restarts a driver over it
 BUSY_RETRIES: Final = 5  # a server that resets the device after its last user says busy for a moment
 BUSY_SECONDS: Final = 0.2  # before the first retry, doubled each time
+BUSY_PATIENCE: Final = BUSY_SECONDS * (2**BUSY_RETRIES - 1)  # of all pauses together
 
 C = TypeVar("C", bound=Connection)
 T = TypeVar("T")
@@ -53,6 +56,7 @@ class RemoteSource(Source):
         self.host = parts.hostname
         self.port = port or PROTOCOLS[self.scheme].port
         self._select(parts.path.strip("/"))
+        self.elsewhere = Elsewhere(address, parts.port, listing)
 
     def _select(self, device: str) -> None:
         """Which devices are meant. Raises ValueError."""
@@ -70,7 +74,8 @@ class RemoteSource(Source):
 
     async def list(self) -> list[DeviceInfo]:
         """Raises NotFound when the address names or describes a device that is not there."""
-        devices = await self._listed()
+        async with self.elsewhere.told():
+            devices = await self._listed(self._doubt_silence)
         found, unread = await select(self, self.selector, devices)
         if self.selector.terms and not found:
             unknown = f"; not asked: {', '.join(map(str, unread))}" if unread else ""
@@ -78,11 +83,11 @@ class RemoteSource(Source):
             raise NotFound(f"{self.where} lists no device {str(self.selector)!r}; it has: {there}{unknown}")
         return found
 
-    async def _listed(self) -> Sequence[DeviceInfo]:
+    async def _listed(self, doubt: Doubt | None = None) -> Sequence[DeviceInfo]:
         """All that the server lists."""
         connection = await self._connect()
         try:
-            answer: Listed = await connection.ask(connection.importer.list_devices, seconds=LIST_SECONDS)
+            answer: Listed = await connection.ask(connection.importer.list_devices, seconds=LIST_SECONDS, doubt=doubt)
         finally:
             await connection.close()
         return answer.devices
@@ -99,6 +104,9 @@ class RemoteSource(Source):
             raise
         except DeviceError as error:
             log.debug("%s is silent, and does not list: %s", self.where, error)
+
+    async def _doubt_silence(self) -> None:
+        """Raise DeviceError if it is known where else the server is that says nothing here."""
 
     async def with_others(self, error: NotFound) -> NotFound:
         """An error over a device that the server does not have, with what it has."""
@@ -131,7 +139,8 @@ class RemoteSource(Source):
         return self.scheme
 
     async def open(self, name: str, claimant: Claimant) -> Device:
-        device = await self.patiently(lambda: self._open(name))
+        async with self.elsewhere.told():
+            device = await self.patiently(lambda: self._open(name))
         if self.selector.terms and not self.selector.is_name and not self.selector.matches(device.info):
             await device.close()
             raise NotFound(f"{self.where}: {described(device.info)} is no longer {self.selector}")
@@ -141,12 +150,20 @@ class RemoteSource(Source):
         return Buffered(device, self.buffer) if self.buffer else device
 
     async def patiently(self, claim: Callable[[], Awaitable[T]]) -> T:
-        """What `claim` gives; while that is Busy, it is tried again for as long as a server takes to reset a device."""
-        wait = BUSY_SECONDS
-        for _ in range(BUSY_RETRIES):
+        """What `claim` gives; while that is Busy, it is tried again for as long as a server takes to reset a device.
+
+        A server that waited for as long itself, as a gateway does, is believed at once.
+        """
+        wait, loop = BUSY_SECONDS, asyncio.get_running_loop()
+        until = loop.time() + BUSY_PATIENCE
+        for attempt in range(BUSY_RETRIES):
             try:
                 return await claim()
-            except Busy:
+            except Busy as error:
+                if loop.time() >= until:
+                    raise
+                if not attempt:
+                    log.info("%s; trying again for %g s", error, BUSY_PATIENCE)
                 await asyncio.sleep(wait)
                 wait *= 2
         return await claim()
@@ -188,4 +205,11 @@ class RemoteSource(Source):
 
     def _why(self, error: OSError) -> str:
         """Why there is no connection, for people."""
-        return reason(error)
+        return with_listening(reason(error), error, self.host, f"--listen :{self.port}")
+
+
+async def listing(address: str) -> Sequence[DeviceInfo]:
+    """All that the server at an address lists, whatever device is named there. Raises DeviceError."""
+    source = open_source(address)
+    assert isinstance(source, RemoteSource)
+    return await source._listed()

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -170,6 +171,8 @@ def _built_in(name: str) -> Any:
     try:
         return load(DEVICES, "virtual device", name)
     except UnknownName as error:
+        if Path(f"{name}.py").is_file():
+            raise UnknownName(f"no virtual device {name!r}; did you mean the file, virtual:{name}.py?") from None
         raise UnknownName(f"{error}; one of your own is virtual:FILE.py") from None
 
 

@@ -16,9 +16,11 @@ from dataclasses import replace
 from typing import Final
 
 from ..device import Change, DeviceError
-from ..protocols.events import Event, Listed
+from ..protocols.events import Event, Listed, Refused
+from ..protocols.openings import Stranger
 from ..transports.link import Link
 from ..transports.place import Listening, Place
+from ..transports.refusals import Refusals
 from ..usb.info import DeviceInfo
 from .connection import Connection, Importer
 
@@ -31,12 +33,15 @@ class Visitor(Connection):
     def __init__(self, importer: Importer, server: str, visitors: Visitors) -> None:
         super().__init__(importer, server)
         self.info: DeviceInfo | None = None  # of its device, once it said so
+        self.in_use = True  # by who may wait for a device, and would not be told why there is none
         self._visitors = visitors
+        self._peer = ""
         self.gone.add_done_callback(lambda gone: visitors.left(self))
 
     def opened(self, link: Link) -> None:
         super().opened(link)
         self.server = f"{self.server}, {link.peer}"
+        self._peer = link.peer
         self._visitors.came(self)
         self.importer.list_devices()
         self._flush()
@@ -54,12 +59,21 @@ class Visitor(Connection):
         if isinstance(event, Listed) and (self._answer is None or self._answer.done()):
             [self.info] = event.devices
             self._visitors.brought(self)
+        elif isinstance(event, Refused) and self.info is None:
+            self._visitors.brings_none(self, event.text)
         else:
             super()._answered(event)
 
+    def level(self, why: str) -> int:
+        """At which is logged why it is not let in: who is turned away tries on."""
+        return self._visitors.refusals.level(self._peer, why, self._loop.time())
+
+    def _remedy(self, error: Stranger) -> str:
+        return f"to this port come those who bring a device, by {self.importer.protocol}"
+
     def _successor(self) -> Connection:
         other = Visitor(self.importer, self.server, self._visitors)
-        other.info = self.info
+        other.info, other._peer = self.info, self._peer
         self._visitors.took_over(self, other)
         return other
 
@@ -76,7 +90,7 @@ class Visitors:
         self._listening: Listening | None = None
         self._starting = asyncio.Lock()
         self._arrived = asyncio.Event()
-        self._said_taken = False  # of this device; who is turned away tries on
+        self.refusals = Refusals()
 
     async def listen(self) -> None:
         """Begin, if that was not done. Raises DeviceError when the place cannot be had."""
@@ -120,7 +134,7 @@ class Visitors:
     def came(self, visitor: Visitor) -> None:
         """One more connection: it is let in, or leaves at once."""
         if self.here is not None or self._listening is None:
-            level, self._said_taken = logging.DEBUG if self._said_taken else logging.WARNING, True
+            level = visitor.level(f"not beside {self.here.server if self.here is not None else ''}")
             log.log(level, "%s: turned away, another one's device is there", visitor.server)
             visitor.leave()
             return
@@ -138,6 +152,11 @@ class Visitors:
             self._arrived.set()
             self._tell(Change(visitor.info.name, visitor.info))
 
+    def brings_none(self, visitor: Visitor, why: str) -> None:
+        """It will not: it came for one."""
+        log.log(visitor.level(why), "%s: turned away, %s; usbferry serve ADDRESS --on is for it", visitor.server, why)
+        visitor.leave()
+
     def took_over(self, visitor: Visitor, other: Visitor) -> None:
         """The same exporter and the same device, for its next user."""
         self._connected.discard(visitor)
@@ -151,7 +170,6 @@ class Visitors:
             assert visitor.info is not None
             log.info("%s: its device is gone: %s", visitor.server, visitor.reason)
             self.here = None
-            self._said_taken = False
             self._arrived.clear()
             self._tell(Change(visitor.info.name, None))
         visitor.leave()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import signal
 import socket
 import statistics
@@ -303,11 +304,20 @@ def _attach_lines(console: Console, where: str, stay: bool) -> None:
     port = where.rpartition(":")[2] if stay else "3240"
     option = "" if port == "3240" else f" --tcp-port {port}"
     console.print("\n[bold]Done.[/bold] The same devices, in the kernel of another Linux machine:\n")
+    again = f"{_program()} demo --stay --listen 0.0.0.0:3240"
     if not stay:
-        console.print("     usbferry demo --stay --listen 0.0.0.0:3240    [dim]# here[/dim]")
-    console.print("     sudo modprobe vhci-hcd                        [dim]# there[/dim]")
+        console.print(f"     {again}    [dim]# here[/dim]")
+    console.print(f"     {'sudo modprobe vhci-hcd':{len(again)}}    [dim]# there[/dim]")
     for busid in ("1-1", "1-2"):
         console.print(f"     sudo usbip{option} attach -r {socket.gethostname()} -b {busid}")
+
+
+def _program() -> str:
+    """How this program is typed here: `make demo` runs one that is not on the PATH."""
+    path = Path(sys.argv[0])
+    if path.name != "usbferry" or shutil.which("usbferry"):
+        return "usbferry"
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 async def _until_interrupted() -> None:

@@ -31,7 +31,7 @@ async def follow(addresses: tuple[str, ...], as_json: bool) -> None:
     try:
         for source in sources:
             await tell_notes(source)
-        followed = [(source, _watch(source, as_json), await _known(source, as_json)) for source in sources]
+        followed = [await _begin(source, as_json) for source in sources]
         async with asyncio.TaskGroup() as tasks:
             printing = [tasks.create_task(_print(*one, as_json)) for one in followed]
             await stop()
@@ -44,11 +44,25 @@ async def follow(addresses: tuple[str, ...], as_json: bool) -> None:
             await source.close()
 
 
-def _watch(source: Source, as_json: bool) -> AsyncIterator[Change]:
+async def _begin(source: Source, as_json: bool) -> tuple[Source, AsyncIterator[Change], dict[str, DeviceInfo]]:
+    """What is told from now on, and what is there. Raises DeviceError where nothing will be told."""
     changes = source.watch()
-    if isinstance(changes, Watching):
+    try:
+        found = {info.name: info for info in await source.list()}
+        why = f"there is no device at {source.address}"
+    except NotFound as error:
+        found, why = {}, str(error)  # what is meant may come
+    if isinstance(changes, Watching) and changes.is_over:
+        raise DeviceError(_no_changes(source))
+    if not found and not as_json:
+        click.echo(printable(f"not there yet: {why}"), err=True)
+    if isinstance(changes, Watching):  # from now on: who is not there now is the error, and not tried again
         changes.on_trouble = partial(_say_trouble, source.address, as_json)
-    return changes
+    return source, changes, found
+
+
+def _no_changes(source: Source, more: str = "") -> str:
+    return f"{source.address} tells of no {more}changes; usbferry list {source.address} says what is there"
 
 
 def _say_trouble(address: str, as_json: bool, why: str) -> None:
@@ -59,17 +73,6 @@ def _say_trouble(address: str, as_json: bool, why: str) -> None:
     else:
         text = f"no connection to {address}; trying again" if why else f"{address} answers again"
         click.echo(printable(text), err=True)
-
-
-async def _known(source: Source, as_json: bool) -> dict[str, DeviceInfo]:
-    try:
-        found = {info.name: info for info in await source.list()}
-        why = f"there is no device at {source.address}"
-    except NotFound as error:
-        found, why = {}, str(error)  # what is meant may come
-    if not found and not as_json:
-        click.echo(printable(f"not there yet: {why}"), err=True)
-    return found
 
 
 async def _print(source: Source, changes: AsyncIterator[Change], known: dict[str, DeviceInfo], as_json: bool) -> None:
@@ -89,7 +92,7 @@ async def _print(source: Source, changes: AsyncIterator[Change], known: dict[str
             known[change.name] = change.info
         if what:
             _say(source, what, shown, as_json)
-    raise DeviceError(f"{source.address} tells of no {more}changes; usbferry list {source.address} says what is there")
+    raise DeviceError(_no_changes(source, more))
 
 
 def _what(before: DeviceInfo | None, after: DeviceInfo | None) -> str:

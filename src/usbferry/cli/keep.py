@@ -118,7 +118,7 @@ def _file(config: Path | None) -> Path:
         if path.exists():
             return path
     places = " nor at ".join(map(str, rules.paths()))
-    raise ValueError(f"there is no ADDRESS, and no file of rules at {places}")
+    raise ValueError(f"name an ADDRESS, such as usbip://HOST/046d:*; there is no file of rules at {places}")
 
 
 async def _run(found: Rules, read: Callable[[], Rules]) -> None:

@@ -25,6 +25,7 @@ from .notes import tell_notes
 from .waiting import waiting
 
 SCHEMA: Final = "usbferry.list/1"
+_VIRTUAL: Final = "virtual:"
 _HEADINGS: Final = ("DEVICE", "ID", "NAME", "SPEED", "INTERFACES", "DRIVER", "USED BY")
 
 
@@ -43,7 +44,7 @@ def command(addresses: tuple[str, ...], as_json: bool, follows: bool) -> None:
     ADDRESS is a machine (HOST, HOST:PORT, usbip://HOST), one device of it
     (usbip://HOST/1-2), those of a selector (usbip://HOST/046d:*), or
     anything else that `usbferry serve` takes. ferry://HOST says who uses
-    them, too.
+    them, too. virtual: is all virtual devices, with their options.
 
     Each device is shown with the address by which the other commands take it.
 
@@ -57,18 +58,24 @@ def command(addresses: tuple[str, ...], as_json: bool, follows: bool) -> None:
     if follows:
         _follow(addresses, as_json)
         return
-    places = asyncio.run(_remote(addresses)) if addresses else _local()
+    others = tuple(address for address in addresses if address != _VIRTUAL)
+    places = asyncio.run(_remote(others)) if others else []
     if not addresses:
+        places = _local()
         places += asyncio.run(_plugged_in(places))
-    report = {"schema": SCHEMA, "places": places}
-    if not addresses:
+    report: dict[str, Any] = {"schema": SCHEMA, "places": places}
+    if not addresses or others != addresses:
         report["available"] = _available()
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        for line in _lines(report, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        lines = [*_lines(report, width, is_of_here=not addresses)]
+        if "available" in report:
+            lines += _virtual(report["available"], width, in_full=bool(addresses))
+        for line in lines:
             click.echo(line)
-    if any(place["error"] for place in places):
+    if addresses and any(place["error"] for place in places):
         sys.exit(1)
 
 
@@ -94,7 +101,8 @@ def _local() -> list[dict[str, Any]]:
             "pid": one["pid"],
             "error": None,
             "devices": [
-                {"address": _reachable(one["listening"], device["name"]), **device} for device in one["devices"]
+                {"address": _reachable(one["listening"], device["name"], len(one["devices"]) == 1), **device}
+                for device in one["devices"]
             ],
         }
         for one in state.read()
@@ -102,7 +110,12 @@ def _local() -> list[dict[str, Any]]:
 
 
 async def _plugged_in(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """This machine's USB devices, and which of them its servers share; nothing where there are none."""
+    """This machine's USB devices, and which of them its servers share; nothing where there are none.
+
+    Why they cannot be read is said where there are some.
+    """
+    from ..backends.libusb import sysfs
+
     place = await _place("usb:", ["usb:"])
     ours = [device for one in places for device in one["devices"] if device["source"].startswith("usb:")]
     shared = {device["path"]: device for device in ours}  # another machine may have a device at the same path
@@ -111,7 +124,7 @@ async def _plugged_in(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
         device |= {"shared": offered is not None, "holder": offered["holder"] if offered else None}
         if not offered and "usbfs" in device["drivers"]:
             device["drivers"] = [users_of(device["name"]) if one == "usbfs" else one for one in device["drivers"]]
-    return [place] if place["devices"] else []
+    return [place] if place["devices"] or (place["error"] and sysfs.has_devices()) else []
 
 
 def users_of(name: str) -> str:
@@ -125,23 +138,25 @@ def users_of(name: str) -> str:
     return " and ".join(found) or "usbfs"
 
 
-def _reachable(listening: list[str], name: str) -> str | None:
-    """A device of a server on this machine, by the first address that lets it be chosen: USB/IP's come first, then
-    ports of others, then socket files.
+def _reachable(listening: list[str], name: str, is_only: bool = False) -> str | None:
+    """A device of a server on this machine, by the first address that leads to it: USB/IP's come first, then ports of
+    others, then socket files. Where nobody can choose, it is the one that is named there, or the only one.
     """
     for where in sorted(listening, key=lambda one: ("://" in one, ":///" in one)):  # USB/IP's are without a scheme
         scheme, _, endpoint = where.rpartition("://")
         scheme = scheme or "usbip"
+        protocol, is_file = PROTOCOLS[scheme.partition("+")[0]], endpoint.startswith("/")
+        endpoint, _, own = endpoint.partition("?device=" if is_file else "/")
+        if not (protocol.chooses or own == name or (is_only and not own)):
+            continue
+        if is_file:
+            return f"{scheme}://{quote(endpoint)}" + (f"?device={quote(name)}" if protocol.chooses else "")
         host, _, port = endpoint.rpartition(":")
-        protocol = PROTOCOLS[scheme.partition("+")[0]]
-        if not protocol.chooses:
-            continue  # it has one device, and which one is not told
-        if endpoint.startswith("/"):
-            return f"{scheme}://{quote(endpoint)}?device={quote(name)}"
         if not host or not port.isdecimal():
             continue
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-        return f"{scheme}://{host}{'' if int(port) == protocol.port else f':{port}'}/{name}"
+        machine = f"{scheme}://{host}{'' if int(port) == protocol.port else f':{port}'}"
+        return f"{machine}/{name}" if protocol.chooses else machine
     return None
 
 
@@ -185,8 +200,11 @@ def _available() -> list[dict[str, Any]]:
 # --- and how it looks -------------------------------------------------------------------------------------------------
 
 
-def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
-    """The report as text, for a terminal of `width` columns; None is for a pipe, where nothing is broken or cut."""
+def _lines(report: dict[str, Any], width: int | None, is_of_here: bool = False) -> Iterator[str]:
+    """The places as text, for a terminal of `width` columns; None is for a pipe, where nothing is broken or cut.
+
+    `is_of_here` is for all that this machine's servers share, which may be nothing.
+    """
     for place in report["places"]:
         pid = f", process {place['pid']}" if place["pid"] else ""
         title = "USB devices of this machine" if place["address"] == "usb:" else place["address"] or "no address"
@@ -197,19 +215,26 @@ def _lines(report: dict[str, Any], width: int | None) -> Iterator[str]:
             yield "  no devices"
         else:
             yield from _devices(place["devices"], width, knows_holders=place["pid"] is not None)
-    if "available" in report and all(place["address"] == "usb:" for place in report["places"]):
+    if is_of_here and all(place["address"] == "usb:" for place in report["places"]):
         yield f"Nothing {'' if state.sees_all() else 'of yours '}is shared here. Try:"
         yield "  usbferry serve virtual:zero"
-    if "available" in report:
+
+
+def _virtual(available: list[dict[str, Any]], width: int | None, in_full: bool) -> Iterator[str]:
+    """The virtual devices: their names, or with what each is and its options."""
+    if not in_full:
         yield ""
         yield click.style("Virtual devices that can be served here", bold=True)
-        longest = max(len(one["address"]) for one in report["available"])
-        indent = " " * (longest + 4 if width is None or width >= 80 else 4)
-        for one in report["available"]:
-            yield from _wrapped(f"{one['address']:{longest}}  {one['about']}", width, "  ", indent)
-            yield from _wrapped(f"options: {', '.join(one['options'])}", width, indent, indent)
-        own = "virtual:FILE.py"
-        yield from _wrapped(f"{own:{longest}}  One of your own: usbferry new NAME writes it.", width, "  ", indent)
+        yield from _wrapped(", ".join(one["name"] for one in available), width, "  ")
+        yield "  usbferry list virtual: says what each is, and its options"
+        return
+    longest = max(len(one["address"]) for one in available)
+    indent = " " * (longest + 4 if width is None or width >= 80 else 4)
+    for one in available:
+        yield from _wrapped(f"{one['address']:{longest}}  {one['about']}", width, "  ", indent)
+        yield from _wrapped(f"options: {', '.join(one['options'])}", width, indent, indent)
+    own = "virtual:FILE.py"
+    yield from _wrapped(f"{own:{longest}}  One of your own: usbferry new NAME writes it.", width, "  ", indent)
 
 
 def _wrapped(text: str, width: int | None, first: str, others: str = "  ") -> list[str]:

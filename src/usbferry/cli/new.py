@@ -130,14 +130,12 @@ def _renamed(name: str, module: str) -> str:
 
 
 def _next(folder: Path, device: Path) -> list[str]:
-    lines = [f"cd {folder}"]
-    if util.find_spec("pytest") is None:
-        from ..extras import install
+    from ..extras import install, python
 
-        lines.append(install("pytest"))
     return [
-        *lines,
-        "python -m pytest",
+        f"cd {folder}",
+        *([install("pytest")] if util.find_spec("pytest") is None else []),
+        f"{python()} -m pytest",
         f"usbferry info virtual:./{device.name}",
         f"usbferry serve virtual:./{device.name}",
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from functools import partial
 
 from ..device import DeviceError
+from ..local import state
 from ..registry import PROTOCOLS, UnknownName, load_exporter
 from ..server.catalog import Catalog
 from ..server.listen import MakeExporter, Server
@@ -47,16 +49,19 @@ class Outlet:
             raise DeviceError(f"{self.option} {self}: say which device, as in {example}; {_there(names)}")
 
     async def listen(self, server: Server) -> tuple[list[str], list[str]]:
-        """Serve there; what to tell the user, and the addresses it really has. Raises DeviceError with the remedy."""
+        """Serve there; what to tell the user, and the addresses it really has, with the device that is alone there.
+
+        Raises DeviceError with the remedy.
+        """
         try:
             places = await server.listen_at(self.place, self._exporter)
         except OSError as error:
-            why = self.place.no_listening(error, f"choose another with {self.option}")
-            raise DeviceError(f"cannot listen on {self.place}: {why}") from error
+            raise cannot_listen(self.place, error, self.option) from error
         notes = []
         if not all(place.is_of_this_machine for place in places):
             notes.append(f"note: {self.protocol} has no passwords; whoever reaches this port can use the device")
-        return notes, [f"{self._scheme}://{place}" for place in places]
+        notes += [f"listening on {self._scheme}://{place}" for place in places]
+        return notes, [f"{self._scheme}://{place.whole}" for place in places]
 
     def connect(self, server: Server) -> str:
         """Serve to who listens there; what to tell the user."""
@@ -76,6 +81,14 @@ class Outlet:
 
     def __str__(self) -> str:
         return f"{self._scheme}://{self.place}"
+
+
+def cannot_listen(place: Place, error: OSError, option: str) -> DeviceError:
+    """The error, with the remedy: another place, by `option`, or the end of our own server that has this one."""
+    another = f"choose another with {option}"
+    if error.errno == errno.EADDRINUSE and (pid := state.listener(place)) is not None:
+        another = f"end usbferry's process {pid}, or {another}"
+    return DeviceError(f"cannot listen on {place}: {place.no_listening(error, another)}")
 
 
 def _check_options(text: str, option: str) -> None:

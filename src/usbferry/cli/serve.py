@@ -18,18 +18,20 @@ from ..device import DeviceError
 from ..extras import install
 from ..local.state import Publisher
 from ..registry import load_exporter, open_source
-from ..selector import Selector
+from ..selector import Selector, check_bus_id
 from ..server.catalog import Catalog
 from ..server.listen import Server, serving
-from ..transports.reasons import no_listening
+from ..transports.place import Place
 from . import fail, printable
 from .address import whole_address
 from .logs import configure_logging
-from .outlets import Outlet
+from .outlets import Outlet, cannot_listen
 from .waiting import waiting
 
 DEFAULT = "127.0.0.1:3240"
 BUFFER_SECONDS: Final = 0.06  # of isochronous packets; docs/jitter.md has what that is good for
+_SECONDS: Final = click.FloatRange(0, MAX_SECONDS)
+_SECONDS.name = "number of seconds"  # in what is said of another value
 
 
 @click.command()
@@ -67,12 +69,12 @@ BUFFER_SECONDS: Final = 0.06  # of isochronous packets; docs/jitter.md has what 
 )
 @click.option(
     "--buffer",
-    type=click.FloatRange(0, MAX_SECONDS),
+    type=_SECONDS,
     default=BUFFER_SECONDS,
     show_default=True,
     metavar="SECONDS",
-    help="Of sound and pictures that wait here for a network's delays, for devices whose bus does not; what is played "
-    "is later by as much. 0 passes each transfer on as it comes.",
+    help="How much of sound and pictures waits here for a network's delays, where the device's own bus does not wait; "
+    "what is played is later by as much. 0 passes each transfer on as it comes.",
 )
 @click.option("-v", "--verbose", count=True, help="Say who comes and goes; -vv: every transfer too.")
 def command(
@@ -98,8 +100,8 @@ def command(
       usbredir://HOST:4000            what a usbredirect has there
       usbredir://:4000                what a usbredirect brings, who connects
       ferry://HOST/1-2                a device of another usbferry
-    `usbferry list` shows this machine's USB devices, the virtual ones and
-    their options.
+    `usbferry list` shows this machine's USB devices, `usbferry list virtual:`
+    the virtual ones and their options.
 
     Ctrl-C or SIGTERM ends it: nobody new is let in, and who is there is
     disconnected cleanly.
@@ -125,7 +127,9 @@ def command(
 def _matching(selector: str) -> str:
     """The address of `--match`. Raises ValueError in its words, not in the address's."""
     try:
-        Selector.parse(selector)
+        name = Selector.parse(selector).name
+        if name:
+            check_bus_id(name)
     except ValueError as error:
         raise ValueError(f"--match {selector}: {error}") from None
     return f"usb:{selector.replace('?', '%3F')}?later"
@@ -148,6 +152,8 @@ def parse_endpoint(text: str, default_port: int = 3240) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
         host, port = text, str(default_port)
+    if text.isdecimal():
+        raise ValueError(f"--listen {text!r}: write it as :{text} for every interface, or as 127.0.0.1:{text}")
     if not text or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"--listen {text!r}: write it as HOST:PORT, the port being a number up to 65535")
     return host.removeprefix("[").removesuffix("]"), int(port)
@@ -223,7 +229,7 @@ async def serve(
         addresses_here = [_endpoint(*one) for one in listening]
         for outlet in outlets:
             said, where_it_is = await outlet.listen(server)
-            notes += [*said, *[f"listening on {one}" for one in where_it_is]]
+            notes += said
             addresses_here += where_it_is
         notes += [call.connect(server) for call in calls]
         publisher = Publisher(catalog, addresses_here)
@@ -294,8 +300,7 @@ async def _listen(server: Server, host: str, port: int) -> list[tuple[str, int]]
     try:
         return await server.listen(host, port, load_exporter("usbip"))
     except OSError as error:
-        why = no_listening(error, "choose another with --listen")
-        raise DeviceError(f"cannot listen on {_endpoint(host, port)}: {why}") from error
+        raise cannot_listen(Place(host, port), error, "--listen") from error
 
 
 def _endpoint(host: str, port: int) -> str:

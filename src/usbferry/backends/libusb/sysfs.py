@@ -18,6 +18,18 @@ def text(name: str, attribute: str) -> str:
         return ""
 
 
+def has_devices() -> bool:
+    """Whether this machine has any, besides the hubs of its own controllers."""
+    return any(not name.startswith("usb") and ":" not in name for name in _names())
+
+
+def _names() -> list[str]:
+    try:
+        return os.listdir(DEVICES)
+    except OSError:
+        return []
+
+
 def path(name: str) -> str:
     """Where a device is in sysfs, "" where there is no sysfs."""
     found = DEVICES / name
