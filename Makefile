@@ -31,13 +31,14 @@ check: $(VENV)/dev
 # Without root or apt the kernel tests are skipped, and say what would install them; USBFERRY_REQUIRE_KERNEL=1 makes
 # that a failure. What needs no guest, and then the guests, run on every core; the kernel's tests are all in one folder, so
 # that no other is collected for them. An emulated machine's clocks and races are not those of a real one: a test that fails
-# in a guest is run once more by itself. What one part finds, the others run all the same.
-AGAIN := { [ $$? = 1 ] && $(PYTEST) --last-failed -m kernel; }
+# in a guest is run once more by itself. What one part finds, the others run all the same. Tests that take long are named
+# while they run.
+AGAIN := { [ $$? = 1 ] && $(PYTEST) -v --last-failed -m kernel; }
 test: $(VENV)/dev
 	$(BIN)/python tests/kernel/rig.py setup
 	@$(PYTEST) -n auto -m "not (kernel or $(ALONE))"; quick=$$?; \
-	$(PYTEST) tests/kernel -n auto --dist loadscope -m "not ($(ALONE))" || $(AGAIN); guests=$$?; \
-	$(PYTEST) -m "$(ALONE)" || $(AGAIN) || exit; \
+	$(PYTEST) tests/kernel -v -n auto --dist loadscope -m "not ($(ALONE))" || $(AGAIN); guests=$$?; \
+	$(PYTEST) -v -m "$(ALONE)" || $(AGAIN) || exit; \
 	[ $$quick = 0 ] || { echo "quick tests failed: see their summary above" >&2; exit $$quick; }; \
 	[ $$guests = 0 ] || { echo "tests in guests failed: see their summary above" >&2; exit $$guests; }
 

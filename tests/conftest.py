@@ -1,11 +1,12 @@
-"""What all folders share: where the tests of libusb run, whose failed assertions show both sides, garbage, and event
-loops.
+"""What all folders share: where the tests of libusb run, whose failed assertions show both sides, garbage, event loops,
+who runs the tests of a guest, and how long the end of a test may take.
 """
 
 import asyncio
 import gc
+import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -108,6 +109,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByGuest |
 def _path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where modules are found is as before when a test is over: devices of one's own bring their folders along."""
     monkeypatch.setattr(sys, "path", sys.path[:])
+
+
+ENDING = 120  # seconds for what a failed test leaves behind
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """pytest-timeout sets its timer once for a test, and takes it away when the test fails: a thread or a process that
+    never ends would then be waited for until somebody stops the run. One more is set; it goes off again for whatever
+    else has to be taken down.
+    """
+    if is_timed := hasattr(signal, "setitimer") and signal.getitimer(signal.ITIMER_REAL) == (0, 0):  # not on Windows
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.setitimer(signal.ITIMER_REAL, ENDING, ENDING / 4)
+    try:
+        return (yield)
+    finally:
+        if is_timed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _too_long(*_: object) -> None:
+    pytest.fail(f"what it left behind did not end within {ENDING} s")
 
 
 def pytest_collection_finish() -> None:

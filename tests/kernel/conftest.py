@@ -17,6 +17,18 @@ from tests.kernel.server import Server
 LIMIT = 300  # seconds for a test and its boot, where it names no other: emulation on a busy machine
 
 _witnesses: list[Guest | Server] = []  # those running: what they said is shown with a failure
+_terminal: Any = None  # pytest's, where it is not that of one process of several
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _terminal
+    _terminal = None if hasattr(config, "workerinput") else config.pluginmanager.get_plugin("terminalreporter")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once why a test failed: these take minutes, and a run that somebody stops has no summary."""
+    if report.failed and _terminal is not None:
+        _terminal.write(f"\n{report.longreprtext[-3000:]}\n")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,10 +58,16 @@ def is_counter(frames: array, first: int) -> bool:
     return frames == array("I", range(first, first + len(frames)))
 
 
-def lost(numbers: array | list[int]) -> float:
-    """The part of them that is missing. They are in order, and none is there twice."""
+def lost(numbers: array | list[int], first: int | None = None, last: int | None = None) -> float:
+    """The part of them that is missing. They are in order, and none is there twice.
+
+    `first` and `last` are what came of them, where it is not known which were sent.
+    """
     assert all(a < b for a, b in pairwise(numbers)), "not in order"
-    return 1 - len(numbers) / (numbers[-1] - numbers[0] + 1)
+    first, last = numbers[0] if first is None else first, numbers[-1] if last is None else last
+    assert first <= numbers[0], "more than was sent"
+    assert numbers[-1] <= last, "more than was sent"
+    return 1 - len(numbers) / (last - first + 1)
 
 
 def played(path: Path, frames: int, limit: float = 30) -> array:

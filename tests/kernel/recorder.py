@@ -43,19 +43,28 @@ class Recorder:
         self._server = port
         self._lock = threading.Lock()
         self._carriers: list[threading.Thread] = []
+        self._ends: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
 
-    def close(self) -> None:
-        """Accept no more, and wait until those that came have ended."""
+    def close(self, limit: float = 20) -> None:
+        """Accept no more, and wait until those that came have ended. One that does not is an error, and is ended here:
+        after a test that failed, who came is there for as long as its guest is.
+        """
         if self._acceptor.is_alive():
             self._listener.shutdown(socket.SHUT_RDWR)
             self._acceptor.join()
         self._listener.close()
+        deadline = time.monotonic() + limit
         for thread in self._carriers:
-            thread.join()
+            thread.join(max(0, deadline - time.monotonic()))
+        if still := sum(thread.is_alive() for thread in self._carriers):
+            for end in self._ends:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            raise AssertionError(f"{still} connections had not ended after {limit:g} s")
 
     def messages(self) -> list[Message]:
         """Every message, in the order of their passing. The last of a connection may be incomplete: it is left out."""
@@ -92,6 +101,7 @@ class Recorder:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._server))
+                self._ends += (client, server)
                 self._carriers.append(threading.Thread(target=self._carry, args=(number, client, server), daemon=True))
                 self._carriers[-1].start()
                 number += 1

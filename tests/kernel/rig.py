@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = {
@@ -26,6 +27,9 @@ PACKAGES = {
     "usbip": "the kernel's own client and server",
     "usbredirect": "the reference usb-host, with devices of a guest",
     "libusbredirparser1": "what QEMU reads and writes usbredir with, beside our codec",
+    "libvirt-daemon-driver-qemu": "machines as most people have them; inside virsh, no daemon runs",
+    "libvirt-clients": "virsh",
+    "libnss-wrapper": "the user that libvirt wants, without making it",
     "usbutils": "lsusb",
     "udev": "udevadm, which reads our rules",
     "dosfstools": "mkfs.vfat on an attached disk",
@@ -98,27 +102,27 @@ class Kernel:
         folders = sorted(home().glob("[0-9]*"), key=lambda folder: folder.stat().st_mtime)
         return cls(folders[-1]) if folders else None
 
-    def initramfs(self, init: str) -> bytes:
-        """An archive that boots to `init`, a busybox script, with the early modules at /modules in loading order."""
+    def initramfs(self, init: str, modules: Sequence[str] = EARLY_MODULES) -> bytes:
+        """An archive that boots to `init`, a busybox script, with these modules at /modules in loading order."""
         archive = [
             _cpio_entry(name, 0o040755) for name in ("bin", "dev", "proc", "sys", "modules", "host", "rw", "root")
         ]
         archive.append(_cpio_entry("dev/console", 0o020600, device=(5, 1)))
         archive.append(_cpio_entry("bin/busybox", 0o100755, Path("/bin/busybox").read_bytes()))
         archive.append(_cpio_entry("init", 0o100755, init.encode()))
-        for number, path in enumerate(self._loading_order()):
+        for number, path in enumerate(self._loading_order(modules)):
             code = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
             archive.append(_cpio_entry(f"modules/{number:02}-{path.name.removesuffix('.xz')}", 0o100644, code))
         return b"".join([*archive, _cpio_entry("TRAILER!!!", 0)])
 
-    def _loading_order(self) -> list[Path]:
-        """The files of the early modules, each after those it needs; what is built in has none."""
+    def _loading_order(self, modules: Sequence[str]) -> list[Path]:
+        """The files of some modules, each after those it needs; what is built in has none."""
         needs = {}
         for line in (self.modules / self.release / "modules.dep").read_text().splitlines():
             path, _, others = line.partition(":")
             name = Path(path).name.partition(".")[0].replace("-", "_")
             needs[name] = [*reversed(others.split()), path]
-        order = dict.fromkeys(path for name in EARLY_MODULES for path in needs.get(name, ()))
+        order = dict.fromkeys(path for name in modules for path in needs.get(name, ()))
         return [self.modules / self.release / path for path in order]
 
 

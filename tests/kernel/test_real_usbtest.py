@@ -35,6 +35,7 @@ GUEST = {"cpus": 2}  # for races, as of an unlink with its submit
 
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 ITERATIONS = 1000 if SOAK else 5  # testusb's own default, and a few
+IDLE_TIMER = "timer fired with no URBs pending"  # dummy_hcd says so at error level, and goes on; seldom
 LIMIT = 3000 if SOAK else 120  # seconds for the cases on one device
 HERE, PORT = "127.0.0.1", 3240
 IMPORT_AT = CHECKOUT / "tests" / "kernel" / "import_at.py"
@@ -85,6 +86,8 @@ def imported(guest: Guest, controller: int, host: str, port: int, names: Iterabl
 @pytest.fixture(scope="module")
 def devices(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The bus id of each in the guest. Ours are imported into vhci's second controller."""
+    # Some cases wait once for all of their iterations, and the guest panics over a task that waits longer than this.
+    guest.run(f"echo {LIMIT} >/proc/sys/kernel/hung_task_timeout_secs").ok()
     found = zeros.make(guest)
     log = tmp_path_factory.mktemp("brought") / "server.log"
     addresses = tuple(f"virtual:zero?speed={KINDS[name].speed}" for name in OURS)
@@ -98,7 +101,7 @@ def compared(guest: Guest, devices: dict[str, str]) -> Iterator[dict[str, Compar
     """The gadgets bare, and then all of them attached through our server in the guest."""
     guest.mark()
     bare = {name: cases_on(guest, name, device) for name, device in devices.items() if name not in OURS}
-    assert unexpected(guest, UNLINK_RETRY) == []
+    assert unexpected(guest, UNLINK_RETRY, IDLE_TIMER) == []
     # What is attached here already is shared only when that is insisted on.
     command = [sys.executable, "-m", "usbferry", "serve", "--force", "--listen", f"{HERE}:{PORT}"]
     command += [f"usb:{device}" for device in devices.values()]
@@ -123,7 +126,7 @@ def test_what_passes_on_the_bare_device_passes_through_us(guest, compared, name)
     assert (ours.speed, ours.passed) == (MEGABITS[kind.speed], kind.passing)
     assert bare is None or (bare.speed, bare.passed, bare.failed) == (ours.speed, ours.passed, ours.failed)
     assert {*ours.failed.values()} <= {"ENOTSUP"}
-    assert unexpected(guest, UNLINK_RETRY) == []
+    assert unexpected(guest, UNLINK_RETRY, IDLE_TIMER) == []
 
 
 def test_udev_takes_the_rules_for_the_devices_that_are_meant(guest, devices):

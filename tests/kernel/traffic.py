@@ -2,8 +2,10 @@
 
     python3 -I -S traffic.py DEVICE [SECONDS]
 
-DEVICE is its name in sysfs, such as 1-1. Prints "busy" once a transfer has ended on each endpoint, and goes on until
-the device leaves, or SECONDS have passed. Then prints how it ended and how many transfers ended well on each endpoint:
+DEVICE is its name in sysfs, such as 1-1. The reads of its isochronous endpoint begin last, when a transfer has ended on
+each other one: a device that leaves after so many of them leaves in the middle of all. Prints "busy" once one has ended
+there too, and goes on until the device leaves, or for SECONDS. Then prints how it ended and how many transfers ended
+well on each endpoint:
 
     busy
     ENODEV {"00": 52, "80": 52, "01": 211, "81": 210, ...}
@@ -27,6 +29,7 @@ SETINTERFACE, CLAIMINTERFACE = 2 << 30 | 8 << 16 | 0x5504, 2 << 30 | 4 << 16 | 0
 ISO, INTERRUPT, CONTROL, BULK = range(4)
 ISO_ASAP = 0x02
 
+LAST = 0x83
 PACKETS, PACKET_SIZE, DEPTH = 8, 1024, 4  # of an isochronous transfer; transfers queued on each endpoint
 # address -> type, bytes; 02 and 82 are a loopback, in step because they move as much as one another
 ENDPOINTS = {
@@ -78,17 +81,18 @@ def main(name: str, seconds: str = "1e9") -> None:
     folder = f"/sys/bus/usb/devices/{name}"
     device = os.open(f"/dev/bus/usb/{read(folder + '/busnum'):03}/{read(folder + '/devnum'):03}", os.O_RDWR)
     counts = dict.fromkeys(ENDPOINTS, 0)
-    said = False
     ended = "timeout"
-    until = time.monotonic() + float(seconds)
+    until = float("inf")
     try:
         fcntl.ioctl(device, CLAIMINTERFACE, struct.pack("=I", 0))
         fcntl.ioctl(device, SETINTERFACE, struct.pack("=II", 0, 1))
         # More reads of the loopback than writes: some wait at any time, and are cancelled in the end.
         urbs = [Urb(address) for address in (*ENDPOINTS, 0x82, 0x82) for _ in range(DEPTH)]
         by_place = {urb.where: urb for urb in urbs}
+        last = [urb for urb in urbs if urb.address == LAST]
         for urb in urbs:
-            urb.submit(device)
+            if urb not in last:
+                urb.submit(device)
         place = bytearray(8)
         while time.monotonic() < until:
             try:
@@ -102,8 +106,12 @@ def main(name: str, seconds: str = "1e9") -> None:
             elif urb.status() not in (-errno.ENODEV, -errno.ESHUTDOWN, -errno.ENOENT, -errno.EPROTO):
                 raise OSError(-urb.status(), f"endpoint {urb.address:02x}")
             urb.submit(device)
-            if not said and all(counts.values()):
-                said = True
+            if last and all(count for address, count in counts.items() if address != LAST):
+                for urb in last:
+                    urb.submit(device)
+                last = []
+            if until == float("inf") and all(counts.values()):
+                until = time.monotonic() + float(seconds)
                 os.write(1, b"busy\n")
     except OSError as error:
         ended = errno.errorcode.get(error.errno or 0, "")
