@@ -1,6 +1,6 @@
 """A network whose cable can be cut: nobody closes a socket, so nobody is told.
 
-namespace of the server --- veth --- namespace of the client: from one moment on, what one of them sends is dropped
+namespace of the server --- veth --- namespace of the client: from one moment on, one of them sends and is sent nothing
 """
 
 from __future__ import annotations
@@ -41,8 +41,13 @@ class Network:
             ip("-n", name, "link", "set", "veth0", "up")
 
     def cut(self, end: str) -> None:
-        """Whatever this end sends from now on is dropped: acknowledgements, answers to probes, resets."""
-        ip("-n", end, "rule", "add", "blackhole")
+        """Whatever TCP sends to this end, or this end by it, is dropped: acknowledgements, answers to probes, resets.
+
+        Resets of the other end too, whose kernel sends one when its keepalive gives a connection up.
+        """
+        ip("-n", end, "rule", "add", "pref", "2", "lookup", "local")
+        ip("-n", end, "rule", "add", "pref", "1", "ipproto", "tcp", "blackhole")
+        ip("-n", end, "rule", "delete", "pref", "0")  # what is for this end itself was looked up here, before all else
 
     def remove(self) -> None:
         for name in (self.server, self.client):
