@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -106,6 +107,31 @@ async def test_what_answers_otherwise_is_not_told() -> None:
             await source.list()
 
 
+async def test_a_port_that_resets_connections_may_be_another_protocols() -> None:
+    """A socket that is closed with something unread in it is reset."""
+
+    def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    async def ask(address: str) -> None:
+        asked.append(address)
+
+    server = await asyncio.start_server(reset, "127.0.0.1", 0)
+    async with server, asyncio.timeout(5):
+        where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ways = "Connection reset by peer", "the connection was closed without an answer"  # it is found when we write
+        source = RemoteSource(f"usbip://{where}/1-1")
+        for question in (source.list, lambda: source.open("1-1", ME), lambda: claim(source, "1-1")):
+            asked: list[str] = []
+            source.elsewhere = Elsewhere(source.address, source.port, ask)
+            with pytest.raises(Wordless) as raised:
+                await question()
+            meant = f"ferry://{where}/1-1"
+            assert str(raised.value) in [f"{where}: {how}; write {meant}, which answers" for how in ways]
+            assert asked == [meant]
+
+
 async def test_who_tries_on_does_not_ask_elsewhere_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -117,6 +143,8 @@ async def test_who_tries_on_does_not_ask_elsewhere_each_time(monkeypatch: pytest
     for _ in range(3):
         assert await looking.find() == ""
     assert asked == ["ferry+udp://host", "usbip://host"]
+    assert await looking.find(is_foreign=True) == ""
+    assert len(asked) == 2, "it has a port of its own"
     monkeypatch.setattr(elsewhere, "QUIET_SECONDS", 0.0)
     await looking.find()
     assert len(asked) == 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -238,6 +240,20 @@ async def test_reading_ahead_over_real_sockets() -> None:
         await source.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
+async def test_who_may_bring_a_device_may_be_said(tmp_path: Path) -> None:
+    file = tmp_path / "sock"
+    source = open_source(f"usbredir://{file}?listen&mode=622")
+    async with asyncio.TaskGroup() as tasks:
+        listing = tasks.create_task(source.list())
+        await until(file.exists)
+        assert os.stat(file).st_mode & 0o777 == 0o622
+        listing.cancel()
+    await source.close()
+    with pytest.raises(ValueError, match="and mode with listen at a socket file"):
+        open_source(f"usbredir://{file}?mode=622")
+
+
 @pytest.mark.parametrize(
     ("option", "why"),
     [
@@ -245,7 +261,7 @@ async def test_reading_ahead_over_real_sockets() -> None:
         ("ahead=x", "ahead=x is no IN endpoint"),
         ("buffer=0", "buffer=0 is no time; write it in seconds, as 0.1, up to 10"),
         ("buffer=soon", "buffer=soon is no time"),
-        ("faster", "options are listen, ahead and buffer"),
+        ("faster", "options are listen, ahead and buffer, and mode with listen at a socket file"),
     ],
 )
 def test_what_is_no_option(option: str, why: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
+import os
 import re
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Run
 from usbferry.device import DeviceError
 from usbferry.registry import PROTOCOLS, TRANSPORTS, load_exporter, load_transport, open_source
 from usbferry.server.answers import OnPackets
@@ -86,7 +88,7 @@ def test_listeners_take_what_their_rows_say() -> None:
     for name, row in TRANSPORTS.items():
         parameters = inspect.signature(load_transport(name).listen).parameters
         words = {"user"} if row.connects else {"user", "opens"}
-        assert set(parameters) == words | ({"path"} if row.at_files else {"host", "port"}), name
+        assert set(parameters) == words | ({"path", "mode"} if row.at_files else {"host", "port"}), name
     for name, protocol in PROTOCOLS.items():
         on_packets = not all(TRANSPORTS[transport].connects for transport in protocol.transports)
         assert isinstance(load_exporter(name), OnPackets) is on_packets
@@ -129,6 +131,9 @@ def test_what_is_wrong_is_said_in_our_words(where: str, text: str) -> None:
             ValueError, match=rf"://{re.escape(where)}' is no address, write it as .*: {re.escape(said)}$"
         ):
             open_source(f"{scheme}://{where}")
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
 
 
 class Echo:
@@ -175,6 +180,52 @@ async def test_a_socket_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
+@pytest.mark.parametrize("transport", ["unix", pytest.param("seqpacket", marks=linux)])
+def test_who_may_use_a_socket_file_may_be_said(run: Run, tmp_path: Path, transport: str) -> None:
+    """libvirt's machines run as a user of their own, who may write to no file of ours."""
+    rights = {}
+
+    async def work() -> None:
+        for option in ("", "?mode=666", "?mode=0660", "?mode=000"):
+            path = tmp_path / f"sock{option[-3:]}"
+            server = await parse(f"ferry+{transport}://{path}{option}", 4000, is_made=True).listen(Echo)
+            rights[option] = path.stat().st_mode & 0o777
+            server.close()
+            await asyncio.sleep(0)
+
+    umask = os.umask(0o077)
+    try:
+        run(work())
+    finally:
+        os.umask(umask)
+    assert list(rights.values()) == [0o700, 0o666, 0o660, 0]
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("usbredir:///x?mode=rw", "mode=rw is no access to a file; 660 is its user's and group's, 666 everybody's"),
+        ("usbredir:///x?mode=6660", "mode=6660 is no access to a file"),
+        ("usbredir:///x?mode=", "mode= is no access to a file"),
+        ("usbredir://:4000?mode=660", "is no address, write it as"),
+        ("usbredir:///x?group=kvm", "is no address, write it as"),
+    ],
+)
+def test_what_is_no_mode(address: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        parse(address, 4000, is_made=True)
+
+
+def test_only_who_makes_a_file_says_who_may_use_it() -> None:
+    place = Place("", 0, "/x", "1-2", mode=0o660)
+    assert parse("usbredir:///x?mode=660&device=1-2", 4000, is_made=True) == place
+    assert parse("usbredir:///x?device=1-2&mode=660", 4000, is_made=True) == place
+    assert place.whole == "/x?device=1-2"
+    with pytest.raises(ValueError, match="is no address"):
+        parse("usbredir:///x?mode=660", 4000)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
 async def test_a_socket_file_that_was_left_behind_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with socket.socket(socket.AF_UNIX) as left:
@@ -198,7 +249,7 @@ async def test_a_socket_file_that_is_not_there(tmp_path: Path) -> None:
         assert str(raised.value) == f"no connection to {path}: {text}"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
+@linux
 @pytest.mark.parametrize(
     ("listens", "asked", "meant"),
     [
@@ -229,7 +280,7 @@ def test_what_was_meant_is_told_where_it_is_so() -> None:
     assert told == "a socket of another kind is there; is the path right?"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="sockets that keep borders")
+@linux
 @pytest.mark.parametrize("scheme", ["ferry", "ferry+seqpacket"])
 async def test_a_socket_file_goes_with_who_listens_there(scheme: str, tmp_path: Path) -> None:
     path = tmp_path / "f.sock"

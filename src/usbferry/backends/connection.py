@@ -18,7 +18,7 @@ from ..transports.link import Link
 from ..transports.reasons import reason
 from ..usb.transfer import Buffer, Completion, Transfer
 from ..usb.types import Status
-from .doubts import DOUBT_SECONDS, Doubt, Silent, Unreached, Wordless, doubted, refusal, remedy, settle
+from .doubts import DOUBT_SECONDS, Doubt, Silent, Unreached, doubted, refusal, remedy, settle, wordless
 
 log: Final = logging.getLogger(__name__)
 GREETING_SECONDS: Final = 5.0  # for the first byte of a server that speaks first
@@ -85,6 +85,7 @@ class Connection:
         self._clock = LoopClock(inf)  # nothing here waits in the loop, whose turns that would make dearer
         self._alarm = Alarm(self._clock, self._tick)  # the importer's, whose `deadline` sets it
         self._lost = asyncio.Event()
+        self._lost_by: Exception | None = None
         self._heard = False  # the server has said something
         self._is_known = False  # some of it made sense: later bytes are no opening, and may look like any
 
@@ -104,7 +105,7 @@ class Connection:
         While not a byte has come, `doubt` may find out whether this is a server at all, and raise DeviceError.
         """
         if self.over is not None:  # it was hung up on us, or spoke out of turn
-            raise DeviceError(f"{self.server}: {self.reason}")
+            raise self._unanswered(self.reason, self._lost_by)
         question(*arguments)
         self._about = " at ".join(filter(None, (*arguments, self.server)))
         self._answer = self._loop.create_future()
@@ -264,7 +265,9 @@ class Connection:
 
     def lost(self, error: Exception | None) -> None:
         self._link = None
-        why = self._reason(error)
+        if isinstance(error, BrokenPipeError):  # they had closed it when we wrote
+            error = None
+        self._lost_by, why = error, self._reason(error)
         if self._error is not None and self.in_use:
             log.log(self.level(why), "%s: %s", self.server, why)
         self._end_alarm()
@@ -304,8 +307,7 @@ class Connection:
         if isinstance(error, ConnectionRefusedError):  # said of the first packet, where there are no connections
             return Unreached(f"no connection to {self.server}: {why}")
         if not self._heard and self._error is None and (error is None or isinstance(error, ConnectionResetError)):
-            why += f"{'' if error else ' without an answer'}; {doubted(self.importer.protocol, self.server)}"
-            return Wordless(f"{self.server}: {why}")
+            return wordless(self.importer.protocol, self.server, error)
         return DeviceError(f"{self.server}: {why}")
 
     def _completed(self, tag: int, completion: Completion) -> None:

@@ -75,6 +75,14 @@ def doubted(protocol: str, server: str) -> str:
     return f"does it speak {title(protocol)}?"
 
 
+def wordless(protocol: str, server: str, error: Exception | None) -> Wordless:
+    """The error of a server that ended the connection, by `error` or None, before it said anything."""
+    does_it = doubted(protocol, server)
+    if isinstance(error, ConnectionResetError):
+        return Wordless(f"{server}: {reason(error)}; {does_it}")
+    return Wordless(f"{server}: the connection was closed without an answer; {does_it}")
+
+
 def refusal(event: Refused, about: str) -> DeviceError:
     """A server's refusal as the error that it is here."""
     kind: type[DeviceError] = _ERRORS.get(event.reason, DeviceError)

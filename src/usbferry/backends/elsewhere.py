@@ -27,22 +27,22 @@ class Elsewhere:
 
     def __init__(self, address: str, port: int | None, ask: Ask) -> None:
         """`port` is the one that was written in the address."""
-        self._others = others(address, port)
-        self._foreign = foreign(address, port)
+        self._ways = {False: others(address, port), True: foreign(address, port)}  # by `is_foreign`
         self._ask = ask
-        self._asked = -inf
-        self._found = ""
+        self._asked = dict.fromkeys(self._ways, -inf)
+        self._found = dict.fromkeys(self._ways, "")
 
     async def find(self, is_foreign: bool = False) -> str:
         """The address that was meant, if it answers; "" else. `is_foreign`: somebody is there, and says nothing."""
         now = asyncio.get_running_loop().time()
-        if now >= self._asked + QUIET_SECONDS:
-            self._asked = now
-            addresses = self._foreign if is_foreign else self._others
+        if now >= self._asked[is_foreign] + QUIET_SECONDS:
+            self._asked[is_foreign] = now
+            addresses = self._ways[is_foreign]
             answers = await asyncio.gather(*map(self._answers, addresses))
-            there = [address for address, is_there in zip(addresses, answers, strict=True) if is_there]
-            self._found = there[0] if there else ""
-        return self._found
+            self._found[is_foreign] = next(
+                (one for one, is_there in zip(addresses, answers, strict=True) if is_there), ""
+            )
+        return self._found[is_foreign]
 
     async def _answers(self, address: str) -> bool:
         try:

@@ -22,7 +22,7 @@ from ..usb.info import DeviceInfo
 from ..usb.transfer import Transfer
 from ..usb.tree import DescriptorType
 from ..usb.types import Speed
-from .doubts import DOUBT_SECONDS, Doubt, Wordless, connecting, doubted, refusal, remedy, settle
+from .doubts import DOUBT_SECONDS, Doubt, connecting, refusal, remedy, settle, wordless
 from .remote import CLAIM_SECONDS, CONNECT_SECONDS, RemoteSource
 
 _ADDRESSES: Final = 8  # of one name, tried one after the other
@@ -95,15 +95,22 @@ async def _answer(connected: socket.socket, importer: Importer, server: str) -> 
     """What the server says to what the importer has to say. Not a byte beyond that is read."""
     loop = asyncio.get_running_loop()
     pieces, importer.outgoing = importer.outgoing, []
-    await loop.sock_sendall(connected, b"".join(pieces))
     held = b""
     while True:
-        got = await loop.sock_recv(connected, importer.needed - len(held))
+        got, lost = b"", None
+        try:
+            if pieces:
+                await loop.sock_sendall(connected, b"".join(pieces))
+                pieces = []
+            got = await loop.sock_recv(connected, importer.needed - len(held))
+        except BrokenPipeError:  # they had closed it when we wrote
+            pass
+        except ConnectionResetError as error:
+            lost = error
         if not got:
             if held or importer.state is not State.CLAIMING:
-                raise ConnectionError("the connection was closed")
-            why = f"the connection was closed without an answer; {doubted(importer.protocol, server)}"
-            raise Wordless(f"{server}: {why}")
+                raise lost or ConnectionError("the connection was closed")
+            raise wordless(importer.protocol, server, lost) from lost
         held += got
         if importer.state is State.CLAIMING:
             check(importer.protocol, importer.opening, held)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from ..device import Busy, Change, Claimant, Device, NotFound, Source, Unavailable, Watchers
 from ..protocols.events import Claimed, Listed
 from ..registry import PROTOCOLS, load_importer
-from ..transports.place import Place, check_peer, parse
+from ..transports.place import Place, access, check_peer, parse
 from ..usb import setup as requests
 from ..usb.info import DeviceInfo
 from ..usb.setup import Setup
@@ -73,7 +74,7 @@ class RedirSource(Source):
     def _parse(self) -> tuple[Place, bool]:
         bare, _, query = self.address.partition("?")
         place = parse(bare, PROTOCOLS[self._scheme].port)
-        listens = not (place.host or place.path)
+        listens, mode = not (place.host or place.path), None
         for option in query.split("&") if query else ():
             key, _, value = option.partition("=")
             if option == "listen":
@@ -82,17 +83,20 @@ class RedirSource(Source):
                 self._options["ahead"] = frozenset(map(_bulk_in, value.split(",")))
             elif key == "buffer":
                 self._options["iso_seconds"] = buffer_seconds(value, MAX_BUFFER_SECONDS, least=MIN_BUFFER_SECONDS)
+            elif key == "mode" and place.path:
+                mode = access(value)
             else:
                 raise self._mistake()
-        if place.name:
+        if place.name or (mode is not None and not listens):
             raise self._mistake()
         if not listens and not place.path:
             check_peer(self.address, f"{self._scheme}://HOST[:PORT]", place.port)
-        return place, listens
+        return replace(place, mode=mode), listens
 
     def _mistake(self) -> ValueError:
         form = f"{self._scheme}://HOST[:PORT], or {self._scheme}://:PORT to be connected to, without a device"
-        return ValueError(f"{self.address!r} is no address, write it as {form}; options are listen, ahead and buffer")
+        options = "options are listen, ahead and buffer, and mode with listen at a socket file"
+        return ValueError(f"{self.address!r} is no address, write it as {form}; {options}")
 
     @property
     def where(self) -> Place:

@@ -32,7 +32,7 @@ class Outlet:
             known = ", ".join(SERVED[option])
             raise UnknownName(f"{option} {text!r}: write it as PROTOCOL://..., with one of: {known}")
         _check_options(text, option)
-        place = parse(text, PROTOCOLS[protocol].port)
+        place = parse(text, PROTOCOLS[protocol].port, is_made=option == "--on")
         if place.name and PROTOCOLS[protocol].chooses:
             raise ValueError(f"{option} {text!r}: {protocol} serves every device; leave out /{place.name}")
         if option == "--to" and not (place.host or place.path):
@@ -95,7 +95,9 @@ def _check_options(text: str, option: str) -> None:
     """Raises ValueError for what is said of a source's address, and not of a place."""
     for part in text.partition("?")[2].split("&"):
         key, has_value, _ = part.partition("=")
-        if has_value and key != "device":
+        if has_value and key == "mode" and option == "--to":
+            raise ValueError(f"{option} {text!r}: leave out {part}; who listens there makes the file")
+        if has_value and key not in ("device", "mode"):
             raise ValueError(f"{option} {text!r}: leave out {part}; a server's buffer is --buffer SECONDS")
 
 

@@ -59,7 +59,7 @@ _SECONDS.name = "number of seconds"  # in what is said of another value
     help="Listen with another protocol, such as ferry://127.0.0.1, whose users survive lost connections, "
     "usbredir://127.0.0.1:4000 or usbredir:///SOCKET-FILE; may be repeated. With several devices, /1-2 after "
     "usbredir's port, or ?device=1-2 after its file, says which. ferry+udp://127.0.0.1 is for a small network, "
-    "ferry:///SOCKET-FILE for this machine.",
+    "ferry:///SOCKET-FILE for this machine; ?mode=660 after a file lets its group use it too.",
 )
 @click.option(
     "--to",

@@ -112,13 +112,17 @@ def listener(place: Place) -> int | None:
     return next((state["pid"] for state in read() if any(_is_at(place, one) for one in state["listening"])), None)
 
 
+_EVERY: Final = {"", "0.0.0.0", "[::]"}
+_LOCAL: Final = {"localhost", "127.0.0.1", "[::1]"}
+
+
 def _is_at(place: Place, listening: str) -> bool:
     scheme, _, where = listening.rpartition("://")
     if place.path:
         return where.partition("?")[0] == place.path
     host, _, port = where.partition("/")[0].rpartition(":")
-    every = ("", "0.0.0.0", "[::]")
-    is_host = host in every or place.host in every or f"{host}:{port}" == str(place)
+    hosts = {host, str(place).rpartition(":")[0]}
+    is_host = len(hosts) == 1 or bool(hosts & _EVERY) or {"localhost"} <= hosts <= _LOCAL
     return port == str(place.port) and is_host and scheme.endswith("+udp") == (place.transport == "udp")
 
 

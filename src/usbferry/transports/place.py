@@ -1,12 +1,14 @@
 """Where a transport begins or ends, as text: `//HOST:PORT`, `//:PORT` for every interface, `///PATH` for a socket file.
 
-Which device is meant there stands behind it, as `//HOST:PORT/1-2` or `///PATH?device=1-2`. Before it stands the
-protocol, and after a plus another transport than TCP and Unix streams: `ferry+udp://HOST`, `ferry+seqpacket:///PATH`.
+Which device is meant there stands behind it, as `//HOST:PORT/1-2` or `///PATH?device=1-2`; and who may use a file that
+is made, as `///PATH?mode=660`. Before it stands the protocol, and after a plus another transport than TCP and Unix
+streams: `ferry+udp://HOST`, `ferry+seqpacket:///PATH`.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +41,7 @@ class Place:
     path: str = ""  # of a socket file; then there is neither host nor port
     name: str = ""
     other: str = ""  # transport than a stream
+    mode: int | None = None  # of a socket file that is made, as chmod has it; None leaves it to the umask
 
     def naming(self, name: str) -> Place:
         """The same place, for the device `name`."""
@@ -55,7 +58,10 @@ class Place:
         Raises OSError when the place cannot be had.
         """
         module = load_transport(self.transport)
-        words = {} if TRANSPORTS[self.transport].connects else {"opens": opens}
+        row = TRANSPORTS[self.transport]
+        words: dict[str, object] = {} if row.connects else {"opens": opens}
+        if row.at_files:
+            words["mode"] = self.mode
         listening: Listening = await module.listen(*self._where, user, **words)
         return listening
 
@@ -139,15 +145,25 @@ def check_peer(address: str, form: str, port: int | None) -> None:
         raise ValueError(f"{address!r} is no address, write it as {form}: a port is a number from 1 to 65535")
 
 
-def parse(address: str, default_port: int) -> Place:
-    """The place in `SCHEME://...`. Raises ValueError with a text for the user."""
+def access(mode: str) -> int:
+    """Who may use a file, as chmod has it in figures. Raises ValueError with a text for the user."""
+    if not re.fullmatch("0?[0-7]{3}", mode):
+        raise ValueError(f"mode={mode} is no access to a file; 660 is its user's and group's, 666 everybody's")
+    return int(mode, 8)
+
+
+def parse(address: str, default_port: int, *, is_made: bool = False) -> Place:
+    """The place in `SCHEME://...`; where it `is_made` here, a file may have a mode.
+
+    Raises ValueError with a text for the user.
+    """
     scheme = address.partition(":")[0]
     form = _form(scheme)
     parts, port = split(address, form)
-    query, is_file = parts.query, not parts.netloc
+    options, is_file = dict(part.partition("=")[::2] for part in parts.query.split("&") if part), not parts.netloc
     if not address.startswith(f"{scheme}://") or parts.fragment or parts.username is not None:
         raise ValueError(f"{address!r} is no address, write it as {form}")
-    if query and not (is_file and query.startswith("device=")):
+    if not options.keys() <= ({"device", "mode"} if is_file and is_made else {"device"} if is_file else set()):
         raise ValueError(f"{address!r} is no address, write it as {form}")
     other = _transport(address, scheme, is_file=is_file)
     if not other and STREAMS[is_file] not in PROTOCOLS[scheme.partition("+")[0]].transports:
@@ -158,7 +174,8 @@ def parse(address: str, default_port: int) -> Place:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         if not hasattr(socket, "AF_UNIX"):
             raise ValueError(f"{address!r}: this system has no socket files, write it as {scheme}://HOST:PORT")
-        return Place("", 0, path, unquote(query.removeprefix("device=")), other)
+        mode = access(options["mode"]) if "mode" in options else None
+        return Place("", 0, path, unquote(options.get("device", "")), other, mode)
     name = unquote(parts.path.strip("/"))
     return Place(parts.hostname or "", default_port if port is None else port, name=name, other=other)
 

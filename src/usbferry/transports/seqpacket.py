@@ -12,7 +12,7 @@ from typing import Final
 
 from .link import Link, User
 from .packets import PacketLink, begin_alone
-from .unix import OwnFile, make_room
+from .unix import OwnFile, made
 
 log: Final = logging.getLogger(__name__)
 PACKET_BYTES: Final = 96 * 1024  # of one packet; Linux's socket buffers hold twice that from the start
@@ -70,16 +70,13 @@ class Listener:
             sock.close()
 
 
-async def listen(path: str, user: Callable[[], User]) -> Listener:
+async def listen(path: str, user: Callable[[], User], mode: int | None = None) -> Listener:
     """Accept connections on a socket file, each served by a new user. One that nobody listens on is replaced.
 
-    Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
+    `mode` is that of `made`. Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
     """
-    make_room(path)
-    sock = socket.socket(socket.AF_UNIX, _kind())
+    sock = made(path, _kind(), mode)
     try:
-        sock.setblocking(False)
-        sock.bind(path)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()

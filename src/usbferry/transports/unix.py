@@ -50,13 +50,13 @@ def _identity(path: str) -> tuple[int, int] | None:
     return there.st_dev, there.st_ino
 
 
-async def listen(path: str, user: Callable[[], User]) -> Listener:
+async def listen(path: str, user: Callable[[], User], mode: int | None = None) -> Listener:
     """Accept connections on a socket file, each served by a new user. One that nobody listens on is replaced.
 
-    Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
+    `mode` is that of `made`. Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
     """
-    make_room(path)
-    server = await asyncio.get_running_loop().create_unix_server(lambda: StreamLink(user()), path)
+    sock = made(path, socket.SOCK_STREAM, mode)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: StreamLink(user()), sock=sock)
     return Listener(server, OwnFile(path))
 
 
@@ -67,9 +67,27 @@ async def connect(path: str, user: User, timeout: float = 10.0) -> Link:
     return link
 
 
-def make_room(path: str) -> None:
+def made(path: str, kind: int, mode: int | None) -> socket.socket:
+    """A socket with its file, on which nobody listens yet; one on which nobody listens any more is replaced.
+
+    `mode` is who may use it, as of chmod; None leaves that to the umask. Raises OSError, as `listen` does.
+    """
+    _make_room(path)
+    sock = socket.socket(socket.AF_UNIX, kind)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        if mode is not None:
+            os.chmod(path, mode)  # before anybody can connect
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _make_room(path: str) -> None:
     """Remove a socket that nobody listens on. Raises OSError, EADDRINUSE when somebody does, else EEXIST."""
-    if is_listened_on(path):
+    if _is_listened_on(path):
         raise OSError(errno.EADDRINUSE, "somebody listens there already")
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
@@ -77,7 +95,7 @@ def make_room(path: str) -> None:
         os.unlink(path)
 
 
-def is_listened_on(path: str) -> bool:
+def _is_listened_on(path: str) -> bool:
     """Whether somebody listens there, with sockets of whatever kind."""
     with closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.setblocking(False)
