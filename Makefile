@@ -26,7 +26,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict src
-	$(PYTEST) -q -n auto -m "not (kernel or slow or $(ALONE))"
+	$(PYTEST) -q -n auto --hypothesis-profile=quick -m "not (kernel or slow or $(ALONE))"
 
 # Without root or apt the kernel tests are skipped, and say what would install them; USBFERRY_REQUIRE_KERNEL=1 makes
 # that a failure. What needs no guest, and then the guests, run on every core; the kernel's tests are all in one folder, so

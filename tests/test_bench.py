@@ -102,6 +102,7 @@ def load(programs: Path, port: int, words: str) -> subprocess.CompletedProcess[s
 # -- many in flight ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["in 1 64 4 0.02", "out 1 64 4 0.02", "control 0 18 4 0.02"])
 def test_load_counts_what_an_honest_server_answers(programs: Path, words: str) -> None:
     with serving(honest) as port:
@@ -160,6 +161,7 @@ def client(port: int, words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["in 1 64 4 0.2", "out 1 64 4 0.2", "sync-in 1 64 1 0.2", "sync-out 1 64 1 0.2"])
 def test_client_counts_what_an_honest_server_answers(words: str) -> None:
     with serving(honest) as port:

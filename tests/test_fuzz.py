@@ -31,6 +31,7 @@ def test_the_corpus(name: str, data: bytes) -> None:
     load(name).run(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARNESSES)
 def test_fresh_inputs(name: str) -> None:
     harness = load(name)

@@ -216,6 +216,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FLOODS)
 async def test_a_flood_takes_no_memory(case: str) -> None:
     """The largest list that is taken costs 1 to 3 KiB for each of its devices; what comes after it, a buffer."""

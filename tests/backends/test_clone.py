@@ -99,6 +99,7 @@ async def clone_of_clone(device: VirtualDevice) -> str:
         return text(await look(device), "again")
 
 
+@pytest.mark.slow
 def test_its_file_has_no_mistakes() -> None:
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
     if ruff is None:

@@ -145,6 +145,7 @@ async def test_a_device_over_ferry() -> None:
             await open_source(proxy.where).open("9-9", ME)
 
 
+@pytest.mark.slow
 async def test_who_comes_and_goes_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "usbferry.server.pump")
 
@@ -221,6 +222,7 @@ async def test_a_cancel_while_there_is_no_connection() -> None:
         assert len((await done(device.submit(Transfer(0x81, 100)))).data) == 100
 
 
+@pytest.mark.slow
 async def test_a_device_that_is_given_back_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server gives up after its grace time, and so does who cannot reach it."""
     monkeypatch.setattr(lasting, "LAST_PAUSE", 0.1)
@@ -255,6 +257,7 @@ async def test_a_device_that_leaves() -> None:
             assert await device.gone == "the device has left the server"
 
 
+@pytest.mark.slow
 async def test_a_connection_that_is_silent_is_replaced() -> None:
     """As a network does that loses its route: nothing is closed, nothing comes."""
     async with ferried(Limits(heartbeat_seconds=1, grace_seconds=30)) as (_, proxy), opened(proxy.where) as device:

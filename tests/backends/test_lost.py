@@ -32,6 +32,7 @@ def late(found: dict[str, tuple[float, str]], seconds: float) -> dict[str, tuple
     return {name: said for name, said in found.items() if not 0 <= said[0] < seconds}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
 def test_a_closed_connection_is_noticed_within_a_second() -> None:
     """Its server is killed. A machine that is too busy to notice anything within a second may try again."""

@@ -154,6 +154,7 @@ async def test_one_that_is_held_is_waited_for_on_the_connection() -> None:
         await device.close()
 
 
+@pytest.mark.slow
 async def test_one_that_is_held_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redir, "DEVICE_SECONDS", 0.5)
     monkeypatch.setattr(redir, "LIST_SECONDS", 0.25)
@@ -301,6 +302,7 @@ def test_what_is_no_source(address: str) -> None:
         open_source(address)
 
 
+@pytest.mark.slow
 async def test_an_exporter_connects_again_and_again(tmp_path: Path) -> None:
     """`serve --to`: nobody listens, then somebody does, then the connection is lost."""
     place = Place("", 0, str(tmp_path / "sock"))

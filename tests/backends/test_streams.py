@@ -94,6 +94,7 @@ async def use(device: Device, first: OneSource) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", [["usbredir"], ["ferry"], ["usbredir", "ferry"], ["ferry", "usbredir", "usbredir"]])
 async def test_streams_cross_every_protocol_that_has_them(chain: list[str]) -> None:
     first = OneSource()

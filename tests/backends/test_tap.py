@@ -66,6 +66,7 @@ async def converse(file: Path) -> None:
             await device.read(0x82, 64, timeout=0.01)
 
 
+@pytest.mark.slow
 async def test_wireshark_reads_all_of_it(file: Path) -> None:
     """Numbers of types: 0 isochronous, 1 interrupt, 2 control, 3 bulk."""
     await converse(file)

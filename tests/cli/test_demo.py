@@ -13,6 +13,7 @@ from usbferry.cli import demo
 DEMO = [sys.executable, "-m", "usbferry", "demo"]
 
 
+@pytest.mark.slow
 def test_it_serves_lists_reads_and_measures_and_is_plain_on_a_pipe():
     done = subprocess.run(DEMO, capture_output=True, text=True, timeout=55, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
@@ -70,6 +71,7 @@ def test_stay_serves_until_it_is_told_to_stop():
         assert demo.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_one_line_with_the_remedy():
     with subprocess.Popen(
         [sys.executable, "-m", "usbferry", "serve", "virtual:zero", "--listen", "127.0.0.1:0"],

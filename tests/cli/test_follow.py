@@ -103,6 +103,7 @@ async def test_as_json_and_soon() -> None:
     assert max(delays.values()) < SOON, delays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 async def test_a_server_that_is_gone_and_back_is_said_once_each(as_json: bool) -> None:
     async with ferried() as (_, proxy):

@@ -95,6 +95,7 @@ def test_a_descriptor_cut_short_is_read_as_far_as_it_goes():
     assert decode(0xFF, 0, bytes.fromhex("04 24 01 00")) is None
 
 
+@pytest.mark.slow
 def test_a_device_that_is_brought_is_waited_for(tmp_path: Path):
     """Both commands as a user gives them, the one that listens first or last."""
     file = tmp_path / "sock"

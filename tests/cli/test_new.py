@@ -78,6 +78,7 @@ def test_its_style_and_its_types_pass(here: Path) -> None:
     checked(folder, "mypy", "--strict", "--config-file", "", ".")
 
 
+@pytest.mark.slow
 def test_its_own_test_passes(here: Path) -> None:
     write(here / "thermometer")
     alone = [

@@ -67,6 +67,7 @@ def test_a_module(tmp_path):
     assert out(sys.executable, "-m", "prog", PYTHONPATH=str(tmp_path)) == SAYS
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_console_script(tmp_path):
     script(tmp_path / "prog", USES)
@@ -116,6 +117,7 @@ def test_its_own_path_is_kept(tmp_path):
     assert out(sys.executable, "-c", text, PYTHONPATH=str(tmp_path)) == plain
 
 
+@pytest.mark.slow
 def test_an_environment_without_usbferry_is_no_obstacle(tmp_path):
     """Nothing but our package comes from ours: no click, no pytest."""
     venv.create(tmp_path, symlinks=sys.platform != "win32")

@@ -375,6 +375,7 @@ def test_a_port_beyond_this_machine_brings_a_note(runtime: Path) -> None:
 # --- ferry ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_every_device_over_ferry_and_from_there_over_usbip(runtime: Path) -> None:
     with served("virtual:keyboard", "virtual:zero", "--on", "ferry://127.0.0.1:0", runtime=runtime) as first:
         [address] = first.listening
@@ -410,6 +411,7 @@ async def test_a_server_that_ends_says_so_to_those_who_would_wait_for_it(runtime
 # --- a gateway --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_device_of_another_server_is_passed_on(runtime: Path) -> None:
     with served("virtual:zero", runtime=runtime) as first, served(first.address, runtime=runtime) as second:
         assert second.lines[0] == f"1-1 0525:a4a0  ({first.address})"

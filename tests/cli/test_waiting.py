@@ -114,6 +114,7 @@ def slow_server(answer: Callable[[socket.socket], None]) -> tuple[int, threading
     return listening.getsockname()[1], thread
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there are no ptys")
 @pytest.mark.parametrize("verb", ["list", "info", "serve"])
 def test_who_waits_for_another_machine_is_told(verb: str) -> None:

@@ -77,6 +77,7 @@ def test_another_folder_and_one_that_cannot_be(tmp_path):
     assert run("--folder", "x") == (2, "usbferry wireshark: --folder says where to --install\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="it is Wireshark that takes it")
 def test_it_may_be_installed_and_given_besides(tmp_path):
     """Each script of Wireshark's has globals of its own: what two of them know of one another is in `_G`."""

@@ -39,6 +39,7 @@ ADDRESSES = {
 }
 OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
 GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
+FEW = ("disk", "keyboard", "microphone", "zero")  # rows of each type of transfer
 HERE = ("here", "libusb", "tap", "tape", "buffered", "facedancer")  # without any protocol
 ME = Claimant("local")
 PATIENCE = 10.0  # seconds for an answer that must come
@@ -115,13 +116,14 @@ async def recorded(address: str, stack: contextlib.AsyncExitStack) -> Path:
 
 def places() -> Iterator[Any]:
     """Every row here and imported; by the other ways those that differ in the transfers they have."""
-    for row in sorted(DEVICES):
-        yield from (pytest.param((row, way), id=f"{row}-{way}") for way in ("here", "usbip", "ferry"))
-    for way in (*OTHER_TRANSPORTS, *GATEWAYS):
-        yield from (pytest.param((row, way), id=f"{row}-{way}") for row in ("disk", "zero"))
-    yield from (pytest.param((row, "buffered"), id=f"{row}-buffered") for row in ("camera", "headset", "zero"))
-    for way in ("tap", "tape"):
-        yield from (pytest.param((row, way), id=f"{row}-{way}") for row in ("disk", "headset", "keyboard", "zero"))
+    rows = dict.fromkeys(("here", "usbip", "ferry"), tuple(sorted(DEVICES)))
+    rows |= dict.fromkeys((*OTHER_TRANSPORTS, *GATEWAYS), ("disk", "zero"))
+    rows |= {"buffered": ("camera", "headset", "zero")}
+    rows |= dict.fromkeys(("tap", "tape"), ("disk", "headset", "keyboard", "zero"))
+    for way, all_rows in rows.items():
+        few = {"here": all_rows, "usbip": FEW, "ferry": FEW}.get(way, ("zero",))  # for who cannot wait
+        for row in all_rows:
+            yield pytest.param((row, way), id=f"{row}-{way}", marks=() if row in few else pytest.mark.slow)
     for row in ("ftdi:FTDIDevice", "keyboard:USBKeyboardDevice"):
         yield pytest.param((row, "facedancer"), id=f"{row}-facedancer")
     for row in ("disk", "keyboard", "serial", "zero"):

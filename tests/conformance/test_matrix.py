@@ -22,9 +22,10 @@ from usbferry.usb.tree import Endpoint
 from usbferry.usb.types import Status, TransferType
 
 MARKS = {
-    "libusb": pytest.mark.umockdev,
-    "relay": pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has vhci_hcd"),
+    "libusb": [pytest.mark.umockdev],
+    "relay": [pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has vhci_hcd")],
 }
+FEW = ("disk", "keyboard", "microphone", "zero")  # rows for who cannot wait: of each type of transfer
 UNKNOWN = (0xC0, 0x7E, 0, 0, 8)  # a vendor request that no device has
 
 
@@ -37,7 +38,8 @@ def cells() -> Iterator[Any]:
     for row, work in WORKS.items():
         for path in PATHS:
             if reason(work, path) is None:
-                yield pytest.param(row, path, id=f"{row}-{path}", marks=MARKS.get(path, ()))
+                slow = [] if row in FEW else [pytest.mark.slow]
+                yield pytest.param(row, path, id=f"{row}-{path}", marks=MARKS.get(path, []) + slow)
 
 
 @pytest.mark.parametrize(("row", "path"), [*cells()])

@@ -244,6 +244,7 @@ TRANSFERS = dict.fromkeys(ONE_DEVICE, plain_transfers)
 actions = st.sampled_from(["submit", "submit", "cancel", "complete", "forward", "back"])
 
 
+@pytest.mark.slow
 @every
 @settings(max_examples=300)
 @given(st.lists(actions, min_size=6, max_size=40), st.data(), st.sampled_from([WHOLE, 1, 7, 48, 333]))

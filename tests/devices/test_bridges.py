@@ -507,6 +507,7 @@ async def test_what_is_written_while_nobody_is_connected_waits():
             assert await asyncio.to_thread(peer.receive, 13) == b"are you there"
 
 
+@pytest.mark.slow
 async def test_a_slow_peer_holds_the_host_back_and_loses_nothing():
     data = pattern(8 * ENOUGH)
     with server() as (listening, address):
@@ -521,6 +522,7 @@ async def test_a_slow_peer_holds_the_host_back_and_loses_nothing():
                 assert await asyncio.to_thread(peer.receive, sent) == data[:sent]
 
 
+@pytest.mark.slow
 async def test_a_host_that_does_not_read_holds_the_peer_back_and_memory_is_bounded():
     data = pattern(8 * ENOUGH)
     async with running(make("listen://127.0.0.1:0")) as ends:
@@ -580,6 +582,7 @@ async def test_a_client_does_not_take_itself_for_its_server():
         await connection.ended
 
 
+@pytest.mark.slow
 async def test_a_peer_that_goes_in_the_middle_takes_only_what_it_was_given():
     """What no connection was given yet goes to the next one, in order, none twice."""
     data = pattern(16 * ENOUGH)
@@ -712,6 +715,7 @@ async def test_what_could_hold_a_thread_for_ever_is_no_file(tmp_path, kind):
 # -- any sizes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(pieces=st.lists(st.integers(1, 20_000), max_size=12), size=st.integers(1, 5000))
 @pytest.mark.parametrize("kind", ["pty", "tcp"])

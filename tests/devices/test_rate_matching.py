@@ -40,6 +40,7 @@ def an_hour(ppm: float, chunk: int, *, matched: bool = True) -> tuple[int, int]:
     return min(levels), max(levels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ppm", [-300, 0, 300])
 def test_an_hour_of_two_clocks_neither_starves_nor_overflows(ppm):
     lowest, highest = an_hour(ppm, 480)

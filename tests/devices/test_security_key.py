@@ -633,6 +633,7 @@ async def test_it_says_what_is_missing(monkeypatch):
         await SecurityKey().open()
 
 
+@pytest.mark.slow
 async def test_a_host_that_reads_nothing_has_to_wait():
     async with opened(SecurityKey()) as device:
         host = await Host(device).start()

@@ -74,6 +74,7 @@ def test_a_size_without_room_for_the_number_is_refused(size):
         test_card.check(*size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coding", Coding)
 def test_what_is_kept_of_pictures_is_little(coding):
     """Each picture has rows of its own, its number's and the runner's: what is kept of them must not be all."""

@@ -199,6 +199,7 @@ def test_a_program_that_ends_without_a_close_gives_its_devices_back(served):
         usbferry.open(f"{served.address}/{name}").close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux counts open files so")
 def test_devices_that_are_forgotten_again_and_again_leave_nothing(served, monkeypatch):
     monkeypatch.setattr("usbferry.backends.remote.BUSY_SECONDS", 0.001)

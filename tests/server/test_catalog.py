@@ -66,6 +66,7 @@ async def test_a_path_of_its_own_is_kept():
     assert offer.info.path == "/sys/devices/usb1/1-7"
 
 
+@pytest.mark.slow
 async def test_bus_and_device_numbers_fit_a_byte():
     """The kernel's tools make a devid of 8 bits each."""
     catalog = Catalog()

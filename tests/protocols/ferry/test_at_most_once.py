@@ -39,7 +39,7 @@ LIMITS = Limits(transfer_bytes=1 << 20, transfers=8, bytes_in_flight=400_000)
 LONG = 70_000  # bytes, so that it goes in parts
 SOAK = os.environ.get("USBFERRY_SOAK", "") not in ("", "0")
 EXAMPLES, STEPS = (3000, 100) if SOAK else (60, 50)
-pytestmark = [pytest.mark.slow] if SOAK else []  # what `make soak` runs
+pytestmark = pytest.mark.slow
 QUEUES = (0x81, 0x82, 0x01, 0x00)  # bulk and interrupt IN, bulk OUT, control OUT
 picks = st.integers(0, 255)
 assert usb  # its profile

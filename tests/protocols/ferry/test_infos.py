@@ -23,6 +23,7 @@ def parse(raw: bytes) -> DeviceInfo:
     return infos.parse(memoryview(raw), DEFAULT_LIMITS)
 
 
+@pytest.mark.slow
 @given(usb.devices, st.lists(usb.configurations(), max_size=3), usb.texts, usb.speeds, st.integers(0, 255))
 def test_what_is_said_arrives(described, configurations, text, speed, configuration):
     info = DeviceInfo("1-1", described, tuple(configurations), speed, configuration, {3: 1}, 2, 3, text, text, text)

@@ -32,6 +32,7 @@ MESSAGES = read(capture())
 SUBMITS = {m.identifier: m for m in MESSAGES if m.sender == ">" and m.name in ("CONTROL", "BULK", "ISOCHRONOUS")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 1000])
 def test_it_makes_no_difference_how_the_bytes_come(step):
     assert read(capture(), step) == MESSAGES

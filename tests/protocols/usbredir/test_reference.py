@@ -66,6 +66,7 @@ def payload(packet: Packet) -> bytes:
     return ",".join(f"{r.device_class},{r.vendor_id},{r.product_id},{r.release},{int(r.allow)}" for r in rules).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", SIDES)
 @settings(max_examples=200)
 @given(st.data(), capabilities, capabilities)
@@ -87,6 +88,7 @@ def test_it_decodes_what_we_encode(side, data, ours, theirs):
             peer.take()  # the guest's own acknowledgement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", SIDES)
 @settings(max_examples=200)
 @given(st.data(), capabilities, capabilities)
