@@ -77,6 +77,7 @@ def test_a_relay_that_loses_its_server_says_so_with_status_1(kernel, tmp_path):
         waiting = when_attached(kernel, server.process.kill)
         result = run("attach", "--relay", f"{server.address}/1-1")
         waiting.join()
+        server.process.wait(10)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == f"usbferry attach: {server.address}/1-1 is lost: the connection was closed"
     assert kernel.ports[0].state == FREE
