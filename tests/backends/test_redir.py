@@ -324,6 +324,35 @@ async def test_an_exporter_connects_again_and_again(tmp_path: Path) -> None:
     assert heard[0][12:].startswith(b"usbferry usb-host\0")
 
 
+async def test_who_says_nothing_is_connected_to_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A QEMU whose machine was restored does not say hello to the first who connects. Who did, may be silent."""
+    monkeypatch.setattr(server_listen, "SILENT_SECONDS", 0.02)
+    monkeypatch.setattr(server_listen, "RETRY_SECONDS", 0.02)
+    place = Place("", 0, str(tmp_path / "sock"))
+    ended: list[int] = []
+    speaks = asyncio.Event()
+
+    async def guest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = await reader.readexactly(80)
+        if speaks.is_set():
+            writer.write(hello)
+        await reader.read()
+        ended.append(speaks.is_set())
+        writer.close()
+
+    listening = await asyncio.start_unix_server(guest, place.path)
+    async with listening, serving(Catalog()) as server:
+        await server.offer(open_source("virtual:zero"))
+        server.connect_to(place, partial(Exporter))
+        await until(lambda: len(ended) == 3)
+        speaks.set()
+        await until(lambda: any(not pump.is_unheard for pump in server.pumps))
+        count = len(ended)
+        await asyncio.sleep(0.1)
+        assert len(ended) == count
+        assert set(ended) == {False}
+
+
 class Nowhere:
     """A place that never answers."""
 

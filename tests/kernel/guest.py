@@ -219,17 +219,7 @@ class Guest:
 
     def monitor(self, command: str) -> str:
         """Tell QEMU something, such as "sendkey a" or "device_del ID"; what it answers."""
-        with socket.socket(socket.AF_UNIX) as monitor:
-            monitor.settimeout(20)
-            monitor.connect(str(self._work / "monitor"))
-            said = b""
-            for word in (None, command):
-                if word is not None:
-                    monitor.sendall(f"{word}\n".encode())
-                    said = b""
-                while not said.endswith(b"(qemu) "):
-                    said += monitor.recv(4096) or b"(qemu) "
-        return said.decode().replace("\r", "")
+        return told(self._work / "monitor", command)
 
     def kill(self) -> None:
         """Pull the plug. Its connections end as those of a killed process do."""
@@ -309,6 +299,21 @@ class Guest:
             *lines, self._unread = (self._unread + news).split(b"\n")
             self._answers.update(line.decode().split(" ", 1) for line in lines)
         return self._answers[key]
+
+
+def told(monitor: Path, command: str) -> str:
+    """What a QEMU answers to a command at its monitor, which is a socket file."""
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.settimeout(20)
+        asked.connect(str(monitor))
+        said = b""
+        for word in (None, command):
+            if word is not None:
+                asked.sendall(f"{word}\n".encode())
+                said = b""
+            while not said.endswith(b"(qemu) "):
+                said += asked.recv(4096) or b"(qemu) "
+    return said.decode().replace("\r", "")
 
 
 def _folder(tag: str, path: Path, access: str) -> list[str]:

@@ -29,6 +29,7 @@ PACKAGES = {
     "libusbredirparser1": "what QEMU reads and writes usbredir with, beside our codec",
     "libvirt-daemon-driver-qemu": "machines as most people have them; inside virsh, no daemon runs",
     "libvirt-clients": "virsh",
+    "libvirt-daemon": "what writes and reads saved machines for it",
     "libnss-wrapper": "the user that libvirt wants, without making it",
     "usbutils": "lsusb",
     "udev": "udevadm, which reads our rules",

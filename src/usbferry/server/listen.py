@@ -26,6 +26,9 @@ MAX_CONNECTIONS: Final = 4096
 DRAIN_SECONDS: Final = 10.0  # for importers to be closed cleanly
 RETRY_SECONDS: Final = 0.5  # before a lost connection is made again; each failure doubles it, up to
 MAX_RETRY_SECONDS: Final = 8.0
+# Who says nothing for so long is connected to anew: a QEMU whose machine was restored takes the connection for that of
+# its state, and a new one for what it is. One whose machine is paused does not mind.
+SILENT_SECONDS: Final = 10.0
 BRIEF_SECONDS: Final = 1.0  # a connection that was closed sooner was not wanted, and is such a failure too
 ABORT_SECONDS: Final = 1.0  # more, once the connections of those that were not are cut
 
@@ -138,6 +141,11 @@ class Server:
         loop = asyncio.get_running_loop()
         since = loop.time()
         if isinstance(user, Pump):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SILENT_SECONDS):
+                    await ended.wait()
+            if user.is_unheard:
+                user.abort()
             await ended.wait()
         is_brief = loop.time() < since + BRIEF_SECONDS
         return f"the connection to {place} was closed at once, trying on; its log may say why" if is_brief else ""

@@ -316,6 +316,11 @@ class Pump:
             if self._out.link is not None:
                 self._out.link.close()
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether the importer owes us the first word."""
+        return bool(getattr(self._exporter, "is_unheard", False))
+
     def abort(self) -> None:
         """Close the connection now."""
         if self._out.link is not None:

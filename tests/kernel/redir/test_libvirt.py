@@ -74,6 +74,20 @@ def test_what_libvirt_plugs_in(virsh, serve):
     assert "Traceback" not in server.log() + other.log()
 
 
+def test_what_a_machine_has_that_is_saved_and_restored(virsh, serve):
+    """It takes the first connection for the one that it had, and is silent: nobody sends the device anything."""
+    bound, saved = virsh.folder / "bound", virsh.folder / "saved"
+    server = serve("virtual:tablet?serial=tablet", "-v", f"--to=usbredir://{bound}")
+    virsh.start(BOUND.format(bound))
+    sees(virsh, "tablet")
+    virsh(f"save {NAME} {saved}")
+    virsh(f"restore {saved}")  # which begins its console anew
+    lost(virsh, 1)
+    sees(virsh, "tablet")
+    assert server.log().count("1-1 imported by") == 2
+    assert "Traceback" not in server.log()
+
+
 def sees(virsh, *serials):
     virsh.wait_for(
         lambda: all(f"SerialNumber: {one}\n" in virsh.console().replace("\r", "") for one in serials), serials

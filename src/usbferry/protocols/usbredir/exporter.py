@@ -116,6 +116,11 @@ class Exporter:
         return self.state is State.DONE and not self._own
 
     @property
+    def is_unheard(self) -> bool:
+        """Whether the importer has said nothing yet."""
+        return self.state is State.HELLO and self._begun is None
+
+    @property
     def needed(self) -> int:
         """Bytes that must be there before the next packet can be read."""
         return self._codec.needed
