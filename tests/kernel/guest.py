@@ -75,8 +75,9 @@ done
 echo o >/proc/sysrq-trigger
 """
 
-# Without "erms", for which the kernel copies by `rep movsb`: emulated that goes byte by byte, a quarter as fast.
-CPU = "max,la57=off,erms=off"
+# Without "erms", for which the kernel copies by `rep movsb`: emulated that goes byte by byte, a quarter as fast. And
+# without what costs at each system call or change of tasks: what guards the kernel from programs, and vector registers.
+CPU = "max,la57=off,erms=off,smap=off,smep=off,pku=off,pks=off,xsave=off,fsgsbase=off,pcid=off"
 
 COMMAND_LINE = " ".join(
     [
