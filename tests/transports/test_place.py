@@ -209,6 +209,8 @@ def test_who_may_use_a_socket_file_may_be_said(run: Run, tmp_path: Path, transpo
         ("usbredir:///x?mode=", "mode= is no access to a file"),
         ("usbredir://:4000?mode=660", "is no address, write it as"),
         ("usbredir:///x?group=kvm", "is no address, write it as"),
+        ("usbredir:///x?mode", "is no address, write it as"),
+        ("usbredir:///x?device", "is no address, write it as"),
     ],
 )
 def test_what_is_no_mode(address: str, text: str) -> None:

@@ -160,10 +160,11 @@ def parse(address: str, default_port: int, *, is_made: bool = False) -> Place:
     scheme = address.partition(":")[0]
     form = _form(scheme)
     parts, port = split(address, form)
-    options, is_file = dict(part.partition("=")[::2] for part in parts.query.split("&") if part), not parts.netloc
+    said, is_file = [part.partition("=") for part in parts.query.split("&") if part], not parts.netloc
     if not address.startswith(f"{scheme}://") or parts.fragment or parts.username is not None:
         raise ValueError(f"{address!r} is no address, write it as {form}")
-    if not options.keys() <= ({"device", "mode"} if is_file and is_made else {"device"} if is_file else set()):
+    known = ("device", "mode") if is_made else ("device",)
+    if not all(is_file and equals and key in known for key, equals, _ in said):
         raise ValueError(f"{address!r} is no address, write it as {form}")
     other = _transport(address, scheme, is_file=is_file)
     if not other and STREAMS[is_file] not in PROTOCOLS[scheme.partition("+")[0]].transports:
@@ -174,6 +175,7 @@ def parse(address: str, default_port: int, *, is_made: bool = False) -> Place:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         if not hasattr(socket, "AF_UNIX"):
             raise ValueError(f"{address!r}: this system has no socket files, write it as {scheme}://HOST:PORT")
+        options = {key: value for key, _, value in said}
         mode = access(options["mode"]) if "mode" in options else None
         return Place("", 0, path, unquote(options.get("device", "")), other, mode)
     name = unquote(parts.path.strip("/"))
