@@ -52,7 +52,8 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
 class Transport(NamedTuple):
     """A row of TRANSPORTS: the module with its `listen` and `connect`, and what its places are.
 
-    Where nobody connects before the first packet, `listen` also takes `opens`: whether a packet begins something.
+    Where nobody connects before the first packet, `listen` also takes `opens`: whether a packet begins something. Of a
+    file it takes `mode`: who may use it.
     """
 
     module: str

@@ -147,6 +147,10 @@ def test_an_address_that_cannot_be_listened_on(where: str, text: str) -> None:
             ("--to", "usbredir:///run/vm?mode=666"),
             "--to 'usbredir:///run/vm?mode=666': leave out mode=666; who listens there makes the file",
         ),
+        (
+            ("--to", "usbredir://vm:4000?mode=666"),
+            "--to 'usbredir://vm:4000?mode=666': leave out mode=666; only a socket file has a mode",
+        ),
         (("--to", "ferry://vm"), "--to 'ferry://vm': write it as PROTOCOL://..., with one of: usbredir"),
         (("--on", "usbredir://192.0.2.1:1"), "cannot listen on 192.0.2.1:1: this machine has no such address"),
         (("--on", "usbredir://:0/1-7"), "there is no device '1-7' here, there are: 1-1"),

@@ -201,6 +201,38 @@ def test_who_may_use_a_socket_file_may_be_said(run: Run, tmp_path: Path, transpo
     assert list(rights.values()) == [0o700, 0o666, 0o660, 0]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
+async def test_a_socket_file_that_may_not_be_used_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be that of a server, which nobody could have reached any more."""
+    path = tmp_path / "sock"
+    server = await parse(f"usbredir://{path}?mode=000", 4000, is_made=True).listen(Echo)
+
+    def refused(self: socket.socket, address: str) -> None:  # as of everybody but root
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    place = Place("", 0, str(path))
+    with pytest.raises(PermissionError) as raised:
+        await place.listen(Echo)
+    assert place.no_listening(raised.value).startswith(
+        "the file is there, and this user may not use it; choose another"
+    )
+    assert path.is_socket()
+    server.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no socket files")
+async def test_who_stops_while_a_file_is_being_made_leaves_none(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    async with asyncio.TaskGroup() as tasks:
+        listening = tasks.create_task(Place("", 0, str(path)).listen(Echo))
+        await asyncio.sleep(0)
+        listening.cancel()
+    assert not path.exists()
+
+
 @pytest.mark.parametrize(
     ("address", "text"),
     [
@@ -210,6 +242,7 @@ def test_who_may_use_a_socket_file_may_be_said(run: Run, tmp_path: Path, transpo
         ("usbredir://:4000?mode=660", "is no address, write it as"),
         ("usbredir:///x?group=kvm", "is no address, write it as"),
         ("usbredir:///x?mode", "is no address, write it as"),
+        ("usbredir:///x?mode=600&mode=666", "is no address, write it as"),
         ("usbredir:///x?device", "is no address, write it as"),
     ],
 )

@@ -265,7 +265,7 @@ class Connection:
 
     def lost(self, error: Exception | None) -> None:
         self._link = None
-        if isinstance(error, BrokenPipeError):  # they had closed it when we wrote
+        if isinstance(error, (BrokenPipeError, ConnectionAbortedError)):  # they had closed it when we wrote
             error = None
         self._lost_by, why = error, self._reason(error)
         if self._error is not None and self.in_use:

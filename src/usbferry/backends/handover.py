@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from ..device import DeviceError, NotFound
@@ -95,16 +96,13 @@ async def _answer(connected: socket.socket, importer: Importer, server: str) -> 
     """What the server says to what the importer has to say. Not a byte beyond that is read."""
     loop = asyncio.get_running_loop()
     pieces, importer.outgoing = importer.outgoing, []
+    with suppress(ConnectionError):  # what they said before they closed it, or that they did, is read
+        await loop.sock_sendall(connected, b"".join(pieces))
     held = b""
     while True:
         got, lost = b"", None
         try:
-            if pieces:
-                await loop.sock_sendall(connected, b"".join(pieces))
-                pieces = []
             got = await loop.sock_recv(connected, importer.needed - len(held))
-        except BrokenPipeError:  # they had closed it when we wrote
-            pass
         except ConnectionResetError as error:
             lost = error
         if not got:

@@ -93,12 +93,15 @@ def cannot_listen(place: Place, error: OSError, option: str) -> DeviceError:
 
 def _check_options(text: str, option: str) -> None:
     """Raises ValueError for what is said of a source's address, and not of a place."""
-    for part in text.partition("?")[2].split("&"):
-        key, has_value, _ = part.partition("=")
-        if has_value and key == "mode" and option == "--to":
-            raise ValueError(f"{option} {text!r}: leave out {part}; who listens there makes the file")
-        if has_value and key not in ("device", "mode"):
+    place, _, query = text.partition("?")
+    for part in query.split("&"):
+        key = part.partition("=")[0]
+        if key == "buffer":
             raise ValueError(f"{option} {text!r}: leave out {part}; a server's buffer is --buffer SECONDS")
+        if key == "mode" and ":///" not in place:
+            raise ValueError(f"{option} {text!r}: leave out {part}; only a socket file has a mode")
+        if key == "mode" and option == "--to":
+            raise ValueError(f"{option} {text!r}: leave out {part}; who listens there makes the file")
 
 
 def _there(names: list[str]) -> str:

@@ -112,7 +112,7 @@ def listener(place: Place) -> int | None:
     return next((state["pid"] for state in read() if any(_is_at(place, one) for one in state["listening"])), None)
 
 
-_EVERY: Final = {"", "0.0.0.0", "[::]"}
+_EVERY: Final = {"0.0.0.0", "[::]"}  # of its family; "" is every one of both
 _LOCAL: Final = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -122,7 +122,11 @@ def _is_at(place: Place, listening: str) -> bool:
         return where.partition("?")[0] == place.path
     host, _, port = where.partition("/")[0].rpartition(":")
     hosts = {host, str(place).rpartition(":")[0]}
-    is_host = len(hosts) == 1 or bool(hosts & _EVERY) or {"localhost"} <= hosts <= _LOCAL
+    if "localhost" in hosts:
+        is_host = "" in hosts or hosts <= _LOCAL | _EVERY
+    else:
+        is_every = bool(hosts & _EVERY) and len({one.startswith("[") for one in hosts}) == 1
+        is_host = len(hosts) == 1 or "" in hosts or is_every
     return port == str(place.port) and is_host and scheme.endswith("+udp") == (place.transport == "udp")
 
 

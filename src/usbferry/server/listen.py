@@ -27,7 +27,7 @@ DRAIN_SECONDS: Final = 10.0  # for importers to be closed cleanly
 RETRY_SECONDS: Final = 0.5  # before a lost connection is made again; each failure doubles it, up to
 MAX_RETRY_SECONDS: Final = 8.0
 # Who says nothing for so long is connected to anew: a QEMU whose machine was restored takes the connection for that of
-# its state, and a new one for what it is. One whose machine is paused does not mind.
+# its state, and a new one for what it is. The next one waits twice as long: that machine may be paused.
 SILENT_SECONDS: Final = 10.0
 BRIEF_SECONDS: Final = 1.0  # a connection that was closed sooner was not wanted, and is such a failure too
 ABORT_SECONDS: Final = 1.0  # more, once the connections of those that were not are cut
@@ -114,9 +114,10 @@ class Server:
         self._following.append(self._start(self._keep_connected(place, exporter)))
 
     async def _keep_connected(self, place: Place, exporter: MakeExporter) -> None:
-        wait = RETRY_SECONDS
+        wait, patience = RETRY_SECONDS, SILENT_SECONDS
         while True:
-            trouble = await self._connect_once(place, exporter)
+            trouble, was_silent = await self._connect_once(place, exporter, patience)
+            patience = 2 * patience if was_silent else SILENT_SECONDS
             if not trouble:
                 wait = RETRY_SECONDS
             else:
@@ -125,8 +126,11 @@ class Server:
                 wait = min(2 * wait, MAX_RETRY_SECONDS)
             await asyncio.sleep(wait)
 
-    async def _connect_once(self, place: Place, exporter: MakeExporter) -> str:
-        """Serve one connection to its end. What went wrong with it, for people; "" if nothing did."""
+    async def _connect_once(self, place: Place, exporter: MakeExporter, patience: float) -> tuple[str, bool]:
+        """Serve one connection to its end, or until its peer was silent for `patience` seconds.
+
+        What went wrong with it, for people, "" if nothing did; and whether its peer was silent.
+        """
         ended = asyncio.Event()
         user = self._user(exporter, ended.set)
         try:
@@ -136,19 +140,23 @@ class Server:
                 self._ended(user)
             if not isinstance(error, OSError):  # TimeoutError is one
                 raise
-            return f"no connection to {place}, trying on: {place.reason(error)}"
+            return f"no connection to {place}, trying on: {place.reason(error)}", False
         log.info("connected to %s", place)
         loop = asyncio.get_running_loop()
         since = loop.time()
+        was_silent = False
         if isinstance(user, Pump):
             with suppress(TimeoutError):
-                async with asyncio.timeout(SILENT_SECONDS):
+                async with asyncio.timeout(patience):
                     await ended.wait()
-            if user.is_unheard:
+            if user.is_unheard and not ended.is_set():
+                log.info("%s has said nothing for %g s, connecting anew", place, patience)
+                was_silent = True
                 user.abort()
             await ended.wait()
-        is_brief = loop.time() < since + BRIEF_SECONDS
-        return f"the connection to {place} was closed at once, trying on; its log may say why" if is_brief else ""
+        if was_silent or loop.time() >= since + BRIEF_SECONDS:
+            return "", was_silent
+        return f"the connection to {place} was closed at once, trying on; its log may say why", False
 
     def _user(self, exporter: MakeExporter, ended: Callable[[], object] = lambda: None) -> Pump | _Refused:
         if self.catalog.draining:

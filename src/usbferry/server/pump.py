@@ -318,7 +318,7 @@ class Pump:
 
     @property
     def is_unheard(self) -> bool:
-        """Whether the importer owes us the first word."""
+        """Whether the importer has said nothing yet, where the protocol has it say hello; False where it has not."""
         return bool(getattr(self._exporter, "is_unheard", False))
 
     def abort(self) -> None:

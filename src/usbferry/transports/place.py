@@ -164,7 +164,8 @@ def parse(address: str, default_port: int, *, is_made: bool = False) -> Place:
     if not address.startswith(f"{scheme}://") or parts.fragment or parts.username is not None:
         raise ValueError(f"{address!r} is no address, write it as {form}")
     known = ("device", "mode") if is_made else ("device",)
-    if not all(is_file and equals and key in known for key, equals, _ in said):
+    options = {key: value for key, equals, value in said if is_file and equals and key in known}
+    if len(options) != len(said):  # some are unknown, or said twice
         raise ValueError(f"{address!r} is no address, write it as {form}")
     other = _transport(address, scheme, is_file=is_file)
     if not other and STREAMS[is_file] not in PROTOCOLS[scheme.partition("+")[0]].transports:
@@ -175,7 +176,6 @@ def parse(address: str, default_port: int, *, is_made: bool = False) -> Place:
             raise ValueError(f"{address!r} is no address, write it as {form}")
         if not hasattr(socket, "AF_UNIX"):
             raise ValueError(f"{address!r}: this system has no socket files, write it as {scheme}://HOST:PORT")
-        options = {key: value for key, _, value in said}
         mode = access(options["mode"]) if "mode" in options else None
         return Place("", 0, path, unquote(options.get("device", "")), other, mode)
     name = unquote(parts.path.strip("/"))

@@ -92,6 +92,8 @@ def no_listening_at_file(error: OSError, path: str, another: str = "choose anoth
     if error.errno == errno.EEXIST:
         return f"the file is there and is no socket; {another}"
     if error.errno in (errno.EACCES, errno.EPERM):
+        if os.path.lexists(path):
+            return f"the file is there, and this user may not use it; {another}, or remove it if its server has ended"
         return f"this user may make no file in {folder}; {another}"
     if error.errno == errno.ENOENT:
         return f"there is no folder {folder}; {another}, or make it"

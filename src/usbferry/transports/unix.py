@@ -55,9 +55,16 @@ async def listen(path: str, user: Callable[[], User], mode: int | None = None) -
 
     `mode` is that of `made`. Raises OSError when the file cannot be had, with EADDRINUSE when somebody listens there.
     """
-    sock = made(path, socket.SOCK_STREAM, mode)
-    server = await asyncio.get_running_loop().create_unix_server(lambda: StreamLink(user()), sock=sock)
-    return Listener(server, OwnFile(path))
+    loop, sock = asyncio.get_running_loop(), made(path, socket.SOCK_STREAM, mode)
+    file = OwnFile(path)
+    try:
+        server = await loop.create_unix_server(lambda: StreamLink(user()), sock=sock, start_serving=False)
+        await server.start_serving()
+    except BaseException:
+        file.remove()
+        sock.close()
+        raise
+    return Listener(server, file)
 
 
 async def connect(path: str, user: User, timeout: float = 10.0) -> Link:
@@ -74,19 +81,21 @@ def made(path: str, kind: int, mode: int | None) -> socket.socket:
     """
     _make_room(path)
     sock = socket.socket(socket.AF_UNIX, kind)
+    umask = None if mode is None else os.umask(0o777 & ~mode)  # chmod would follow a link that somebody put there since
     try:
         sock.setblocking(False)
         sock.bind(path)
-        if mode is not None:
-            os.chmod(path, mode)  # before anybody can connect
     except BaseException:
         sock.close()
         raise
+    finally:
+        if umask is not None:
+            os.umask(umask)
     return sock
 
 
 def _make_room(path: str) -> None:
-    """Remove a socket that nobody listens on. Raises OSError, EADDRINUSE when somebody does, else EEXIST."""
+    """Remove a socket that nobody listens on. Raises OSError: EADDRINUSE when somebody does, EEXIST when it is none."""
     if _is_listened_on(path):
         raise OSError(errno.EADDRINUSE, "somebody listens there already")
     with suppress(FileNotFoundError):
@@ -96,13 +105,15 @@ def _make_room(path: str) -> None:
 
 
 def _is_listened_on(path: str) -> bool:
-    """Whether somebody listens there, with sockets of whatever kind."""
+    """Whether somebody listens there, with sockets of whatever kind. Raises PermissionError where it cannot be told."""
     with closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
         except BlockingIOError:
             return True  # its queue is full
+        except PermissionError:
+            raise  # it may be another one's: only who may use it can tell that nobody does
         except OSError as error:
             return error.errno == errno.EPROTOTYPE  # it keeps the borders of packets
         return True

@@ -174,7 +174,7 @@ class Exporter:
         """When `tick` wants to be called.
 
         An importer that says nothing is let be: QEMU sends its hello when its machine runs, and libvirt starts machines
-        paused. One that began to speak has to finish its hello.
+        paused. (`server.listen` connects anew to one that it has connected to.) One that began has to finish its hello.
         """
         if self.state is State.HELLO:
             return None if self._begun is None else self._begun + self._limits.handshake_seconds
