@@ -240,7 +240,7 @@ async def test_who_stops_while_a_file_is_being_made_leaves_none(tmp_path: Path) 
         ("usbredir:///x?mode=6660", "mode=6660 is no access to a file"),
         ("usbredir:///x?mode=", "mode= is no access to a file"),
         ("usbredir://:4000?mode=660", "is no address, write it as"),
-        ("usbredir:///x?group=kvm", "is no address, write it as"),
+        ("usbredir:///x?group=kvm", "SOCKET-FILE; options of a socket file are device and mode$"),
         ("usbredir:///x?mode", "is no address, write it as"),
         ("usbredir:///x?mode=600&mode=666", "is no address, write it as"),
         ("usbredir:///x?device", "is no address, write it as"),

@@ -166,7 +166,8 @@ def parse(address: str, default_port: int, *, is_made: bool = False) -> Place:
     known = ("device", "mode") if is_made else ("device",)
     options = {key: value for key, equals, value in said if is_file and equals and key in known}
     if len(options) != len(said):  # some are unknown, or said twice
-        raise ValueError(f"{address!r} is no address, write it as {form}")
+        there = "; options of a socket file are device and mode" if is_file and is_made else ""
+        raise ValueError(f"{address!r} is no address, write it as {form}{there}")
     other = _transport(address, scheme, is_file=is_file)
     if not other and STREAMS[is_file] not in PROTOCOLS[scheme.partition("+")[0]].transports:
         raise ValueError(f"{address!r}: {scheme} has no socket files, write it as {scheme}://HOST:PORT")
