@@ -20,6 +20,7 @@ import pytest
 
 from tests.conformance.chain import chained
 from tests.conformance.paths import PORT, plugged
+from tests.conformance.works import FEW
 from tests.devices.host import control, isochronous, turn
 from tests.umockdev import testbed
 from usbferry.backends.buffered import Buffered
@@ -39,7 +40,6 @@ ADDRESSES = {
 }
 OTHER_TRANSPORTS = [f"ferry+{name}" for name in PROTOCOLS["ferry"].transports if name != "tcp"]
 GATEWAYS = ("usbip>ferry", "ferry>usbip", "ferry>ferry")
-FEW = ("disk", "keyboard", "microphone", "zero")  # rows of each type of transfer
 HERE = ("here", "libusb", "tap", "tape", "buffered", "facedancer")  # without any protocol
 ME = Claimant("local")
 PATIENCE = 10.0  # seconds for an answer that must come

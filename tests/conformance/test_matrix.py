@@ -12,7 +12,7 @@ import pytest
 from tests.conformance.hosts import Host
 from tests.conformance.matrix import address_of, reason
 from tests.conformance.paths import PATHS
-from tests.conformance.works import WORKS, Work
+from tests.conformance.works import FEW, WORKS, Work
 from usbferry import aio
 from usbferry.backends.virtual import described
 from usbferry.registry import DEVICES
@@ -25,7 +25,6 @@ MARKS = {
     "libusb": [pytest.mark.umockdev],
     "relay": [pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has vhci_hcd")],
 }
-FEW = ("disk", "keyboard", "microphone", "zero")  # rows for who cannot wait: of each type of transfer
 UNKNOWN = (0xC0, 0x7E, 0, 0, 8)  # a vendor request that no device has
 
 

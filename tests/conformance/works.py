@@ -27,6 +27,7 @@ class Work(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
+FEW: Final = ("disk", "keyboard", "microphone", "zero")  # rows for who cannot wait: of each type of transfer
 _LINES: Final = "pipe={folder}/lines&delay=0"
 
 WORKS: Final = {
