@@ -30,11 +30,11 @@ ME = Claimant("here")
 
 
 @asynccontextmanager
-async def served(protocol: str, transport: str = "", port: int = 0) -> AsyncIterator[int]:
+async def served(protocol: str, transport: str = "") -> AsyncIterator[int]:
     """Gadget Zero at a port of this machine."""
     async with serving(Catalog()) as server:
         await server.offer(open_source("virtual:zero"))
-        [place] = await server.listen_at(Place("127.0.0.1", port, other=transport), load_exporter(protocol))
+        [place] = await server.listen_at(Place("127.0.0.1", 0, other=transport), load_exporter(protocol))
         yield place.port
 
 
@@ -55,10 +55,9 @@ async def test_the_other_transport(asked: str, there: str, question: str) -> Non
 @pytest.mark.parametrize("question", ["list", "open"])
 async def test_silence_by_udp(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "DOUBT_SECONDS", 0.05)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        port = deaf.getsockname()[1]
-        async with served("ferry", port=port), asyncio.timeout(5):
+    async with served("ferry") as port, asyncio.timeout(5):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
+            deaf.bind(("127.0.0.1", port))  # few use UDP; of TCP it may be some connection's by now
             source = open_source(f"ferry+udp://127.0.0.1:{port}")
             with pytest.raises(Silent) as raised:
                 await (source.list() if question == "list" else source.open("1-1", ME))
